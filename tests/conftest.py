@@ -17,7 +17,7 @@ from sqlalchemy import make_url
 from app.local.postgres import EmbeddedPostgres, remove_data
 from app.schema import migrate
 from tests.support.callbacks import PUBLIC_URL
-from tests.support.gateway import PATIENT, Gateway, Tenant, running_gateway, settings_for
+from tests.support.gateway import LONG_TIMEOUTS, Gateway, Tenant, running_gateway, settings_for
 from tests.support.upstream import Upstream, created, running_upstream
 
 _SERVER = "CALLGATE_TEST_SERVER"
@@ -101,8 +101,8 @@ async def gateway(database_url: str) -> AsyncIterator[Gateway]:
 
 @pytest.fixture
 async def patient_gateway(database_url: str) -> AsyncIterator[Gateway]:
-    """A second gateway on the same database. Its timeouts for Twilio's answers are longer (PATIENT)."""
-    async with running_gateway(settings_for(database_url, public_url=PUBLIC_URL, **PATIENT)) as running:
+    """A second gateway on the same database. Its timeouts for Twilio's answers are longer (LONG_TIMEOUTS)."""
+    async with running_gateway(settings_for(database_url, public_url=PUBLIC_URL, **LONG_TIMEOUTS)) as running:
         yield running
 
 

@@ -21,10 +21,10 @@ from app.observability.tracing import TimedSpan
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
-_WAKE_BATCH = 4
+_WAKE_GROUP_SIZE = 4
 # A batch that takes longer is waiting for a lock or an unreachable server. The next batch is then written without waiting for
 # it.
-SLOW_AFTER_S = 0.1
+_SLOW_AFTER_S = 0.1
 _MAX_WRITERS = 4
 # More than Postgres's timeout for an idle transaction (connection.py), which frees the locks of a lost client, and less than
 # Twilio's own timeout.
@@ -80,7 +80,7 @@ class Batcher(Generic[Item, Result]):
         *,
         max_batch: int = 100,
         max_queue: int = 1000,
-        slow_after_s: float = SLOW_AFTER_S,
+        slow_after_s: float = _SLOW_AFTER_S,
         lock_retry_max_delay_s: float = _LOCK_RETRY_MAX_DELAY_S,
         gather_s: float = 0.0,
         gather_up_to: int = 1,
@@ -96,8 +96,8 @@ class Batcher(Generic[Item, Result]):
         self._waiting: deque[_PendingItem[Item, Result]] = deque()
         self._writers = set[asyncio.Task[None]]()
         self._individual_writes = asyncio.Semaphore(_MAX_WRITERS)
-        self._running = 0
-        self._slow = 0
+        self._writer_count = 0
+        self._slow_writer_count = 0
 
     async def submit(self, item: Item) -> Result:
         """Waits until the item is committed, and returns its result. Raises the error that `write` raises for this item.
@@ -130,9 +130,9 @@ class Batcher(Generic[Item, Result]):
         If a running task is not slow, that task takes the next batch itself.
         """
         # No item is forgotten: neither this method nor a writer, after it found the queue empty, awaits anything.
-        if self._running > self._slow or self._running >= _MAX_WRITERS:
+        if self._writer_count > self._slow_writer_count or self._writer_count >= _MAX_WRITERS:
             return
-        self._running += 1
+        self._writer_count += 1
         # An empty context, because a batch does not belong to a single request.
         writer = asyncio.create_task(self._write_all(), context=contextvars.Context())
         self._writers.add(writer)
@@ -142,11 +142,11 @@ class Batcher(Generic[Item, Result]):
         try:
             while batch := self._take_batch():
                 await self._write_batch_timed(batch)
-                if self._running - self._slow > 1:
+                if self._writer_count - self._slow_writer_count > 1:
                     return
         finally:
-            self._running -= 1
-            if not self._running:
+            self._writer_count -= 1
+            if not self._writer_count:
                 # Items still wait only if this task was cancelled from outside, as when the event loop ends.
                 for waiting in self._waiting:
                     waiting.result.cancel()
@@ -165,7 +165,7 @@ class Batcher(Generic[Item, Result]):
         def let_next_begin() -> None:
             nonlocal is_slow
             is_slow = True
-            self._slow += 1
+            self._slow_writer_count += 1
             if self._waiting:
                 self._start_writer()
 
@@ -178,7 +178,7 @@ class Batcher(Generic[Item, Result]):
             raise
         finally:
             timer.cancel()
-            self._slow -= is_slow
+            self._slow_writer_count -= is_slow
 
     async def _settle_batch(self, batch: list[_PendingItem[Item, Result]]) -> None:
         try:
@@ -225,7 +225,7 @@ class Batcher(Generic[Item, Result]):
         try:
             for number, (waiting, result) in enumerate(remaining, start=1):
                 self._settle_or_requeue(waiting, result)
-                if number % _WAKE_BATCH == 0:
+                if number % _WAKE_GROUP_SIZE == 0:
                     await asyncio.sleep(0)
         finally:
             # If this task is cancelled, the remaining results are committed all the same and must be delivered.

@@ -46,7 +46,7 @@ _SERVER_KEEPALIVE_SETTINGS = {
     "tcp_user_timeout": "10s",
 }
 # A commit must be flushed to disk. `remote_write` and `remote_apply` also flush it and are kept.
-_SYNCHRONOUS_COMMIT = "coalesce(nullif(nullif(current_setting('synchronous_commit'), 'off'), 'local'), 'on')"
+_SYNCHRONOUS_COMMIT_SQL = "coalesce(nullif(nullif(current_setting('synchronous_commit'), 'off'), 'local'), 'on')"
 # A pooler that supports prepared statements renames them, because clients share a server connection. Then no statement has a
 # name that asyncpg gave.
 _POOLER_CHECK_COLUMNS = """pg_backend_pid() AS pid,
@@ -186,7 +186,7 @@ class Connector:
 
 def _set_config_sql(settings: Mapping[str, str], *, local: str) -> str:
     """Returns SQL that applies the settings. If the SQL condition `local` is true, they end with the transaction."""
-    values = {"synchronous_commit": _SYNCHRONOUS_COMMIT} | {name: f"'{value}'" for name, value in settings.items()}
+    values = {"synchronous_commit": _SYNCHRONOUS_COMMIT_SQL} | {name: f"'{value}'" for name, value in settings.items()}
     return ", ".join(f"set_config('{name}', {value}, {local})" for name, value in values.items())
 
 

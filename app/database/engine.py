@@ -58,12 +58,12 @@ def make_engine(
         pool_recycle=1800,
         connect_args=adapted,
     )
-    event.listen(engine.sync_engine, "handle_error", _invalidate_connection)
+    event.listen(engine.sync_engine, "handle_error", _invalidate_unusable_connection)
     event.listen(engine.sync_engine, "checkout", _replace_closed_connection)
     return engine
 
 
-def _invalidate_connection(context: ExceptionContext) -> None:
+def _invalidate_unusable_connection(context: ExceptionContext) -> None:
     """Removes an unusable connection from the pool, even if it is still open."""
     if context.original_exception is not None and makes_connection_unusable(context.original_exception):
         context.is_disconnect = True
@@ -140,7 +140,7 @@ class Database:
         """Returns facts about the Postgres server, such as its version and its settings. Raises DatabaseUnavailable."""
         async with self.begin() as session:
             asked = datetime.now(UTC)
-            row = (await session.execute(text(_SERVER_INFO))).one()._asdict()
+            row = (await session.execute(text(_SERVER_INFO_SQL))).one()._asdict()
             connection = await driver_connection(session)
         row |= {"is_pooled": connection.is_pooled, "keeps_prepared_statements": connection.keeps_prepared_statements}
         now: datetime = row.pop("now")
@@ -202,7 +202,7 @@ class PostgresServerInfo:
     clock_ahead_s: float
 
 
-_SERVER_INFO = """
+_SERVER_INFO_SQL = """
     SELECT current_setting('server_version_num')::int / 10000 AS version, pg_is_in_recovery() AS read_only,
         current_setting('fsync')::bool AS fsync, current_setting('full_page_writes')::bool AS full_page_writes,
         (SELECT reset_val FROM pg_settings WHERE name = 'synchronous_commit') AS synchronous_commit,

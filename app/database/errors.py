@@ -10,11 +10,11 @@ import asyncpg
 from app.errors import DatabaseUnavailable
 
 _RETRY_AFTER_S = 2
-_POOL_TIMEOUT = ("sqlalchemy.exc", "TimeoutError")
+_POOL_TIMEOUT_CLASS = ("sqlalchemy.exc", "TimeoutError")
 _CHECK_VIOLATION, _READ_ONLY = "23514", "25006"
 # By SQLSTATE or its class: https://www.postgresql.org/docs/current/errcodes-appendix.html. Any other SQLSTATE
 # is an error in our SQL, or a row that violates a constraint.
-_REASONS: dict[str, str] = {
+_REASONS_BY_SQLSTATE: dict[str, str] = {
     "08": "connection_lost",
     "25": "unavailable",
     _READ_ONLY: "read_only",
@@ -40,7 +40,7 @@ _REASONS: dict[str, str] = {
 # A violated constraint, or a value that does not fit the column's type. asyncpg has the same classes for values it cannot
 # encode.
 _REFUSAL_CLASSES = ("22", "23")
-_HINTS: dict[str, str] = {
+_HINTS_BY_REASON: dict[str, str] = {
     "not_migrated": "run `callgate migrate`",
     "no_permission": "grant the role in CALLGATE_DATABASE_URL the missing right",
     "prepared_statements": "use PgBouncer 1.21 or newer with max_prepared_statements above 0",
@@ -68,10 +68,10 @@ def translate_error(error: BaseException, *, commit_in_doubt: bool = True) -> Da
     `commit_in_doubt` says whether a commit may have been sent. If the error proves that nothing was committed, the returned
     error has a false `commit_in_doubt` all the same.
     """
-    reason = _reason_for_log(error)
+    reason = _failure_reason(error)
     if reason is None:
         return None
-    return _unavailable(reason, commit_in_doubt=commit_in_doubt and not _is_rolled_back(error, sqlstate_of(error)))
+    return _database_unavailable(reason, commit_in_doubt=commit_in_doubt and not _proves_rollback(error, sqlstate_of(error)))
 
 
 def translate_connect_error(error: BaseException) -> DatabaseUnavailable | None:
@@ -80,10 +80,10 @@ def translate_connect_error(error: BaseException) -> DatabaseUnavailable | None:
     An error of Postgres, or a ValueError of the driver, for which `translate_error` has no reason gets the reason
     `configuration`: the URL has a value that is refused, such as `options` that Postgres does not know.
     """
-    reason = _reason_for_log(error)
+    reason = _failure_reason(error)
     if reason is None and isinstance(error, asyncpg.PostgresError | ValueError):
         reason = "configuration"
-    return None if reason is None else _unavailable(reason, commit_in_doubt=False)
+    return None if reason is None else _database_unavailable(reason, commit_in_doubt=False)
 
 
 def log_fields(error: DatabaseUnavailable) -> dict[str, str | None]:
@@ -91,9 +91,9 @@ def log_fields(error: DatabaseUnavailable) -> dict[str, str | None]:
     cause = error.__cause__ or error
     return {
         "reason": error.reason,
-        "error": type(_cause(cause)).__name__,
+        "error": type(_unwrap(cause)).__name__,
         "sqlstate": sqlstate_of(cause) or None,
-        "hint": _HINTS.get(error.reason),
+        "hint": _HINTS_BY_REASON.get(error.reason),
     }
 
 
@@ -104,12 +104,12 @@ def is_value_refused(error: BaseException) -> bool:
 
 def makes_connection_unusable(error: BaseException) -> bool:
     """Returns whether the connection must not be reused: its server is read-only, or its protocol state is unknown."""
-    return sqlstate_of(error) == _READ_ONLY or isinstance(_cause(error), asyncpg.InternalClientError)
+    return sqlstate_of(error) == _READ_ONLY or isinstance(_unwrap(error), asyncpg.InternalClientError)
 
 
 def sqlstate_of(error: BaseException) -> str:
     """Returns the SQLSTATE of Postgres's answer, or an empty string if Postgres has not answered."""
-    return getattr(_cause(error), "sqlstate", None) or ""
+    return getattr(_unwrap(error), "sqlstate", None) or ""
 
 
 def is_temporary_failure(error: DatabaseUnavailable) -> bool:
@@ -126,25 +126,29 @@ def remedy_for(error: DatabaseUnavailable) -> str:
     """Returns what an operator should do."""
     if error.reason == "timeout":  # of a statement, or of a connection to an address that does not answer
         return "run the command again; if it fails again, check CALLGATE_DATABASE_URL"
-    return "run the command again" if is_temporary_failure(error) else _HINTS.get(error.reason, "check CALLGATE_DATABASE_URL")
+    return (
+        "run the command again"
+        if is_temporary_failure(error)
+        else _HINTS_BY_REASON.get(error.reason, "check CALLGATE_DATABASE_URL")
+    )
 
 
 def first_message_line(error: BaseException) -> str:
     """Returns the first line of the error message of Postgres or the operating system. It never contains the password."""
-    cause = _cause(error)
+    cause = _unwrap(error)
     return (str(cause).strip() or type(cause).__name__).splitlines()[0]
 
 
-def _unavailable(reason: str, *, commit_in_doubt: bool) -> DatabaseUnavailable:
+def _database_unavailable(reason: str, *, commit_in_doubt: bool) -> DatabaseUnavailable:
     unavailable = DatabaseUnavailable(after_s=_RETRY_AFTER_S)
     unavailable.reason = reason
     unavailable.commit_in_doubt = commit_in_doubt
     return unavailable
 
 
-def _reason_for_log(error: BaseException) -> str | None:
-    cause, sqlstate = _cause(error), sqlstate_of(error)
-    if reason := _REASONS.get(sqlstate) or _REASONS.get(sqlstate[:2]):
+def _failure_reason(error: BaseException) -> str | None:
+    cause, sqlstate = _unwrap(error), sqlstate_of(error)
+    if reason := _REASONS_BY_SQLSTATE.get(sqlstate) or _REASONS_BY_SQLSTATE.get(sqlstate[:2]):
         return reason
     if _is_partition_conflict(error) or isinstance(cause, asyncpg.InvalidCachedStatementError):
         return "conflict"
@@ -165,7 +169,7 @@ def _reason_for_log(error: BaseException) -> str | None:
     return "connection_lost" if getattr(error, "connection_invalidated", False) else None
 
 
-def _cause(error: BaseException) -> BaseException:
+def _unwrap(error: BaseException) -> BaseException:
     """Returns the original error, for example of asyncpg, without the errors in which SQLAlchemy has wrapped it."""
     while (wrapped := getattr(error, "orig", None)) is not None:
         error = wrapped
@@ -173,7 +177,7 @@ def _cause(error: BaseException) -> BaseException:
 
 
 def _is_pool_timeout(error: BaseException) -> bool:
-    return (type(error).__module__, type(error).__name__) == _POOL_TIMEOUT
+    return (type(error).__module__, type(error).__name__) == _POOL_TIMEOUT_CLASS
 
 
 def _is_partition_conflict(error: BaseException) -> bool:
@@ -181,9 +185,9 @@ def _is_partition_conflict(error: BaseException) -> bool:
 
     The default partition then refuses the row. The error names no constraint, in contrast to the error of a violated CHECK.
     """
-    return sqlstate_of(error) == _CHECK_VIOLATION and getattr(_cause(error), "constraint_name", None) is None
+    return sqlstate_of(error) == _CHECK_VIOLATION and getattr(_unwrap(error), "constraint_name", None) is None
 
 
-def _is_rolled_back(error: BaseException, sqlstate: str) -> bool:
+def _proves_rollback(error: BaseException, sqlstate: str) -> bool:
     """Returns whether the error proves that nothing was committed. An error from a server that shuts down proves nothing."""
     return _is_pool_timeout(error) or (sqlstate != "" and not sqlstate.startswith(("08", "57P", "40003")))

@@ -10,7 +10,7 @@ MAX_WAIT_FOR_WRITERS_S: Final = 15.0
 _CHECK_INTERVAL_S: Final = 0.05
 # A statement that writes or locks rows takes this table lock before its snapshot. The lock is held until the transaction ends.
 # Backups and vacuums take other lock modes. pg_stat_activity is not read, because it hides the transactions of other roles.
-_FIND_WRITERS: Final = """
+_FIND_WRITERS_SQL: Final = """
     SELECT DISTINCT pid, virtualtransaction FROM pg_locks
     WHERE locktype = 'relation' AND relation = $1::text::regclass AND mode IN ('RowShareLock', 'RowExclusiveLock')
         AND pid <> pg_backend_pid() AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
@@ -35,4 +35,4 @@ async def wait_for_writers(database: TransactionRunner, table: str, *, max_wait_
 async def _writers(database: TransactionRunner, table: str) -> set[tuple[int, str]]:
     """Returns the pid and the virtual id of each open transaction that has written `table` or locked rows of it."""
     async with database.transaction() as connection:
-        return {(row["pid"], row["virtualtransaction"]) for row in await connection.fetch(_FIND_WRITERS, table)}
+        return {(row["pid"], row["virtualtransaction"]) for row in await connection.fetch(_FIND_WRITERS_SQL, table)}

@@ -29,7 +29,7 @@ def bound_fields() -> Mapping[str, Any]:
     return _bound_fields.get()
 
 
-def add_context(_: Any, __: str, event: structlog.types.EventDict) -> structlog.types.EventDict:
+def add_bound_fields(_: Any, __: str, event: structlog.types.EventDict) -> structlog.types.EventDict:
     """Adds the fields of the log context to a log line (a structlog processor).
 
     The line's own fields come first. They take precedence over fields of the context with the same name.

@@ -15,7 +15,7 @@ from typing import Any, Literal, TextIO
 
 import structlog
 
-from app.observability.context import add_context
+from app.observability.context import add_bound_fields
 
 # These loggers write a lot, including whole URLs (httpx) and statements with values (sqlalchemy).
 _QUIET_LOGGERS = ("httpx", "httpcore", "uvicorn.access", "sqlalchemy.engine", "asyncio")
@@ -31,7 +31,7 @@ def configure_logging(*, level: str, format_: Literal["auto", "json", "text"], s
     if format_ == "auto":
         format_ = "text" if stream.isatty() else "json"
     shared: list[structlog.types.Processor] = [
-        add_context,
+        add_bound_fields,
         structlog.stdlib.add_log_level,
         structlog.stdlib.add_logger_name,
         structlog.processors.TimeStamper(fmt="iso", utc=True),

@@ -55,7 +55,7 @@ class Tracing:
     """
 
     def __init__(self, provider: TracerProvider | None = None) -> None:
-        self._current_tracer = provider.get_tracer("callgate") if provider else None
+        self._tracer = provider.get_tracer("callgate") if provider else None
         self._provider = provider
 
     def trace_request(
@@ -68,10 +68,10 @@ class Tracing:
         """
         spent: dict[str, float] = {}
         _seconds_by_part.set(spent)
-        _current_tracer.set(self._current_tracer)
-        if self._current_tracer is None:
+        _current_tracer.set(self._tracer)
+        if self._tracer is None:
             return nullcontext(spent)
-        return self._request_span(self._current_tracer, name, _propagator.extract(headers) if trusted else Context(), spent)
+        return self._request_span(self._tracer, name, _propagator.extract(headers) if trusted else Context(), spent)
 
     @contextmanager
     def _request_span(
@@ -89,7 +89,7 @@ class Tracing:
     @contextmanager
     def tracing_enabled(self) -> Iterator[None]:
         """Makes the function `trace` create spans inside the block. Processes without incoming requests use it."""
-        token = _current_tracer.set(self._current_tracer)
+        token = _current_tracer.set(self._tracer)
         try:
             yield
         finally:

@@ -53,8 +53,8 @@ from app.tenants.scopes import Scope
 _PREFIX = "/v1/queues"
 _PATH = f"{_PREFIX}/{examples.NAME}"
 _BULK_PATH = re.compile(rf"{_PREFIX}/[^/]+/calls")
-NDJSON: Final = "application/x-ndjson"
-MAX_LINES: Final = 1_000
+NDJSON_MEDIA_TYPE: Final = "application/x-ndjson"
+MAX_BULK_LINES: Final = 1_000
 MAX_BULK_BYTES: Final = 4 * 1024 * 1024
 _NAME_DESCRIPTION = "The queue's name: letters, digits and `._-`, at most 63."
 
@@ -204,11 +204,15 @@ async def bulk_service(request: Request) -> BulkService:
     openapi_extra={
         "requestBody": {
             "required": True,
-            "content": {NDJSON: {"schema": {"$ref": "#/components/schemas/BulkCall"}, "examples": examples.BULK}},
+            "content": {NDJSON_MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/BulkCall"}, "examples": examples.BULK}},
         }
     },
     responses={
-        200: {"content": {NDJSON: {"schema": {"$ref": "#/components/schemas/BulkAnswer"}, "examples": examples.BULK_ANSWERS}}},
+        200: {
+            "content": {
+                NDJSON_MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/BulkAnswer"}, "examples": examples.BULK_ANSWERS}
+            }
+        },
         **error_responses(
             QueueNotFound,
             BodyTooLarge,
@@ -239,8 +243,8 @@ async def add_calls(
     twice. The answer begins when the first calls are committed.
     """
     await queues.get(caller.tenant_id, name)
-    if media_type_of(request) != NDJSON:
-        raise UnsupportedMediaType(f"Send the body as `Content-Type: {NDJSON}`.")
+    if media_type_of(request) != NDJSON_MEDIA_TYPE:
+        raise UnsupportedMediaType(f"Send the body as `Content-Type: {NDJSON_MEDIA_TYPE}`.")
     async with service.body_slot(caller):
         lines = _split_lines(await request.body())
         await stack.enter_async_context(service.creation_slot(caller))
@@ -253,22 +257,22 @@ async def add_calls(
         async for more in answered:
             yield _render_lines(more, request)
 
-    return StreamingResponse(body(), media_type=NDJSON)
+    return StreamingResponse(body(), media_type=NDJSON_MEDIA_TYPE)
 
 
 def _split_lines(body: bytes) -> list[tuple[int, bytes]]:
     """Returns the lines that are not empty, each with its number in the body. The first line has the number 1.
 
-    Raises InvalidRequest if all lines are empty. Raises BodyTooLarge if there are more than MAX_LINES, or more than twice as
-    many with the empty ones.
+    Raises InvalidRequest if all lines are empty. Raises BodyTooLarge if more than MAX_BULK_LINES lines are not empty, or if the
+    body has more than twice as many lines in all.
     """
-    if body.count(b"\n") > 2 * MAX_LINES:  # before the body is split, which takes a second for millions of lines
-        raise BodyTooLarge(f"The body has more lines than the limit of {MAX_LINES}.")
+    if body.count(b"\n") > 2 * MAX_BULK_LINES:  # before the body is split, which takes a second for millions of lines
+        raise BodyTooLarge(f"The body has more lines than the limit of {MAX_BULK_LINES}.")
     lines = [(number, line) for number, line in enumerate(body.split(b"\n"), start=1) if line.strip()]
     if not lines:
         raise InvalidRequest(field_errors=(FieldError("", "too_short", "must have at least 1 line"),))
-    if len(lines) > MAX_LINES:
-        raise BodyTooLarge(f"The body has more lines than the limit of {MAX_LINES}.")
+    if len(lines) > MAX_BULK_LINES:
+        raise BodyTooLarge(f"The body has more lines than the limit of {MAX_BULK_LINES}.")
     return lines
 
 

@@ -25,7 +25,7 @@ from app.tenants.postponed_calls import StoredChange, apply_to_waiting_calls
 
 MAX_RING_WITHIN_S: Final = int(MAX_TIME_AHEAD.total_seconds())
 _NAME_PATTERN: Final = re.compile(RESOURCE_NAME_PATTERN)
-_SETTINGS: Final = ("paused", "hours", "ring_within_s")
+_SETTINGS_IN_QUEUE_TABLE: Final = ("paused", "hours", "ring_within_s")
 
 
 class QueueChange(TypedDict, total=False):
@@ -142,11 +142,11 @@ async def _lock_or_raise(connection: Connection, tenant_id: str, name: str) -> Q
 
 async def _write_change(connection: Connection, queue: QueueRow, change: QueueChange) -> list[str]:
     """Writes the change to a locked queue. Returns the names of the members whose values have changed."""
-    stored = {member: getattr(queue, member) for member in _SETTINGS}
-    settings = stored | {member: value for member, value in change.items() if member in _SETTINGS}
+    stored = {member: getattr(queue, member) for member in _SETTINGS_IN_QUEUE_TABLE}
+    settings = stored | {member: value for member, value in change.items() if member in _SETTINGS_IN_QUEUE_TABLE}
     pace = change.get("pace", PaceChange())
     limits = UNLIMITED if pace is None else queue.pace.with_changes(pace)
-    changed = [member for member in _SETTINGS if settings[member] != stored[member]]
+    changed = [member for member in _SETTINGS_IN_QUEUE_TABLE if settings[member] != stored[member]]
     changed_limits = queue.pace.names_of_differing_limits(limits)
     if changed or changed_limits:
         await store.update_queue(connection, queue.id, **settings)

@@ -27,7 +27,7 @@ MAX_COUNTED_PER_ACCOUNT: Final = 100_000
 _MAX_DELETED_ROWS: Final = 10_000
 
 _BUCKET_COLUMNS: Final = tuple(f"bucket_{number}" for number in range(len(LATENCY_BOUNDS_MS) + 1))
-_CALL_FIGURES: Final = {
+_SQL_BY_CALL_FIGURE: Final = {
     **{
         name: f"count(*) FILTER (WHERE execution = '{name}')"
         for name in ("scheduled", "pending", "started", "not_started", "unknown")
@@ -41,13 +41,13 @@ _CALL_FIGURES: Final = {
     "price_given_up": f"count(*) FILTER (WHERE {PRICE_GIVEN_UP_SQL})",
     **{name: f"count(*) FILTER (WHERE bucket = {number})" for number, name in enumerate(_BUCKET_COLUMNS)},
 }
-_DELIVERY_STATES: Final = {"delivered": "delivered", "gave_up": "gave_up", "undelivered": "pending"}
-_SUMMED_FIGURES: Final = (*_CALL_FIGURES, *_DELIVERY_STATES)
+_STATE_BY_DELIVERY_FIGURE: Final = {"delivered": "delivered", "gave_up": "gave_up", "undelivered": "pending"}
+_SUMMED_FIGURES: Final = (*_SQL_BY_CALL_FIGURE, *_STATE_BY_DELIVERY_FIGURE)
 _STORED_FIGURES: Final = tuple(name for name in _SUMMED_FIGURES if name not in _BUCKET_COLUMNS)
 
-_TENANT_OR_ALL: Final = f"CASE grouping(tenant_id) WHEN 0 THEN tenant_id ELSE '{ALL_TENANTS}' END"
+_TENANT_OR_ALL_SQL: Final = f"CASE grouping(tenant_id) WHEN 0 THEN tenant_id ELSE '{ALL_TENANTS}' END"
 # Only a creation that became unknown can have been answered with a 5xx, so few events are read.
-_HAD_SERVER_ERROR: Final = """
+_HAD_SERVER_ERROR_SQL: Final = """
     CASE WHEN execution = 'unknown' OR settled_by IN ('callback', 'list', 'none_found') THEN EXISTS (
         SELECT FROM call_event WHERE call_id = call.id AND at >= $1::timestamptz - interval '1 hour'
             AND type = 'call.unknown' AND data @? '$.attempts[*] ? (@.status >= 500)'
@@ -60,27 +60,27 @@ _LATENCY_BUCKET_SQL: Final = f"""
     ) END
 """
 # $1 and $2: the period. $3 and $4: the ids of its calls. $5: its length in seconds. $6: whether Callgate has a public URL.
-ROLL_UP_PERIOD: Final = f"""
+ROLL_UP_PERIOD_SQL: Final = f"""
     WITH part AS (
         SELECT tenant_id, price_unit, sum(-price) AS spent,
-            {", ".join(f"{sql} AS {name}" for name, sql in _CALL_FIGURES.items())}
+            {", ".join(f"{sql} AS {name}" for name, sql in _SQL_BY_CALL_FIGURE.items())}
         FROM (
             SELECT tenant_id, price_unit, price, execution, settled_by, status, callbacks_seen, refresh_at, deleted_at,
-                {_LATENCY_BUCKET_SQL} AS bucket, {_HAD_SERVER_ERROR} AS had_server_error,
+                {_LATENCY_BUCKET_SQL} AS bucket, {_HAD_SERVER_ERROR_SQL} AS had_server_error,
                 {callback_missing_sql("$6")} AS is_callback_missing
             FROM call WHERE id >= $3::uuid AND id < $4::uuid
         ) AS requested GROUP BY tenant_id, price_unit
     ), money AS (
         SELECT tenant_id, jsonb_object_agg(price_unit, spent) AS spent FROM (
-            SELECT {_TENANT_OR_ALL} AS tenant_id, coalesce(price_unit, '') AS price_unit, sum(spent) AS spent
+            SELECT {_TENANT_OR_ALL_SQL} AS tenant_id, coalesce(price_unit, '') AS price_unit, sum(spent) AS spent
             FROM part WHERE spent IS NOT NULL GROUP BY GROUPING SETS ((tenant_id, price_unit), (price_unit))
         ) AS by_currency GROUP BY tenant_id
     ), figure AS (
-        SELECT tenant_id, {", ".join(_CALL_FIGURES)}, 0 AS delivered, 0 AS gave_up, 0 AS undelivered FROM part
+        SELECT tenant_id, {", ".join(_SQL_BY_CALL_FIGURE)}, 0 AS delivered, 0 AS gave_up, 0 AS undelivered FROM part
         UNION ALL
-        SELECT tenant.id, {", ".join("0" for _ in _CALL_FIGURES)}, written.*
+        SELECT tenant.id, {", ".join("0" for _ in _SQL_BY_CALL_FIGURE)}, written.*
         FROM tenant CROSS JOIN LATERAL (
-            SELECT {", ".join(f"count(*) FILTER (WHERE state = '{state}')" for state in _DELIVERY_STATES.values())}
+            SELECT {", ".join(f"count(*) FILTER (WHERE state = '{state}')" for state in _STATE_BY_DELIVERY_FIGURE.values())}
             FROM delivery WHERE delivery.tenant_id = tenant.id AND at >= $1::timestamptz AND at < $2::timestamptz
             HAVING count(*) > 0
         ) AS written
@@ -89,7 +89,7 @@ ROLL_UP_PERIOD: Final = f"""
         WHERE seconds = 60 AND start >= $1::timestamptz AND start < $2::timestamptz AND waiting > 0
             AND tenant_id <> '{ALL_TENANTS}'
     ), total AS (
-        SELECT {_TENANT_OR_ALL} AS tenant_id, {", ".join(f"coalesce(sum({name}), 0) AS {name}" for name in _SUMMED_FIGURES)}
+        SELECT {_TENANT_OR_ALL_SQL} AS tenant_id, {", ".join(f"coalesce(sum({name}), 0) AS {name}" for name in _SUMMED_FIGURES)}
         FROM figure GROUP BY GROUPING SETS ((tenant_id), ())
     )
     INSERT INTO rollup (tenant_id, seconds, start, {", ".join(_STORED_FIGURES)}, latency, spent, waiting)
@@ -103,7 +103,7 @@ ROLL_UP_PERIOD: Final = f"""
         {", ".join(f"{name} = excluded.{name}" for name in (*_STORED_FIGURES, "latency", "spent"))},
         waiting = greatest(rollup.waiting, excluded.waiting)
 """
-_COUNT_WAITING: Final = f"""
+_COUNT_WAITING_SQL: Final = f"""
     {accounts_with_rows_sql("scheduled_dial")}, counted AS (
         SELECT tenant_id, sum(number)::int AS number
         FROM account JOIN twilio_account ON twilio_account.id = account.account_id CROSS JOIN LATERAL (
@@ -113,21 +113,21 @@ _COUNT_WAITING: Final = f"""
         ) AS waiting GROUP BY tenant_id
     )
     INSERT INTO rollup (tenant_id, seconds, start, waiting)
-    SELECT {_TENANT_OR_ALL}, 60, $1::timestamptz, coalesce(sum(number), 0)
+    SELECT {_TENANT_OR_ALL_SQL}, 60, $1::timestamptz, coalesce(sum(number), 0)
     FROM counted GROUP BY GROUPING SETS ((tenant_id), ())
     ON CONFLICT (tenant_id, seconds, start) DO UPDATE SET waiting = excluded.waiting
 """
-_RECORD_EMPTY_PERIODS: Final = f"""
+_RECORD_EMPTY_PERIODS_SQL: Final = f"""
     INSERT INTO rollup (tenant_id, seconds, start, latency)
     SELECT '{ALL_TENANTS}', seconds, start, array_fill(0, ARRAY[{len(_BUCKET_COLUMNS)}])
     FROM unnest($1::int[], $2::timestamptz[]) AS period (seconds, start)
     ON CONFLICT (tenant_id, seconds, start) DO UPDATE SET latency = excluded.latency WHERE rollup.latency IS NULL
 """
-_LOCK_PROGRESS: Final = """
+_LOCK_PROGRESS_SQL: Final = """
     SELECT rolled_until, date_trunc('minute', clock_timestamp()) AS now FROM rollup_progress WHERE id = 1
     FOR UPDATE SKIP LOCKED
 """
-_DELETE_EXPIRED: Final = f"""
+_DELETE_EXPIRED_SQL: Final = f"""
     DELETE FROM rollup WHERE ctid = ANY (ARRAY(
         SELECT ctid FROM rollup WHERE seconds = $1 AND start < $2::timestamptz - $3::interval LIMIT {_MAX_DELETED_ROWS}
     ))
@@ -135,7 +135,7 @@ _DELETE_EXPIRED: Final = f"""
 
 
 @dataclass(frozen=True, slots=True)
-class RollupState:
+class LockedProgress:
     """The time until which the figures are counted, and the time now. Both are whole minutes."""
 
     rolled_until: datetime
@@ -144,7 +144,7 @@ class RollupState:
     """The time at which the row was read, by Postgres's clock, cut to the minute."""
 
 
-async def lock_progress(connection: Connection, *, first_span: timedelta) -> RollupState | None:
+async def lock_progress(connection: Connection, *, first_span: timedelta) -> LockedProgress | None:
     """Returns the row of RollupProgress, locked until the transaction ends; None if another worker has locked it.
 
     In a new installation, first inserts the row. Counting then begins `first_span` ago.
@@ -154,8 +154,8 @@ async def lock_progress(connection: Connection, *, first_span: timedelta) -> Rol
         WHERE NOT EXISTS (SELECT FROM rollup_progress) ON CONFLICT DO NOTHING""",
         first_span,
     )
-    row = await connection.fetchrow(_LOCK_PROGRESS)
-    return None if row is None else RollupState(**row)
+    row = await connection.fetchrow(_LOCK_PROGRESS_SQL)
+    return None if row is None else LockedProgress(**row)
 
 
 async def record_progress(connection: Connection, rolled_until: datetime) -> None:
@@ -171,7 +171,7 @@ async def first_request_time(connection: Connection) -> datetime | None:
 async def record_empty_periods(connection: Connection, periods: Sequence[Period]) -> None:
     """Records that no call was requested in these periods."""
     lengths = [period.length // timedelta(seconds=1) for period in periods]
-    await connection.execute(_RECORD_EMPTY_PERIODS, lengths, [period.start for period in periods])
+    await connection.execute(_RECORD_EMPTY_PERIODS_SQL, lengths, [period.start for period in periods])
 
 
 async def roll_up(connection: Connection, period: Period, *, has_public_url: bool) -> bool:
@@ -184,7 +184,7 @@ async def roll_up(connection: Connection, period: Period, *, has_public_url: boo
     seconds = period.length // timedelta(seconds=1)
     try:
         async with connection.transaction():
-            await connection.execute(ROLL_UP_PERIOD, period.start, period.end, *ids, seconds, has_public_url)
+            await connection.execute(ROLL_UP_PERIOD_SQL, period.start, period.end, *ids, seconds, has_public_url)
     except QueryCanceledError:
         return False
     return True
@@ -192,7 +192,7 @@ async def roll_up(connection: Connection, period: Period, *, has_public_url: boo
 
 async def record_waiting_call_count(connection: Connection, minute: datetime) -> None:
     """Counts the scheduled calls that wait now, and stores the number in the row of `minute`."""
-    await connection.execute(_COUNT_WAITING, minute)
+    await connection.execute(_COUNT_WAITING_SQL, minute)
 
 
 async def delete_expired_figures(
@@ -203,4 +203,4 @@ async def delete_expired_figures(
     `kept_for` has pairs of a period's length and the time for which its figures are kept.
     """
     for length, kept in kept_for:
-        await connection.execute(_DELETE_EXPIRED, length // timedelta(seconds=1), now, kept)
+        await connection.execute(_DELETE_EXPIRED_SQL, length // timedelta(seconds=1), now, kept)

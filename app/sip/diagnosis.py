@@ -4,9 +4,9 @@ import re
 from typing import Final
 
 from app.sip import grammar
-from app.sip.escapes import HEADER_IN_VALUE
+from app.sip.escapes import HEADER_IN_VALUE_PATTERN
 from app.sip.findings import AUTHENTICATION_ADVICE, HEADER_IN_VALUE_ADVICE, HEADER_NAME_ADVICE, Report
-from app.sip.grammar import Part
+from app.sip.grammar import PartName
 
 _PARTS_IN_ORDER: Final = ("scheme", "user", "password", "host", "port", "parameters", "headers")
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.\-]*+:")  # RFC 3986 §3.1
@@ -33,18 +33,18 @@ class ValidParts:
     """The valid parts of a text that does not match `SIP_URI`. Implements `UriParts`."""
 
     def __init__(self) -> None:
-        self._found: dict[Part, tuple[str, int]] = {}
+        self._found: dict[PartName, tuple[str, int]] = {}
 
-    def add(self, part: Part, text: str, start: int) -> None:
+    def add(self, part: PartName, text: str, start: int) -> None:
         self._found[part] = text, start
 
     def groups(self) -> tuple[str | None, ...]:
         return tuple(self._found[part][0] if part in self._found else None for part in _PARTS_IN_ORDER)
 
-    def start(self, part: Part, /) -> int:
+    def start(self, part: PartName, /) -> int:
         return self.span(part)[0]
 
-    def span(self, part: Part, /) -> tuple[int, int]:
+    def span(self, part: PartName, /) -> tuple[int, int]:
         text, start = self._found.get(part, ("", -1))
         return start, start + len(text)
 
@@ -135,7 +135,7 @@ def _diagnose_userinfo(userinfo: str, start: int, valid_parts: ValidParts, repor
         report.add("BAD_USER", start, start + 1, "Put a user before the @, or leave out the @.")
     else:
         hint = "Escape what is not a letter, a digit or one of -_.!~*'()&=+$,;?/ in the user, as in %23 for #."
-        _report_illegal(_ILLEGAL_IN_USER, user, start, "BAD_USER", hint, report)
+        _report_illegal_characters(_ILLEGAL_IN_USER, user, start, "BAD_USER", hint, report)
     if not colon:
         return
     start += len(user) + 1
@@ -216,8 +216,8 @@ def _diagnose_parameters(parameters: str, start: int, valid_parts: ValidParts, r
             report.add("BAD_PARAM", begin, end, "Give the parameter a value, or leave out its =.")
         else:
             hint = "Escape what is not a letter, a digit or one of -_.!~*'()[]/:&+$ in a parameter, as in %2C for a comma."
-            _report_illegal(_ILLEGAL_IN_PARAM, name, begin, "BAD_PARAM", hint, report)
-            _report_illegal(_ILLEGAL_IN_PARAM, value, begin + len(name) + 1, "BAD_PARAM", hint, report)
+            _report_illegal_characters(_ILLEGAL_IN_PARAM, name, begin, "BAD_PARAM", hint, report)
+            _report_illegal_characters(_ILLEGAL_IN_PARAM, value, begin + len(name) + 1, "BAD_PARAM", hint, report)
         if report.is_closed:
             return
     if is_valid:
@@ -243,7 +243,7 @@ def _diagnose_headers(headers: str, start: int, valid_parts: ValidParts, report:
         elif not name:
             report.add("BAD_HEADER_NAME", begin, end, "Name the header before its =.")
         if equals:
-            _report_illegal(_ILLEGAL_IN_HEADER, name, begin, "BAD_HEADER_NAME", HEADER_NAME_ADVICE, report)
+            _report_illegal_characters(_ILLEGAL_IN_HEADER, name, begin, "BAD_HEADER_NAME", HEADER_NAME_ADVICE, report)
             _diagnose_header_value(value, begin + len(name) + 1, report)
         if report.is_closed:
             return
@@ -252,14 +252,14 @@ def _diagnose_headers(headers: str, start: int, valid_parts: ValidParts, report:
 
 
 def _diagnose_header_value(value: str, start: int, report: Report) -> None:
-    if (found := HEADER_IN_VALUE.search(value)) and "=" in value:
+    if (found := HEADER_IN_VALUE_PATTERN.search(value)) and "=" in value:
         report.add("BAD_HEADER", start + found.start(), start + found.end(), HEADER_IN_VALUE_ADVICE)
     else:
         hint = "Escape what is not a letter, a digit or one of -_.!~*'()[]/?:+$ in a header, as in %3B for a semicolon."
-        _report_illegal(_ILLEGAL_IN_HEADER, value, start, "BAD_HEADER", hint, report)
+        _report_illegal_characters(_ILLEGAL_IN_HEADER, value, start, "BAD_HEADER", hint, report)
 
 
-def _report_illegal(illegal: re.Pattern[str], part: str, start: int, code: str, hint: str, report: Report) -> None:
+def _report_illegal_characters(illegal: re.Pattern[str], part: str, start: int, code: str, hint: str, report: Report) -> None:
     """Reports what the pattern `illegal` matches in `part`, which begins at `start` in the URI. `hint` says how to correct it.
 
     The pattern does not match control and non-ASCII characters, because `_diagnose_raw_characters` reports these.

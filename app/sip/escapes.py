@@ -11,7 +11,7 @@ from app.sip.grammar import split_name_value_list
 NameValuePairs = tuple[tuple[str, str | None], ...]
 """Decoded names and values, in order. A value is None if it is missing or not UTF-8."""
 
-HEADER_IN_VALUE: Final = re.compile(r"%26[^%=&]++(?:=|%3[Dd])")
+HEADER_IN_VALUE_PATTERN: Final = re.compile(r"%26[^%=&]++(?:=|%3[Dd])")
 """Matches `%26Name=` in the value of a header: probably an `&` between two headers that was escaped."""
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x84\x86-\x9f]")
@@ -62,7 +62,7 @@ def decode_name_value_list(items_text: str, separator: str) -> NameValuePairs:
     return tuple([(unescape(name) or name, value and unescape(value)) for name, value in items])
 
 
-def is_control(character: str) -> bool:
+def is_control_or_line_separator(character: str) -> bool:
     """Returns whether the character is C0, DEL, C1 or a Unicode line separator, which some software takes for a line end."""
     return bool(_CONTROL_OR_LINE_SEPARATOR.match(character))
 

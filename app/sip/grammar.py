@@ -86,7 +86,7 @@ SIP_URI: Final = re.compile(
     re.ASCII,
 )
 
-Part = str
+PartName = str
 """The name of a group of the regular expression `SIP_URI`, such as `host`."""
 
 
@@ -102,9 +102,9 @@ class UriParts(Protocol):
         Parameters keep the ";" before each of them. Headers have no "?" before them.
         """
 
-    def start(self, part: Part, /) -> int: ...
+    def start(self, part: PartName, /) -> int: ...
 
-    def span(self, part: Part, /) -> tuple[int, int]: ...
+    def span(self, part: PartName, /) -> tuple[int, int]: ...
 
 
 def split_name_value_list(part: str | None, separator: str) -> list[tuple[str, str | None]]:

@@ -79,7 +79,7 @@ def check_and_normalize_host(host: str, start: int, has_user: bool, report: Repo
     if host[-1] == ".":
         report.add("TRAILING_DOT", end - 1, end, "Leave out the dot at the end of the host.")
     if top == "localhost":
-        _refuse_non_public(start, end, report)
+        _report_non_public(start, end, report)
     elif not rest or top in _RESERVED_TOP_LABELS or canonical.endswith(".home.arpa"):
         detail = "Use a name that the public DNS knows: Twilio cannot resolve this one (13254)."
         report.add("NOT_A_PUBLIC_NAME", start, end, detail)
@@ -92,7 +92,7 @@ def check_and_normalize_host(host: str, start: int, has_user: bool, report: Repo
 
 def _check_ipv4(address: IPv4Address, start: int, end: int, report: Report) -> None:
     if not _is_public(address):
-        return _refuse_non_public(start, end, report)
+        return _report_non_public(start, end, report)
     detail = "Prefer a host name: a bare IP address cannot move, and TLS cannot check it against a certificate."
     return report.add("IP_LITERAL_HOST", start, end, detail)
 
@@ -102,7 +102,7 @@ def _check_ipv6(address: IPv6Address, start: int, end: int, report: Report) -> N
     if address.teredo is not None:
         inner = address.teredo[1]
     if not _is_public(address) or (inner is not None and not _is_public(inner)):
-        return _refuse_non_public(start, end, report)
+        return _report_non_public(start, end, report)
     if address in _IPV4_COMPATIBLE_NETWORK:
         detail = "Write the IPv4 address itself: this form of embedding it is deprecated and reaches nothing."
         return report.add("IPV4_COMPATIBLE_IPV6", start, end, detail)
@@ -118,7 +118,7 @@ def _is_public(address: IPv4Address | IPv6Address) -> bool:
     return not any(first <= number <= last and version == of for first, last, of in _NON_PUBLIC_RANGES)
 
 
-def _refuse_non_public(start: int, end: int, report: Report) -> None:
+def _report_non_public(start: int, end: int, report: Report) -> None:
     detail = "Use a host on the public internet: Twilio calls none that is private, local or multicast (13254)."
     report.add("NON_PUBLIC_HOST", start, end, detail)
 

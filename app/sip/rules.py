@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from itertools import permutations, product
 from typing import Final
 
-from app.sip.escapes import HEADER_IN_VALUE, NameValuePairs, check_escapes, decode_name_value_list, unescape
+from app.sip.escapes import HEADER_IN_VALUE_PATTERN, NameValuePairs, check_escapes, decode_name_value_list, unescape
 from app.sip.findings import AUTHENTICATION_ADVICE, HEADER_IN_VALUE_ADVICE, HEADER_NAME_ADVICE, Report, shorten_name
 from app.sip.grammar import HEADER_CHARACTERS, UriParts
 from app.sip.header_names import DROPPED_HEADERS, PASSED_HEADERS, is_passed_x_header
@@ -221,7 +221,7 @@ def _check_header_escapes_and_plus(name: str, value: str, start: int, report: Re
         check_escapes(name, start, report)
     if "%" in value:
         check_escapes(value, value_start, report)
-        if inner := HEADER_IN_VALUE.search(value):
+        if inner := HEADER_IN_VALUE_PATTERN.search(value):
             report.add("HEADER_IN_VALUE", value_start + inner.start(), value_start + inner.end(), HEADER_IN_VALUE_ADVICE)
     if "+" in value and (plus := _PLUS_BETWEEN_WORDS.search(value)):
         at = value_start + plus.start()

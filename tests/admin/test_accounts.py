@@ -9,7 +9,7 @@ import pytest
 from app.tenants.administration_accounts import MAX_ACCOUNTS_PER_TENANT, MAX_ACTIVE_CREDENTIALS_PER_ACCOUNT
 from app.tenants.errors import InvalidMember
 from tests.admin.conftest import Admin, admin_of, faults_of, slug_of
-from tests.support.gateway import BASIC, Gateway
+from tests.support.gateway import BASIC_CALL, Gateway
 from tests.support.upstream import created, running_upstream
 
 SID, KEY_SID = "AC" + "b1" * 16, "SK" + "c2" * 16
@@ -39,12 +39,12 @@ async def test_an_account_is_added_with_a_credential_and_used(gateway: Gateway, 
             "next_cursor": None,
         }
         gateway.invalidate_cache()
-        assert (await tenant.http.post("/v1/calls", json=BASIC)).status_code == 201
+        assert (await tenant.http.post("/v1/calls", json=BASIC_CALL)).status_code == 201
         assert upstream.posts[-1].credentials == (SID, "planted-token")
         assert (await operator.delete(f"{path}/{SID}/credentials/{credential['id']}")).status_code == 204
         assert (await operator.delete(f"{path}/{SID}/credentials/{credential['id']}")).status_code == 204
         gateway.invalidate_cache()
-        assert (await tenant.http.post("/v1/calls", json=BASIC)).status_code == 201
+        assert (await tenant.http.post("/v1/calls", json=BASIC_CALL)).status_code == 201
         assert upstream.posts[-1].credentials == (KEY_SID, "planted-secret")
     assert (await operator.get(path)).json()["accounts"][0]["credentials"] == [second.json()]
     events = (await operator.get(f"/audit-events?tenant={tenant.id}&action=credential.revoke")).json()["audit_events"]

@@ -10,10 +10,10 @@ import pytest
 from app.tenants.caller import COMMAND_LINE_CALLER
 from app.workloads.service_accounts import ServiceAccount
 from tests.admin.conftest import Admin, admin_of, faults_of, slug_of
-from tests.support.cluster import ISSUER, Cluster
+from tests.support.cluster import ISSUER, KubernetesCluster
 from tests.support.gateway import Gateway, running_gateway, settings_for
 
-CLUSTER = Cluster()
+CLUSTER = KubernetesCluster()
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,7 @@ import pytest
 from sqlalchemy import text
 
 from app.tenants.cache import TTLCache
-from tests.support.gateway import BASIC, Gateway, Tenant, running_gateway, settings_for
+from tests.support.gateway import BASIC_CALL, Gateway, Tenant, running_gateway, settings_for
 from tests.support.upstream import created, running_upstream
 
 # The last statement of a listener's connection: LISTEN, or a check that it is alive.
@@ -62,7 +62,7 @@ async def test_a_new_credential_is_used_at_once_by_every_replica(gateway: Gatewa
     async with running_upstream(created()) as upstream:
         tenant = await gateway.add_tenant(upstream.url)
         for url in (gateway.url, replica.url):
-            assert (await tenant.http.post(f"{url}/v1/calls", json=BASIC)).status_code == 201
+            assert (await tenant.http.post(f"{url}/v1/calls", json=BASIC_CALL)).status_code == 201
         (_, (old,)), *_ = await gateway.tenants.list_accounts(tenant.id)
         await gateway.tenants.add_credential(
             tenant.id, account_sid=tenant.account_sid, secret="the-new-token", key_sid=None, base_url=None
@@ -71,7 +71,7 @@ async def test_a_new_credential_is_used_at_once_by_every_replica(gateway: Gatewa
         for url in (gateway.url, replica.url):
 
             async def uses_the_new_one(url: str = url) -> bool:
-                assert (await tenant.http.post(f"{url}/v1/calls", json=BASIC)).status_code == 201
+                assert (await tenant.http.post(f"{url}/v1/calls", json=BASIC_CALL)).status_code == 201
                 return upstream.posts[-1].credentials[1] == "the-new-token"
 
             await until(uses_the_new_one)

@@ -20,11 +20,11 @@ from app.jobs.pending_updates import PendingUpdateSender
 from app.observability import Metrics
 from app.services import Services, services
 from app.twilio.schemas import CallResource
-from tests.support.callbacks import call_back, progress
+from tests.support.callbacks import call_back, status_callback_fields
 from tests.support.clients import http_client
-from tests.support.gateway import MANY_USER_NAMES, PATIENT, Gateway, Tenant, running_gateway, settings_for
+from tests.support.gateway import LONG_TIMEOUTS, URLS_WITH_MANY_USER_NAMES, Gateway, Tenant, running_gateway, settings_for
 from tests.support.jobs import run_step
-from tests.support.locks import SESSION_WAITS_FOR_LOCK
+from tests.support.locks import SESSION_WAITS_FOR_LOCK_SQL
 from tests.support.refusals import QUERY_CANCELED, refused_by_postgres
 from tests.support.upstream import (
     Behaviour,
@@ -195,7 +195,7 @@ async def test_a_call_that_no_search_has_found_can_be_ended_until_its_last_searc
         remembered = await tenant.http.patch(f"/v1/calls/{call_id}", json=HANG_UP)
         assert (remembered.status_code, remembered.json()["settled_by"]) == (202, "none_found")
         assert not await run_step(controller)
-        fields = progress(tenant, {"sid": "CA" + uuid4().hex}, "in-progress", 2)
+        fields = status_callback_fields(tenant, {"sid": "CA" + uuid4().hex}, "in-progress", 2)
         assert (await call_back(patient_gateway, tenant, call_id, fields)).status_code == 204
         assert await run_step(controller)
         assert [(post.path.rpartition("/")[2], post.form) for post in upstream.posts[2:]] == [
@@ -552,7 +552,7 @@ async def test_a_deletion_that_cannot_be_recorded_is_unknown_and_can_be_repeated
 
 async def test_a_deletion_cut_off_by_the_drain_timeout_is_unknown(database_url: str) -> None:
     async with running_upstream(created(), updated(), hang) as upstream, AsyncClient(timeout=30) as http:
-        async with running_gateway(settings_for(database_url, **PATIENT), grace=1) as stopping:
+        async with running_gateway(settings_for(database_url, **LONG_TIMEOUTS), grace=1) as stopping:
             tenant = await stopping.add_tenant(upstream.url)
             sid = (await tenant.create()).json()["sid"]
             url = f"{stopping.url}/2010-04-01/Accounts/{tenant.account_sid}/Calls/{sid}.json"
@@ -652,7 +652,7 @@ async def test_a_change_while_twilio_is_unreachable_is_not_sent(gateway: Gateway
         ({"method": "PUT", "url": "http://www.example.com/x"}, "/method", "literal_error"),
         ({"status_callback": "http://a_b.example.com/"}, "/status_callback", "url_host_underscore"),
         ({"twiml": "x" * 4001}, "/twiml", "too_long"),
-        (MANY_USER_NAMES, "", "too_many_user_names"),
+        (URLS_WITH_MANY_USER_NAMES, "", "too_many_user_names"),
     ],
 )
 async def test_changes_are_checked_before_twilio_sees_them(
@@ -671,7 +671,7 @@ async def _begin_to_cancel(gateway: Gateway, tenant: Tenant, call_id: UUID) -> a
     """Starts to cancel a call that the caller has locked. Returns the request's task once it waits for the lock."""
     canceling = asyncio.create_task(tenant.http.patch(f"/v1/calls/{call_id}", json=CANCEL))
     async with asyncio.timeout(60):
-        while not (await gateway.database.fetch(SESSION_WAITS_FOR_LOCK))[0][0]:
+        while not (await gateway.database.fetch(SESSION_WAITS_FOR_LOCK_SQL))[0][0]:
             await asyncio.sleep(0.01)
     return canceling
 

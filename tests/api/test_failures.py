@@ -21,14 +21,14 @@ from app.database.partitions import make_partitions
 from app.errors import DatabaseUnavailable
 from app.local.postgres import EmbeddedPostgres
 from app.observability.metrics import EXPOSITION_INTERVAL_S
-from app.queues.router import NDJSON
+from app.queues.router import NDJSON_MEDIA_TYPE
 from app.schema import migrate
 from app.tenants.administration_store import TenantSettings
 from app.tenants.errors import InvalidMember
 from tests.support.clients import http_client
-from tests.support.gateway import BASIC, PATIENT, Gateway, Tenant, running_gateway, settings_for, wait_until_ready
-from tests.support.locks import SESSION_WAITS_FOR_LOCK
-from tests.support.raw import connected, head
+from tests.support.gateway import BASIC_CALL, LONG_TIMEOUTS, Gateway, Tenant, running_gateway, settings_for, wait_until_ready
+from tests.support.locks import SESSION_WAITS_FOR_LOCK_SQL
+from tests.support.raw import raw_connection, request_head
 from tests.support.refusals import refused_by_postgres
 from tests.support.upstream import created, created_after_release, hang, refused_url, running_upstream
 
@@ -117,7 +117,7 @@ async def test_only_the_routes_that_create_calls_fire_the_critical_alert(fragile
             await tenant.create(),
             await tenant.http.post(by_twilio, data={}, auth=basic),
             await tenant.http.post(f"{by_twilio}.json", data={}, auth=basic),
-            await tenant.http.post("/v1/queues/default/calls", content="{}", headers={"Content-Type": NDJSON}),
+            await tenant.http.post("/v1/queues/default/calls", content="{}", headers={"Content-Type": NDJSON_MEDIA_TYPE}),
             await tenant.http.get("/v1/calls"),
             await tenant.http.post("/v1/deliveries/replay", json={}),
         ]
@@ -215,7 +215,7 @@ async def test_requests_about_a_slow_tenants_calls_take_no_connection_from_other
     async with (
         running_upstream(created(sid=sid), created_after_release(sid=sid)) as slow_upstream,
         running_upstream(created(sid=others_sid)) as upstream,
-        running_gateway(settings_for(database_url, max_in_flight=4, **PATIENT)) as small,
+        running_gateway(settings_for(database_url, max_in_flight=4, **LONG_TIMEOUTS)) as small,
     ):
         slow, other = await small.add_tenant(slow_upstream.url), await small.add_tenant(upstream.url)
         await slow.create()
@@ -276,7 +276,7 @@ async def test_a_refused_creation_frees_its_slot(database_url: str) -> None:
         for _ in range(3):
             assert (await tenant.create(timeout=0)).status_code == 422
             assert (await tenant.create(account_sid="AC" + "0" * 32)).status_code == 409
-        assert (await tenant.http.post("/v1/calls", json=BASIC)).status_code == 201
+        assert (await tenant.http.post("/v1/calls", json=BASIC_CALL)).status_code == 201
 
 
 async def test_a_client_that_disconnects_during_its_request_is_not_an_error(
@@ -302,12 +302,12 @@ async def test_a_client_that_disconnects_during_its_request_is_not_an_error(
 
 async def test_a_creation_cut_off_by_the_drain_timeout_is_never_reported_as_not_started(database_url: str) -> None:
     async with running_upstream(hang) as upstream:
-        settings = settings_for(database_url, **PATIENT)
+        settings = settings_for(database_url, **LONG_TIMEOUTS)
         async with httpx.AsyncClient(timeout=30) as http:
             async with running_gateway(settings, grace=1) as stopping:
                 tenant = await stopping.add_tenant(upstream.url)
                 url, headers = f"{stopping.url}/v1/calls", tenant.http.headers
-                creating = asyncio.create_task(http.post(url, json=BASIC, headers=headers))
+                creating = asyncio.create_task(http.post(url, json=BASIC_CALL, headers=headers))
                 await upstream.wait_for_post()
                 asyncio.get_running_loop().call_later(2, upstream.released.set)
             response = await creating
@@ -335,7 +335,7 @@ async def test_a_creation_whose_commit_is_cut_off_by_the_drain_timeout_is_unknow
             async def create_while_locked() -> httpx.Response:
                 async with gateway.database.begin() as session, asyncio.timeout(TIMEOUT_S):
                     await session.execute(text("LOCK TABLE call IN EXCLUSIVE MODE"))
-                    creating = asyncio.create_task(http.post(url, json=BASIC, headers=headers))
+                    creating = asyncio.create_task(http.post(url, json=BASIC_CALL, headers=headers))
                     while not await _waits_for_a_lock(session):
                         await asyncio.sleep(0.01)
                     waiting.set()
@@ -360,9 +360,11 @@ async def test_a_creation_whose_body_has_not_arrived_at_the_drain_timeout_is_rep
             tenant = await stopping.add_tenant(upstream.url)
             begun = []
             for path in ("/v1/calls", f"/2010-04-01/Accounts/{tenant.account_sid}/Calls.json"):
-                connection = await opened.enter_async_context(connected(stopping.url))
+                connection = await opened.enter_async_context(raw_connection(stopping.url))
                 await connection.send(
-                    head("POST", path, f"Authorization: Bearer {tenant.key}", "Content-Length: 9", "Expect: 100-continue")
+                    request_head(
+                        "POST", path, f"Authorization: Bearer {tenant.key}", "Content-Length: 9", "Expect: 100-continue"
+                    )
                 )
                 assert (await connection.answer()).status == 100  # the request is in progress
                 begun.append(connection)
@@ -375,7 +377,7 @@ async def test_a_creation_whose_body_has_not_arrived_at_the_drain_timeout_is_rep
 async def test_a_change_cut_off_by_the_drain_timeout_is_never_reported_as_not_made(database_url: str) -> None:
     """Expects a 409 and not a 503: clients repeat a request after a 503, and a redirect that is made twice may dial twice."""
     async with running_upstream(created(), hang) as upstream:
-        settings = settings_for(database_url, **PATIENT)
+        settings = settings_for(database_url, **LONG_TIMEOUTS)
         async with httpx.AsyncClient(timeout=30) as http:
             async with running_gateway(settings, grace=1) as stopping:
                 tenant = await stopping.add_tenant(upstream.url)
@@ -437,4 +439,4 @@ async def test_a_partition_attached_during_an_insert_makes_the_creation_retryabl
 
 
 async def _waits_for_a_lock(session: Session) -> bool:
-    return bool(await session.scalar(text(SESSION_WAITS_FOR_LOCK)))
+    return bool(await session.scalar(text(SESSION_WAITS_FOR_LOCK_SQL)))

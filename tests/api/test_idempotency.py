@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from tests.support.gateway import BASIC, Gateway
+from tests.support.gateway import BASIC_CALL, Gateway
 from tests.support.upstream import created, created_after_release, error, hang, refused_url, running_upstream
 
 
@@ -23,8 +23,8 @@ async def test_a_repeated_request_is_answered_with_the_record_and_not_dialled(ga
 async def test_the_order_of_members_does_not_change_the_request(gateway: Gateway) -> None:
     async with running_upstream(created()) as upstream:
         tenant = await gateway.add_tenant(upstream.url)
-        await tenant.http.post("/v1/calls", json=BASIC, headers={"Idempotency-Key": "k"})
-        turned = dict(reversed(BASIC.items()))
+        await tenant.http.post("/v1/calls", json=BASIC_CALL, headers={"Idempotency-Key": "k"})
+        turned = dict(reversed(BASIC_CALL.items()))
         again = await tenant.http.post("/v1/calls", json=turned, headers={"Idempotency-Key": "k"})
         assert again.status_code == 200
 
@@ -165,7 +165,7 @@ async def test_a_refused_retry_never_hides_a_live_call(gateway: Gateway) -> None
         assert (await tenant.create("another")).status_code == 403
         invalid = await tenant.create("k", timeout="soon")
         assert invalid.json()["call_id"] == first.json()["id"]
-        with_query = await tenant.http.post("/v1/calls?timeout=30", json=BASIC, headers={"Idempotency-Key": "k"})
+        with_query = await tenant.http.post("/v1/calls?timeout=30", json=BASIC_CALL, headers={"Idempotency-Key": "k"})
         assert (with_query.status_code, with_query.json()["id"]) == (200, first.json()["id"])
 
 
@@ -181,7 +181,7 @@ async def test_a_key_that_is_not_printable_ascii_or_too_long_is_refused(gateway:
     async with running_upstream(created()) as upstream:
         tenant = await gateway.add_tenant(upstream.url)
         for key in (b"", b"k" * 256, b"tab\there", "schlüssel".encode("latin-1")):
-            response = await tenant.http.post("/v1/calls", json=BASIC, headers=[(b"Idempotency-Key", key)])
+            response = await tenant.http.post("/v1/calls", json=BASIC_CALL, headers=[(b"Idempotency-Key", key)])
             assert response.status_code == 422, key
             assert response.json()["errors"][0]["pointer"] == "Idempotency-Key"
         assert upstream.posts == []

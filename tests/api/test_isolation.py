@@ -7,7 +7,7 @@ from uuid import uuid4
 import pytest
 
 from app.tenants.caller import COMMAND_LINE_CALLER
-from tests.support.callbacks import PUBLIC_URL, call_back, progress
+from tests.support.callbacks import PUBLIC_URL, call_back, status_callback_fields
 from tests.support.clients import http_client
 from tests.support.gateway import Gateway, Tenant, running_gateway, settings_for
 from tests.support.upstream import created, running_upstream
@@ -29,7 +29,7 @@ async def owner_and_other(gateway: Gateway) -> AsyncIterator[tuple[Tenant, Tenan
     async with running_upstream(created()) as upstream:
         owner, other = await gateway.add_tenant(upstream.url), await gateway.add_tenant(upstream.url)
         record = (await owner.create("k", status_callback="https://own.example.com/")).json()
-        await call_back(gateway, owner, record["id"], progress(owner, record, "completed", 3))
+        await call_back(gateway, owner, record["id"], status_callback_fields(owner, record, "completed", 3))
         yield owner, other, record
 
 

@@ -11,7 +11,7 @@ from app.http.key_attempts import FailedAuthenticationLimiter
 from app.settings import SettingsError, load_settings
 from app.tenants.caller import COMMAND_LINE_CALLER
 from tests.support.clients import http_client
-from tests.support.gateway import BASIC, Gateway, Tenant, running_gateway, settings_for
+from tests.support.gateway import BASIC_CALL, Gateway, Tenant, running_gateway, settings_for
 
 ADDRESS = "203.0.113.7"
 PROXIES = [ip_network("10.0.0.0/8"), ip_network("fd00::/8")]
@@ -121,7 +121,7 @@ async def test_after_a_flood_of_wrong_keys_valid_keys_work_and_others_are_told_t
     async with running_gateway(settings_for(database_url, key_attempts=1)) as gateway:
         tenant = await gateway.add_tenant()
         assert (await tenant.http.get("/v1/calls")).status_code == 200
-        wrong = await refused(tenant.http, "POST", "/v1/calls", json=BASIC)
+        wrong = await refused(tenant.http, "POST", "/v1/calls", json=BASIC_CALL)
         assert (wrong.status_code, wrong.json()["type"]) == (429, "urn:callgate:problem:too-many-attempts")
         assert wrong.json()["execution"] == "not_started"
         assert int(wrong.headers["Retry-After"]) == wrong.json()["retry"]["after_s"] > 0

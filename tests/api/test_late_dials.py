@@ -15,8 +15,8 @@ from app.jobs.worker import run_worker
 from app.observability import Metrics
 from app.settings import Settings
 from tests.cli.running import environment, eventually, free_port, is_listening, running
-from tests.support.gateway import BASIC, SECRET_KEY, running_gateway, settings_for
-from tests.support.locks import SESSION_WAITS_FOR_LOCK
+from tests.support.gateway import BASIC_CALL, SECRET_KEY, running_gateway, settings_for
+from tests.support.locks import SESSION_WAITS_FOR_LOCK_SQL
 from tests.support.upstream import created, running_upstream
 
 TIMEOUT_S = 60
@@ -56,7 +56,7 @@ async def held_intents(database_url: str) -> AsyncIterator[asyncpg.Connection]:
 
 async def _until_held(connection: asyncpg.Connection) -> None:
     async with asyncio.timeout(TIMEOUT_S):
-        while not await connection.fetchval(SESSION_WAITS_FOR_LOCK):
+        while not await connection.fetchval(SESSION_WAITS_FOR_LOCK_SQL):
             await asyncio.sleep(0.02)
 
 
@@ -86,7 +86,7 @@ async def test_a_process_suspended_before_the_dial_does_not_dial_when_it_resumes
         stop = asyncio.Event()
         async with httpx.AsyncClient(base_url=url, headers=tenant.http.headers, timeout=TIMEOUT_S) as http:
             async with held_intents(database_url) as gate:
-                creating = asyncio.create_task(http.post("/v1/calls", json=BASIC, headers={"Idempotency-Key": "frozen"}))
+                creating = asyncio.create_task(http.post("/v1/calls", json=BASIC_CALL, headers={"Idempotency-Key": "frozen"}))
                 await _until_held(gate)
                 process.send_signal(signal.SIGSTOP)
             # Not earlier: its first statements could deadlock with the changes to the table.
@@ -127,7 +127,7 @@ async def test_a_call_whose_intent_used_up_the_budget_is_not_sent(database_url: 
             assert upstream.posts == []
             await connection.execute("DROP FUNCTION be_slow() CASCADE")
             async with httpx.AsyncClient(base_url=patient.url, headers=tenant.http.headers, timeout=TIMEOUT_S) as http:
-                again = await http.post("/v1/calls", json=BASIC, headers={"Idempotency-Key": "slow"})
+                again = await http.post("/v1/calls", json=BASIC_CALL, headers={"Idempotency-Key": "slow"})
             assert (again.status_code, again.json()["id"]) == (201, response.json()["call_id"])
             assert len(upstream.posts) == 1
     finally:

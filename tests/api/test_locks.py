@@ -10,7 +10,7 @@ import pytest
 
 from app.database.connection import SESSION_SETTINGS, Connector
 from tests.scheduling.test_pacing import set_pace
-from tests.support.callbacks import PUBLIC_URL, call_back, progress
+from tests.support.callbacks import PUBLIC_URL, call_back, status_callback_fields
 from tests.support.gateway import Gateway, Tenant, running_gateway, settings_for
 from tests.support.upstream import Upstream, created, created_after_release, running_upstream
 
@@ -56,14 +56,16 @@ async def test_a_locked_call_delays_neither_other_creations_nor_their_callbacks(
         creating, stuck_id = await _pending(stuck, slow)
         started = time.monotonic()
         async with _silent_session(database_url, "SELECT FROM call WHERE id = $1 FOR UPDATE", stuck_id):
-            fields = progress(stuck, {"sid": f"CA{uuid4().hex}"}, "ringing", 1)
+            fields = status_callback_fields(stuck, {"sid": f"CA{uuid4().hex}"}, "ringing", 1)
             calling_back = asyncio.create_task(call_back(gateway, stuck, stuck_id, fields))
             slow.released.set()
             await asyncio.sleep(0.2)
             answers = await asyncio.gather(*(other.create() for _ in range(UNRELATED)))
             assert {answer.status_code for answer in answers} == {201}
             for answer in answers[:5]:
-                response = await call_back(gateway, other, answer.json()["id"], progress(other, answer.json(), "ringing", 1))
+                response = await call_back(
+                    gateway, other, answer.json()["id"], status_callback_fields(other, answer.json(), "ringing", 1)
+                )
                 assert response.status_code == 204
             assert not creating.done()
             assert not calling_back.done()

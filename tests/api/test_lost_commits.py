@@ -19,7 +19,7 @@ from uuid_utils.compat import uuid7
 from app.local.postgres import EmbeddedPostgres
 from app.schema import migrate
 from tests.support.clients import metric_value
-from tests.support.gateway import PATIENT, Gateway, Tenant, running_gateway, settings_for
+from tests.support.gateway import LONG_TIMEOUTS, Gateway, Tenant, running_gateway, settings_for
 from tests.support.jobs import running_dialer
 from tests.support.upstream import Behaviour, Upstream, after_release, created_after_release, error, reset, running_upstream
 
@@ -28,7 +28,7 @@ TIMEOUT_S = 30
 
 @pytest.fixture(scope="module")
 async def gateway(database_url: str) -> AsyncIterator[Gateway]:
-    async with running_gateway(settings_for(database_url, **PATIENT)) as running:
+    async with running_gateway(settings_for(database_url, **LONG_TIMEOUTS)) as running:
         yield running
 
 
@@ -72,7 +72,7 @@ async def test_a_crash_loses_no_intent_even_if_synchronous_commit_is_off(crashab
     await connection.execute("SELECT pg_reload_conf()")
     await connection.close()
     async with (
-        running_gateway(settings_for(crashable_postgres.url, **PATIENT)) as gateway,
+        running_gateway(settings_for(crashable_postgres.url, **LONG_TIMEOUTS)) as gateway,
         running_upstream(created_after_release()) as upstream,
     ):
         tenant = await gateway.add_tenant(upstream.url)

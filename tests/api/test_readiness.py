@@ -23,7 +23,7 @@ from app.security.keyring import Keyring
 from app.tenants.administration import TenantAdministration
 from app.tenants.caller import COMMAND_LINE_CALLER
 from tests.support.clients import http_client
-from tests.support.gateway import SECRET_KEY, running_gateway, served, settings_for
+from tests.support.gateway import SECRET_KEY, running_app, running_gateway, settings_for
 from tests.support.tcp import silent_first_host
 from tests.support.upstream import hang, running_upstream
 
@@ -112,7 +112,7 @@ async def test_a_postgres_that_does_not_answer_is_reported_before_a_probe_times_
 async def test_a_process_becomes_ready_if_only_the_first_database_host_does_not_answer(database_url: str) -> None:
     with silent_first_host(database_url) as url:
         # The probes of a worker: no other task of theirs connects to the second host.
-        async with served(probe_app(settings_for(url), Metrics())) as probes:
+        async with running_app(probe_app(settings_for(url), Metrics())) as probes:
             await becomes(probes, 503, unavailable("timeout"))
             await becomes(probes, 200, {"status": "ok"})
 

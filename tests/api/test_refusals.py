@@ -10,11 +10,11 @@ import pytest
 from twilio.rest.api.v2010.account.call import CallList
 
 from app.calls.parameters import CallParameters
-from tests.support.gateway import BASIC, MANY_USER_NAMES, Gateway, Tenant
+from tests.support.gateway import BASIC_CALL, URLS_WITH_MANY_USER_NAMES, Gateway, Tenant
 from tests.support.upstream import Upstream
 
 DATA = Path(__file__).parent.parent / "data" / "twilio_create_call_parameters.json"
-NO_SOURCE = {"to": BASIC["to"], "from": BASIC["from"]}
+NO_SOURCE = {"to": BASIC_CALL["to"], "from": BASIC_CALL["from"]}
 
 
 async def _nothing_happened(tenant: Tenant, upstream: Upstream) -> None:
@@ -26,76 +26,76 @@ FAULTS: dict[str, tuple[dict[str, Any], set[str]]] = {
     "nothing at all": ({}, {"/to", "/from", "/url"}),
     "no from": ({"to": "sip:kate@example.com", "url": "http://e.example/"}, {"/from"}),
     "no url, twiml or application_sid": (NO_SOURCE, {"/url"}),
-    "unknown members, by name": (BASIC | {"if_machine": "Hangup", "a/b~c": 1}, {"/if_machine", "/a~1b~0c"}),
-    "unknown members with pydantic's names": (BASIC | {"bool": 1, "literal[x]": 1}, {"/bool", "/literal[x]"}),
-    "client with an escaped NUL": (BASIC | {"to": "client:a%00b", "from": "client:jack"}, {"/to"}),
-    "client with an escaped NUL in an escape": (BASIC | {"to": "client:a%2500b", "from": "client:jack"}, {"/to"}),
-    "client as the caller with an escaped line end": (BASIC | {"to": "client:kate", "from": "client:a%0Ab"}, {"/from"}),
-    "SIP address with a NUL in escapes of escapes": (BASIC | {"to": "sip:kate%25%2530%2530@example.com"}, {"/to"}),
-    "number as text": (BASIC | {"timeout": "60"}, {"/timeout"}),
-    "boolean as number": (BASIC | {"record": 1}, {"/record"}),
-    "timeout too long": (BASIC | {"timeout": 601}, {"/timeout"}),
-    "timeout zero": (BASIC | {"timeout": 0}, {"/timeout"}),
+    "unknown members, by name": (BASIC_CALL | {"if_machine": "Hangup", "a/b~c": 1}, {"/if_machine", "/a~1b~0c"}),
+    "unknown members with pydantic's names": (BASIC_CALL | {"bool": 1, "literal[x]": 1}, {"/bool", "/literal[x]"}),
+    "client with an escaped NUL": (BASIC_CALL | {"to": "client:a%00b", "from": "client:jack"}, {"/to"}),
+    "client with an escaped NUL in an escape": (BASIC_CALL | {"to": "client:a%2500b", "from": "client:jack"}, {"/to"}),
+    "client as the caller with an escaped line end": (BASIC_CALL | {"to": "client:kate", "from": "client:a%0Ab"}, {"/from"}),
+    "SIP address with a NUL in escapes of escapes": (BASIC_CALL | {"to": "sip:kate%25%2530%2530@example.com"}, {"/to"}),
+    "number as text": (BASIC_CALL | {"timeout": "60"}, {"/timeout"}),
+    "boolean as number": (BASIC_CALL | {"record": 1}, {"/record"}),
+    "timeout too long": (BASIC_CALL | {"timeout": 601}, {"/timeout"}),
+    "timeout zero": (BASIC_CALL | {"timeout": 0}, {"/timeout"}),
     "twiml too long": (NO_SOURCE | {"twiml": "x" * 4001}, {"/twiml"}),
     "twiml empty": (NO_SOURCE | {"twiml": ""}, {"/twiml"}),
-    "url not absolute": (BASIC | {"url": "/sipdial.xml"}, {"/url"}),
-    "url of another scheme": (BASIC | {"url": "ftp://e.example/"}, {"/url"}),
-    "url with a line break": (BASIC | {"url": "http://e.example/\r\nHost: x"}, {"/url"}),
-    "callback host with an underscore": (BASIC | {"status_callback": "https://a_b.example/"}, {"/status_callback"}),
-    "method PUT": (BASIC | {"method": "PUT"}, {"/method"}),
-    "unknown event": (BASIC | {"status_callback_event": ["ringing", "sung"]}, {"/status_callback_event/1"}),
-    "event named twice": (BASIC | {"status_callback_event": ["ringing", "ringing"]}, {"/status_callback_event"}),
-    "many wrong events": (BASIC | {"status_callback_event": [0] * 20_000}, {"/status_callback_event"}),
+    "url not absolute": (BASIC_CALL | {"url": "/sipdial.xml"}, {"/url"}),
+    "url of another scheme": (BASIC_CALL | {"url": "ftp://e.example/"}, {"/url"}),
+    "url with a line break": (BASIC_CALL | {"url": "http://e.example/\r\nHost: x"}, {"/url"}),
+    "callback host with an underscore": (BASIC_CALL | {"status_callback": "https://a_b.example/"}, {"/status_callback"}),
+    "method PUT": (BASIC_CALL | {"method": "PUT"}, {"/method"}),
+    "unknown event": (BASIC_CALL | {"status_callback_event": ["ringing", "sung"]}, {"/status_callback_event/1"}),
+    "event named twice": (BASIC_CALL | {"status_callback_event": ["ringing", "ringing"]}, {"/status_callback_event"}),
+    "many wrong events": (BASIC_CALL | {"status_callback_event": [0] * 20_000}, {"/status_callback_event"}),
     "many URLs with user names": (
-        BASIC | {"url": "https://example.com/?" + "&".join(f"a=https://u{number}@b" for number in range(30))},
+        BASIC_CALL | {"url": "https://example.com/?" + "&".join(f"a=https://u{number}@b" for number in range(30))},
         {"/url"},
     ),
     "many URLs with user names in several texts": (
-        BASIC | MANY_USER_NAMES,
+        BASIC_CALL | URLS_WITH_MANY_USER_NAMES,
         {""},
     ),
-    "events as text": (BASIC | {"status_callback_event": "ringing completed"}, {"/status_callback_event"}),
-    "invalid digits": (BASIC | {"send_digits": "12x"}, {"/send_digits"}),
-    "digits and a line break": (BASIC | {"send_digits": "12\n"}, {"/send_digits"}),
-    "too many digits": (BASIC | {"send_digits": "1" * 33}, {"/send_digits"}),
+    "events as text": (BASIC_CALL | {"status_callback_event": "ringing completed"}, {"/status_callback_event"}),
+    "invalid digits": (BASIC_CALL | {"send_digits": "12x"}, {"/send_digits"}),
+    "digits and a line break": (BASIC_CALL | {"send_digits": "12\n"}, {"/send_digits"}),
+    "too many digits": (BASIC_CALL | {"send_digits": "1" * 33}, {"/send_digits"}),
     "application_sid of another kind": (NO_SOURCE | {"application_sid": "AC" + "0" * 32}, {"/application_sid"}),
-    "byoc of another kind": (BASIC | {"byoc": "XX"}, {"/byoc"}),
-    "channels": (BASIC | {"recording_channels": "stereo"}, {"/recording_channels"}),
-    "trim": (BASIC | {"trim": "yes"}, {"/trim"}),
-    "machine_detection": (BASIC | {"machine_detection": "enable"}, {"/machine_detection"}),
+    "byoc of another kind": (BASIC_CALL | {"byoc": "XX"}, {"/byoc"}),
+    "channels": (BASIC_CALL | {"recording_channels": "stereo"}, {"/recording_channels"}),
+    "trim": (BASIC_CALL | {"trim": "yes"}, {"/trim"}),
+    "machine_detection": (BASIC_CALL | {"machine_detection": "enable"}, {"/machine_detection"}),
     "speech threshold": (
-        BASIC | {"machine_detection_speech_threshold": 999, "machine_detection_speech_end_threshold": 5001},
+        BASIC_CALL | {"machine_detection_speech_threshold": 999, "machine_detection_speech_end_threshold": 5001},
         {"/machine_detection_speech_threshold", "/machine_detection_speech_end_threshold"},
     ),
-    "six passports": (BASIC | {"passports": "a,b,c,d,e,f"}, {"/passports"}),
-    "async_amd": (BASIC | {"async_amd": "yes"}, {"/async_amd"}),
-    "NUL in a text": (BASIC | {"call_reason": "a\0b"}, {"/call_reason"}),
-    "SIP URI without a host": (BASIC | {"to": "sip:kate@"}, {"/to"}),
-    "SIP URI with a space": (BASIC | {"to": "sip:ka te@example.com"}, {"/to"}),
-    "SIP URI with a line break": (BASIC | {"to": "sip:kate@example.com\r\nX: y"}, {"/to"}),
-    "SIP URI with an escaped line break": (BASIC | {"to": "sip:kate@example.com?X-a=b%0d%0aEvil:%20c"}, {"/to"}),
-    "SIP URI of 255 characters": (BASIC | {"to": "sip:" + "k" * 239 + "@example.com"}, {"/to"}),
-    "SIP headers of 1024 characters": (BASIC | {"to": "sip:kate@example.com?X-a=" + "b" * 1020}, {"/to"}),
-    "SIP transport sctp": (BASIC | {"to": "sip:kate@example.com;transport=sctp"}, {"/to"}),
-    "SIP secure=yes": (BASIC | {"to": "sip:kate@example.com;secure=yes"}, {"/to"}),
-    "from with a space, for SIP": (BASIC | {"from": "Jack B"}, {"/from"}),
-    "SIP user without password": (BASIC | {"sip_auth_username": "jack"}, {"/sip_auth_password"}),
+    "six passports": (BASIC_CALL | {"passports": "a,b,c,d,e,f"}, {"/passports"}),
+    "async_amd": (BASIC_CALL | {"async_amd": "yes"}, {"/async_amd"}),
+    "NUL in a text": (BASIC_CALL | {"call_reason": "a\0b"}, {"/call_reason"}),
+    "SIP URI without a host": (BASIC_CALL | {"to": "sip:kate@"}, {"/to"}),
+    "SIP URI with a space": (BASIC_CALL | {"to": "sip:ka te@example.com"}, {"/to"}),
+    "SIP URI with a line break": (BASIC_CALL | {"to": "sip:kate@example.com\r\nX: y"}, {"/to"}),
+    "SIP URI with an escaped line break": (BASIC_CALL | {"to": "sip:kate@example.com?X-a=b%0d%0aEvil:%20c"}, {"/to"}),
+    "SIP URI of 255 characters": (BASIC_CALL | {"to": "sip:" + "k" * 239 + "@example.com"}, {"/to"}),
+    "SIP headers of 1024 characters": (BASIC_CALL | {"to": "sip:kate@example.com?X-a=" + "b" * 1020}, {"/to"}),
+    "SIP transport sctp": (BASIC_CALL | {"to": "sip:kate@example.com;transport=sctp"}, {"/to"}),
+    "SIP secure=yes": (BASIC_CALL | {"to": "sip:kate@example.com;secure=yes"}, {"/to"}),
+    "from with a space, for SIP": (BASIC_CALL | {"from": "Jack B"}, {"/from"}),
+    "SIP user without password": (BASIC_CALL | {"sip_auth_username": "jack"}, {"/sip_auth_password"}),
     "SIP user too long": (
-        BASIC | {"sip_auth_username": "j" * 256, "sip_auth_password": "p" * 256},
+        BASIC_CALL | {"sip_auth_username": "j" * 256, "sip_auth_password": "p" * 256},
         {"/sip_auth_username", "/sip_auth_password"},
     ),
     "SIP credential and SIP user": (
-        BASIC | {"sip_credential": "pbx", "sip_auth_username": "jack", "sip_auth_password": "p"},
+        BASIC_CALL | {"sip_credential": "pbx", "sip_auth_username": "jack", "sip_auth_password": "p"},
         {"/sip_credential"},
     ),
-    "unknown SIP credential": (BASIC | {"sip_credential": "pbx"}, {"/sip_credential"}),
-    "from too long": (BASIC | {"from": "J" * 256}, {"/from"}),
-    "NUL in a secret": (BASIC | {"call_token": "a\0b"}, {"/call_token"}),
-    "to of no known form": (BASIC | {"to": "kate"}, {"/to"}),
-    "to as a number": (BASIC | {"to": 14155550100}, {"/to"}),
-    "phone number with spaces": (BASIC | {"to": "+1 415 555 0100"}, {"/to"}),
-    "from that cannot call a phone": (BASIC | {"to": "+14155550100", "from": "Jack"}, {"/from"}),
-    "account_sid of another kind": (BASIC | {"account_sid": "AC1"}, {"/account_sid"}),
+    "unknown SIP credential": (BASIC_CALL | {"sip_credential": "pbx"}, {"/sip_credential"}),
+    "from too long": (BASIC_CALL | {"from": "J" * 256}, {"/from"}),
+    "NUL in a secret": (BASIC_CALL | {"call_token": "a\0b"}, {"/call_token"}),
+    "to of no known form": (BASIC_CALL | {"to": "kate"}, {"/to"}),
+    "to as a number": (BASIC_CALL | {"to": 14155550100}, {"/to"}),
+    "phone number with spaces": (BASIC_CALL | {"to": "+1 415 555 0100"}, {"/to"}),
+    "from that cannot call a phone": (BASIC_CALL | {"to": "+14155550100", "from": "Jack"}, {"/from"}),
+    "account_sid of another kind": (BASIC_CALL | {"account_sid": "AC1"}, {"/account_sid"}),
     "many faults at once": (
         {"to": "sip:kate@", "from": "Jack B", "timeout": 0, "colour": "red"},
         {"/to", "/from", "/timeout", "/colour", "/url"},
@@ -214,9 +214,9 @@ async def test_unknown_paths_and_methods_get_a_problem(tenant: Tenant) -> None:
 
 async def test_a_path_that_ends_in_a_line_break_is_not_found(tenant: Tenant, upstream: Upstream) -> None:
     """Expects a 404. The router's `$` would match the path, but other checks would not see that it is a creation."""
-    form = {"To": BASIC["to"], "From": BASIC["from"], "Url": BASIC["url"]}
+    form = {"To": BASIC_CALL["to"], "From": BASIC_CALL["from"], "Url": BASIC_CALL["url"]}
     for response in (
-        await tenant.http.post("/v1/calls%0A", json=BASIC),
+        await tenant.http.post("/v1/calls%0A", json=BASIC_CALL),
         await tenant.http.post(f"/2010-04-01/Accounts/{tenant.account_sid}/Calls.json%0A", data=form),
     ):
         assert response.status_code == 404
@@ -321,12 +321,12 @@ def test_the_documented_parameters_are_those_of_twilios_openapi() -> None:
 
 
 async def test_query_parameters_of_a_creation_are_refused_and_not_sent(tenant: Tenant, upstream: Upstream) -> None:
-    response = await tenant.http.post("/v1/calls?ring_by=2026-12-24T18:00:00Z&timeout=30&timeout=60", json=BASIC)
+    response = await tenant.http.post("/v1/calls?ring_by=2026-12-24T18:00:00Z&timeout=30&timeout=60", json=BASIC_CALL)
     faults = [(fault["pointer"], fault["code"]) for fault in response.json()["errors"]]
     assert (response.status_code, faults) == (422, [("?ring_by", "unknown_parameter"), ("?timeout", "unknown_parameter")])
     assert (response.json()["execution"], response.json()["retry"]["safe"]) == ("not_started", True)
     await _nothing_happened(tenant, upstream)
-    assert (await tenant.http.post("/v1/calls?", json=BASIC)).status_code == 201
+    assert (await tenant.http.post("/v1/calls?", json=BASIC_CALL)).status_code == 201
 
 
 @pytest.mark.parametrize(
@@ -369,7 +369,9 @@ async def test_changes_that_are_not_idempotent_refuse_a_key(
 
 
 async def test_a_key_given_twice_is_refused(tenant: Tenant, upstream: Upstream) -> None:
-    response = await tenant.http.post("/v1/calls", json=BASIC, headers=[("Idempotency-Key", "a"), ("Idempotency-Key", "b")])
+    response = await tenant.http.post(
+        "/v1/calls", json=BASIC_CALL, headers=[("Idempotency-Key", "a"), ("Idempotency-Key", "b")]
+    )
     assert (response.status_code, response.json()["errors"][0]["code"]) == (422, "repeated")
     await _nothing_happened(tenant, upstream)
 

@@ -9,7 +9,7 @@ import pytest
 
 from app.local.postgres import EmbeddedPostgres
 from app.schema import migrate
-from tests.support.callbacks import PUBLIC_URL, call_back, progress
+from tests.support.callbacks import PUBLIC_URL, call_back, status_callback_fields
 from tests.support.gateway import running_gateway, settings_for
 from tests.support.upstream import after, created, error, running_upstream
 
@@ -24,7 +24,7 @@ async def test_a_call_that_a_callback_has_settled_is_not_sent_again(database_url
 
     async def called_back() -> None:
         (call,) = (await tenant.http.get("/v1/calls")).json()["calls"]
-        fields = progress(tenant, {"sid": sid}, "ringing", 1)
+        fields = status_callback_fields(tenant, {"sid": sid}, "ringing", 1)
         assert (await call_back(gateway, tenant, call["id"], fields)).status_code == 204
 
     async with (

@@ -21,7 +21,7 @@ from app.tenants.scopes import ALL_SCOPES, Scope
 from simulator.config import SimulatorConfig
 from simulator.main import create_app as create_simulator
 from tests.support.clients import http_client
-from tests.support.gateway import BASIC, Gateway, Tenant, served
+from tests.support.gateway import BASIC_CALL, Gateway, Tenant, running_app
 
 # The columns `call`, `read` and `admin` are keys of the call's tenant with this scope alone. `other` is another tenant's
 # key, and `operator` an operator's; both have all scopes. `viewer` is an operator's key with `read` alone. In the cells,
@@ -221,9 +221,9 @@ PATH_PARAMETERS = {
 }
 FILES = {"/static-offline-docs": "/static-offline-docs/swagger-ui.css"}
 BODIES: dict[str, Any] = {
-    "POST /v1/calls": BASIC,
+    "POST /v1/calls": BASIC_CALL,
     "PATCH /v1/calls/{id_or_sid}": {"status": "completed"},
-    "POST /v1/sip-uris": {"uri": BASIC["to"]},
+    "POST /v1/sip-uris": {"uri": BASIC_CALL["to"]},
     "POST /v1/deliveries/replay": {"since": "2026-01-01T00:00:00Z"},
     "PUT /v1/queues/{name}": {},
     "POST /v1/admin/tenants": {"id": "matrix", "name": "Matrix"},
@@ -237,7 +237,7 @@ BODIES: dict[str, Any] = {
     "POST /v1/admin/tenants/{tenant_id}/workloads": {"namespace": "a", "service_account": "b", "issuer": "https://c"},
 }
 FORMS: dict[str, dict[str, str]] = {
-    path: {"To": BASIC["to"], "From": BASIC["from"], "Url": BASIC["url"]}
+    path: {"To": BASIC_CALL["to"], "From": BASIC_CALL["from"], "Url": BASIC_CALL["url"]}
     for path in (f"POST {TWILIO}/Calls", f"POST {TWILIO}/Calls.json")
 } | {
     "POST /console/deliveries/{tenant_id}/replay": {"since": "2026-01-01T00:00"},
@@ -264,7 +264,7 @@ def expected() -> dict[str, list[str]]:
 @pytest.fixture
 async def keys(gateway: Gateway) -> AsyncIterator[tuple[Tenant, dict[str, str | None]]]:
     """Yields a tenant whose calls go to the simulator, and the API key of each column of TABLE."""
-    async with served(create_simulator(SimulatorConfig(open_mode=True))) as simulator_url:
+    async with running_app(create_simulator(SimulatorConfig(open_mode=True))) as simulator_url:
         own, other = await gateway.add_tenant(simulator_url), await gateway.add_tenant(simulator_url)
 
         async def key(tenant_id: str | None, *scopes: Scope) -> str:

@@ -22,10 +22,10 @@ from app.jobs.deliver import DeliverySender
 from app.observability import Metrics
 from app.security.keyring import Keyring
 from app.tenants.delivery_signing import SigningSettingsCache
-from tests.support.callbacks import PUBLIC_URL, call_back, progress
+from tests.support.callbacks import PUBLIC_URL, call_back, status_callback_fields
 from tests.support.gateway import Gateway, running_gateway, settings_for
 from tests.support.logs import logging_to
-from tests.support.tracing import memory
+from tests.support.tracing import in_memory_tracing
 from tests.support.upstream import Behaviour, Upstream, answer, call_resource, created, error, hang, reset, running_upstream
 
 SIP_PASSWORD = "pl4nted-s1p-p4ssw0rd"
@@ -74,7 +74,7 @@ class InstrumentedGateway:
 @asynccontextmanager
 async def instrumented(database_url: str, **values: Any) -> AsyncIterator[InstrumentedGateway]:
     log = io.StringIO()
-    tracing, spans = memory()
+    tracing, spans = in_memory_tracing()
     settings = settings_for(database_url, log_level="DEBUG", public_url=PUBLIC_URL, delivery_allow="127.0.0.0/8", **values)
     with logging_to(log):
         async with running_gateway(settings, tracing=tracing) as gateway:
@@ -255,7 +255,9 @@ async def test_the_signing_secret_of_deliveries_is_shown_only_once(watched: Inst
         tenant = await gateway.add_tenant(upstream.url)
         secrets = [await gateway.tenants.renew_callback_secret(tenant.id)]
         record = (await tenant.create(status_callback=f"{upstream.url}/kate.private")).json()
-        await call_back(gateway, tenant, record["id"], progress(tenant, record, "completed", 3, To="sip:kate.private@x.org"))
+        await call_back(
+            gateway, tenant, record["id"], status_callback_fields(tenant, record, "completed", 3, To="sip:kate.private@x.org")
+        )
         deliverer = DeliverySender(gateway.database, signing, sender, Metrics())
         for callback_format in ("twilio", "json"):
             await gateway.tenants.configure_callbacks(tenant.id, callback_format=callback_format)

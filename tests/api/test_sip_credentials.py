@@ -13,7 +13,7 @@ from app.key_rotation import KeyRotation
 from app.security.keyring import Keyring
 from app.tenants.directory import TenantDirectory
 from app.tenants.errors import OperatorError, ResourceExists
-from tests.support.gateway import BASIC, Gateway, Tenant, running_gateway, settings_for
+from tests.support.gateway import BASIC_CALL, Gateway, Tenant, running_gateway, settings_for
 from tests.support.upstream import Upstream, created, error, running_upstream
 
 
@@ -36,7 +36,7 @@ async def test_a_creation_sends_what_is_stored_and_its_record_shows_the_name_onl
         assert sip_auth_of(upstream) == ("berlin-user", "first")
         assert "SipCredential" not in dict(upstream.posts[-1].form)
         record = (await tenant.http.get(response.headers["Location"])).json()
-        assert record["parameters"] == BASIC | {"sip_credential": "pbx-berlin"}
+        assert record["parameters"] == BASIC_CALL | {"sip_credential": "pbx-berlin"}
         assert record["warnings"] == []
         assert "berlin-user" not in response.text
         await tenant.create()
@@ -82,7 +82,7 @@ async def test_twilios_own_paths_refuse_the_name(gateway: Gateway) -> None:
     async with running_upstream(created()) as upstream:
         tenant = await gateway.add_tenant(upstream.url)
         await store(gateway, tenant)
-        form = {"To": BASIC["to"], "From": "Jack", "Url": BASIC["url"], "SipCredential": "pbx-berlin"}
+        form = {"To": BASIC_CALL["to"], "From": "Jack", "Url": BASIC_CALL["url"], "SipCredential": "pbx-berlin"}
         url = f"/2010-04-01/Accounts/{tenant.account_sid}/Calls.json"
         response = await tenant.http.post(url, data=form, auth=(tenant.account_sid, tenant.key))
         assert response.status_code == 400
@@ -137,7 +137,7 @@ async def test_a_replaced_or_deleted_credential_takes_effect_in_every_replica(ga
         async def until(url: str, status: int, password: str | None) -> None:
             async with asyncio.timeout(60):
                 while True:
-                    response = await tenant.http.post(f"{url}/v1/calls", json=BASIC | {"sip_credential": "pbx-berlin"})
+                    response = await tenant.http.post(f"{url}/v1/calls", json=BASIC_CALL | {"sip_credential": "pbx-berlin"})
                     if response.status_code == status and (password is None or sip_auth_of(upstream)[1] == password):
                         return
 

@@ -19,7 +19,7 @@ from app.observability import Metrics
 from simulator.config import SimulatorConfig
 from simulator.limits import Limits
 from simulator.main import create_app as create_simulator
-from tests.support.gateway import running_gateway, served, settings_for
+from tests.support.gateway import running_app, running_gateway, settings_for
 from tests.support.logs import logging_to
 
 COUNTER = "callgate_twilio_queued_total"
@@ -40,7 +40,7 @@ def warnings(log: io.StringIO) -> list[dict[str, Any]]:
 async def test_calls_that_twilio_queues_are_counted_and_warned_of(database_url: str, log: io.StringIO) -> None:
     midnight = datetime(2026, 11, 29, tzinfo=UTC)
     config = SimulatorConfig(open_mode=True, clock=lambda: midnight, limits=Limits(calls_per_second=1))
-    async with served(create_simulator(config)) as url, running_gateway(settings_for(database_url)) as gateway:
+    async with running_app(create_simulator(config)) as url, running_gateway(settings_for(database_url)) as gateway:
         tenant = await gateway.add_tenant(url)
         records = [(await tenant.create()).raise_for_status().json() for _ in range(3)]
         metrics = (await tenant.http.get("/metrics")).text
@@ -56,7 +56,7 @@ async def test_an_account_pauses_while_twilio_queues_its_calls(database_url: str
     midnight = datetime(2026, 11, 29, tzinfo=UTC)
     config = SimulatorConfig(open_mode=True, clock=lambda: midnight, limits=Limits(calls_per_second=0.01))
     settings = settings_for(database_url, slow_when_queued=slow_when_queued)
-    async with served(create_simulator(config)) as url, running_gateway(settings) as gateway:
+    async with running_app(create_simulator(config)) as url, running_gateway(settings) as gateway:
         tenant = await gateway.add_tenant(url)
         pace = "INSERT INTO pace (subject_id, calls_per_second, burst) SELECT id, 1000, 1000 FROM twilio_account"
         await gateway.database.fetch(f"{pace} WHERE tenant_id = $1", tenant.id)

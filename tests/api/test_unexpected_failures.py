@@ -9,7 +9,7 @@ from sqlalchemy import make_url
 
 from app.calls.parameters import CallParameters
 from app.twilio.schemas import form_field_name
-from tests.support.gateway import BASIC, Gateway, Tenant, running_gateway, settings_for
+from tests.support.gateway import BASIC_CALL, Gateway, Tenant, running_gateway, settings_for
 from tests.support.refusals import refused_by_postgres
 from tests.support.upstream import answer, call_resource, created, error, running_upstream
 
@@ -39,7 +39,7 @@ async def test_any_value_of_a_parameter_is_either_refused_or_sent(gateway: Gatew
         sent = 0
         for value in VALUES:
             # As content, because httpx cannot encode a lone surrogate.
-            content = json.dumps(BASIC | {name: value})
+            content = json.dumps(BASIC_CALL | {name: value})
             response = await tenant.http.post("/v1/calls", content=content, headers={"Content-Type": "application/json"})
             assert response.status_code in (201, 422), (value, response.text)
             sent += response.status_code == 201
@@ -53,7 +53,7 @@ async def test_any_value_in_a_form_is_either_refused_or_sent(gateway: Gateway) -
         sent = 0
         for name in PARAMETERS:
             for text in TEXTS:
-                form = {form_field_name(key): value for key, value in BASIC.items()} | {form_field_name(name): text}
+                form = {form_field_name(key): value for key, value in BASIC_CALL.items()} | {form_field_name(name): text}
                 response = await tenant.http.post(path, data=form)
                 assert response.status_code in (201, 400), (name, text, response.text)
                 sent += response.status_code == 201
@@ -79,7 +79,7 @@ async def test_any_resource_that_twilio_returns_is_stored_and_shown(gateway: Gat
         assert (await tenant.http.get(f"/v1/calls/{response.json()['id']}")).status_code == 200
     async with running_upstream(answer(201, call_resource() | fields)) as upstream:
         tenant = await gateway.add_tenant(upstream.url)
-        form = {form_field_name(key): value for key, value in BASIC.items()}
+        form = {form_field_name(key): value for key, value in BASIC_CALL.items()}
         path = f"/2010-04-01/Accounts/{tenant.account_sid}/Calls.json"
         assert (await tenant.http.post(path, data=form)).status_code == 201
 
@@ -128,6 +128,6 @@ async def test_an_outcome_that_cannot_be_written_is_reported_as_unknown_by_both_
         response = await tenant.create()
         assert (response.status_code, response.json()["execution"]) == (202, "unknown")
         path = f"/2010-04-01/Accounts/{tenant.account_sid}/Calls.json"
-        response = await tenant.http.post(path, data={form_field_name(key): value for key, value in BASIC.items()})
+        response = await tenant.http.post(path, data={form_field_name(key): value for key, value in BASIC_CALL.items()})
         assert response.status_code == 409
         assert len(upstream.posts) == 2

@@ -29,7 +29,7 @@ from app.observability import Metrics
 from app.scheduling.models import NO_QUEUE
 from app.scheduling.schedule import Schedule
 from app.services import Services, services
-from tests.support.gateway import BASIC, PATIENT, Gateway, Tenant, running_gateway, settings_for
+from tests.support.gateway import BASIC_CALL, LONG_TIMEOUTS, Gateway, Tenant, running_gateway, settings_for
 from tests.support.jobs import dial_all, make_dialer, running_dialer, running_resolver
 from tests.support.tcp import HoldingProxy, running_proxy
 from tests.support.upstream import created, created_after_release, error, running_upstream
@@ -91,8 +91,8 @@ async def test_an_intent_that_is_committed_late_conflicts_with_its_withdrawal(da
         assert (refused.status_code, refused.json()["execution"]) == (503, "not_started")
         assert refused.json()["retry"]["same_key"] is True
         await _until_recorded(tenant, "not_started")
-        assert proxy.holds
-        await proxy.deliver()
+        assert proxy.has_held_data
+        await proxy.deliver_held()
         assert [execution for execution, _ in await _records(tenant)] == ["not_started"]
         again = await tenant.create("lands-late")
         assert (again.status_code, again.json()["execution"]) == (201, "started")
@@ -110,7 +110,7 @@ async def test_an_intent_without_a_key_that_is_committed_late_conflicts_too(data
         proxy.hold(b"sip:keyless@example.com")
         assert (await tenant.create(to="sip:keyless@example.com")).status_code == 503
         await _until_recorded(tenant, "not_started")
-        await proxy.deliver()
+        await proxy.deliver_held()
         assert await _records(tenant) == [("not_started", "sip:keyless@example.com")]
         assert upstream.posts == []
 
@@ -120,7 +120,7 @@ async def test_an_intent_that_is_committed_before_its_withdrawal_is_settled_by_i
         tenant = await gateway.add_tenant(upstream.url)
         proxy.hold(b"lands-first")
         assert (await tenant.create("lands-first")).status_code == 503
-        await proxy.deliver()
+        await proxy.deliver_held()
         await _until_recorded(tenant, "not_started")
         assert (await tenant.create("lands-first")).status_code == 201
         assert len(upstream.posts) == 1
@@ -133,7 +133,7 @@ async def test_an_immediate_repetition_succeeds_and_is_not_disturbed_by_the_late
         assert (await tenant.create("at-once")).status_code == 503
         again = await tenant.create("at-once")
         assert again.status_code == 201
-        await proxy.deliver()
+        await proxy.deliver_held()
         await asyncio.sleep(1)  # enough time for the withdrawal
         assert [execution for execution, _ in await _records(tenant)] == ["started"]
         assert (await tenant.create("at-once")).json()["id"] == again.json()["id"]
@@ -147,9 +147,9 @@ async def test_the_end_of_a_withdrawn_intent_is_delivered(database_url: str, lan
         proxy.hold(b"sip:withdrawn@example.com")
         assert (await tenant.create(to="sip:withdrawn@example.com", **OWN)).status_code == 503
         if lands:
-            await proxy.deliver()
+            await proxy.deliver_held()
         await _until_recorded(tenant, "not_started")
-        await proxy.deliver()
+        await proxy.deliver_held()
         (call,) = (await tenant.http.get("/v1/calls")).json()["calls"]
         (delivery,) = (await tenant.http.get(f"/v1/calls/{call['id']}/deliveries")).json()["deliveries"]
     reported = delivery["event"], delivery["fields"]["CallgateExecution"], delivery["fields"]["CallgateProblem"]
@@ -166,11 +166,11 @@ async def test_a_reopening_with_an_unknown_commit_leaves_its_key_usable(database
         call_id = (await tenant.create("reopened")).json()["call_id"]
         proxy.hold(b"COMMIT", passing=1)  # the first commit is that of the search for the key
         assert (await tenant.create("reopened")).json()["type"] == "urn:callgate:problem:database-unavailable"
-        assert proxy.holds
+        assert proxy.has_held_data
         if lands:
-            await proxy.deliver()
+            await proxy.deliver_held()
         else:
-            await proxy.drop()
+            await proxy.drop_held()
         await _until_recorded(tenant, "not_started")
         again = await tenant.create("reopened")
         assert (again.status_code, again.json()["id"]) == (201, call_id)
@@ -181,13 +181,13 @@ async def test_a_reopening_with_an_unknown_commit_does_not_withdraw_the_next_att
     """Covers two requests that both make the second attempt with the same key. Only the committed attempt counts."""
     async with (
         running_upstream(error(401, 20003), created_after_release()) as upstream,
-        gateway_behind_proxy(database_url, **PATIENT) as (gateway, proxy),
+        gateway_behind_proxy(database_url, **LONG_TIMEOUTS) as (gateway, proxy),
     ):
         tenant = await gateway.add_tenant(upstream.url)
         call_id = (await tenant.create("k")).json()["call_id"]
         proxy.hold(b"COMMIT", passing=1)
         assert (await tenant.create("k")).status_code == 503
-        await proxy.drop()
+        await proxy.drop_held()
         creating = asyncio.create_task(tenant.create("k"))
         async with asyncio.timeout(TIMEOUT_S):
             while len(upstream.posts) < 2:
@@ -252,7 +252,7 @@ async def test_creations_refused_by_a_read_only_postgres_are_not_retried(
 async def test_outcomes_that_wait_for_postgres_are_retried_together_with_growing_delays(
     database_url: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    settings = settings_for(database_url, **PATIENT)
+    settings = settings_for(database_url, **LONG_TIMEOUTS)
     async with running_gateway(settings) as gateway, running_upstream(created_after_release()) as upstream:
         tenant = await gateway.add_tenant(upstream.url)
         creating = [asyncio.create_task(tenant.create()) for _ in range(12)]
@@ -363,10 +363,10 @@ async def test_a_call_whose_grant_has_an_unknown_commit_waits_again_and_rings_on
         proxy.hold(b"COMMIT")
         with pytest.raises(DatabaseUnavailable):
             await dialer.step()
-        assert proxy.holds
-        await (proxy.deliver() if lands else proxy.drop())
+        assert proxy.has_held_data
+        await (proxy.deliver_held() if lands else proxy.drop_held())
         async with asyncio.timeout(TIMEOUT_S):
-            while await _records(tenant) != [("started", BASIC["to"])]:
+            while await _records(tenant) != [("started", BASIC_CALL["to"])]:
                 await dialer.step()
                 await dialer.drain()
                 await asyncio.sleep(0.05)
@@ -396,7 +396,7 @@ async def test_a_grant_with_an_unknown_commit_does_not_put_back_the_grant_of_ano
         proxy.hold(b"COMMIT")
         with pytest.raises(DatabaseUnavailable):
             await grant_calls(worker["database"], account_id, limit=1, put_back=in_doubt.append)
-        await proxy.drop()
+        await proxy.drop_held()
         (first,), second = in_doubt, await _grant(gateway, account_id)
         assert (first.call.id, first.call.attempt) == (second.call.id, second.call.attempt)
         for grant, before, after in [(first, "pending", "pending"), (second, "unknown", "scheduled")]:
@@ -423,7 +423,7 @@ async def test_a_scheduled_intent_with_an_unknown_commit_is_written_and_dialled_
     async with (
         running_upstream(created()) as upstream,
         gateway_behind_proxy(database_url) as (gateway, proxy),
-        running_dialer(gateway, database_url=SecretStr(database_url), **PATIENT) as dialer,
+        running_dialer(gateway, database_url=SecretStr(database_url), **LONG_TIMEOUTS) as dialer,
     ):
         tenant = await gateway.add_tenant(upstream.url)
         (await tenant.http.put("/v1/queues/reminders", json={})).raise_for_status()
@@ -431,11 +431,11 @@ async def test_a_scheduled_intent_with_an_unknown_commit_is_written_and_dialled_
         response = await tenant.create(key, to=to, queue="reminders")
         assert (response.status_code, response.json()["execution"]) == (202, "unknown")
         if lands == "at once":
-            await proxy.deliver()
+            await proxy.deliver_held()
         elif lands == "never":
-            await proxy.drop()
+            await proxy.drop_held()
         await _until_recorded(tenant, "scheduled")
-        await proxy.deliver()
+        await proxy.deliver_held()
         ((queue_id, waiting_in),) = await _queue_ids(gateway, tenant)
         assert queue_id == waiting_in
         if key:
@@ -452,19 +452,19 @@ async def test_a_scheduled_intent_that_is_written_again_while_it_is_dialled_ring
     async with (
         running_upstream(created_after_release()) as upstream,
         gateway_behind_proxy(database_url) as (gateway, proxy),
-        running_dialer(gateway, database_url=SecretStr(database_url), **PATIENT) as dialer,
+        running_dialer(gateway, database_url=SecretStr(database_url), **LONG_TIMEOUTS) as dialer,
     ):
         tenant = await gateway.add_tenant(upstream.url)
         proxy.hold(b"dialled-in-doubt")
         assert (await tenant.create("dialled-in-doubt", priority="normal")).json()["execution"] == "unknown"
-        await proxy.deliver()
+        await proxy.deliver_held()
         await dialer.step()
         await upstream.wait_for_post()
         await asyncio.sleep(1)  # enough time for the repetition
-        assert await _records(tenant) == [("pending", BASIC["to"])]
+        assert await _records(tenant) == [("pending", BASIC_CALL["to"])]
         upstream.released.set()
         await dial_all(dialer)
-        assert await _records(tenant) == [("started", BASIC["to"])]
+        assert await _records(tenant) == [("started", BASIC_CALL["to"])]
         assert len(upstream.posts) == 1
 
 
@@ -502,7 +502,7 @@ async def test_a_scheduled_intent_with_an_unknown_commit_is_not_inserted_late(
         proxy.hold(b"late-in-doubt")
         assert await intents.commit_intent(intent)
         assert intent.call.execution == "unknown"
-        await proxy.drop()
+        await proxy.drop_held()
         async with asyncio.timeout(TIMEOUT_S):
             while len(intents):
                 await intents.close()
@@ -529,7 +529,7 @@ async def test_a_scheduled_intent_with_an_unknown_commit_is_not_dialled_after_a_
             await gateway.database.fetch(
                 "CREATE OR REPLACE FUNCTION callgate_server() RETURNS text LANGUAGE sql VOLATILE AS $$ SELECT 'another' $$"
             )
-            await proxy.drop()
+            await proxy.drop_held()
             async with asyncio.timeout(TIMEOUT_S):
                 while len(intents):
                     await intents.close()
@@ -563,7 +563,7 @@ async def test_lines_with_an_unknown_commit_are_written_and_can_be_sent_again(da
         tenant = await gateway.add_tenant()
         (await tenant.http.put("/v1/queues/reminders", json={})).raise_for_status()
         keys = [f"line-{number}" for number in range(50)]
-        content = "\n".join(json.dumps({"key": key} | BASIC) for key in keys)
+        content = "\n".join(json.dumps({"key": key} | BASIC_CALL) for key in keys)
 
         async def add() -> list[dict[str, Any]]:
             headers = {"Content-Type": "application/x-ndjson"}
@@ -574,7 +574,7 @@ async def test_lines_with_an_unknown_commit_are_written_and_can_be_sent_again(da
         first = await add()
         assert {line["status"] for line in first} == {202}
         assert first[-1]["execution"] == "unknown"
-        await proxy.drop()
+        await proxy.drop_held()
         async with asyncio.timeout(TIMEOUT_S):
             while len(await _queue_ids(gateway, tenant)) < len(keys):
                 await asyncio.sleep(0.05)

@@ -13,7 +13,7 @@ import yaml
 
 from tests.cli.running import DEADLINE_S, environment, failure_to_print, run
 from tests.support.gateway import SECRET_KEY
-from tests.support.locks import SESSION_WAITS_FOR_LOCK
+from tests.support.locks import SESSION_WAITS_FOR_LOCK_SQL
 from tests.support.pgbouncer import needs_pgbouncer, pgbouncer
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -465,7 +465,7 @@ async def test_two_at_once_wait_for_each_other(installed: Installation) -> None:
         async with asyncio.timeout(DEADLINE_S), locked.transaction():
             await locked.execute("SELECT FROM tenant WHERE id = 'shop' FOR UPDATE")
             applying = [asyncio.create_task(asyncio.to_thread(installed.run, "apply", "-f", path)) for _ in range(2)]
-            while not await connection.fetchval(SESSION_WAITS_FOR_LOCK):
+            while not await connection.fetchval(SESSION_WAITS_FOR_LOCK_SQL):
                 await asyncio.sleep(0.02)
             assert not any(task.done() for task in applying)
         return list(await asyncio.gather(*applying))

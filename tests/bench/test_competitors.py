@@ -13,7 +13,7 @@ import pytest
 from bench.competitors import async_httpx, sync_sdk, tables
 from bench.subjects import CALL_BODY, libpq_url
 from tests.support.clients import http_client
-from tests.support.gateway import served
+from tests.support.gateway import running_app
 from tests.support.upstream import created_after_release, running_upstream
 
 ACCOUNT = f"AC{'0' * 32}"
@@ -31,7 +31,7 @@ async def test_a_competitor_commits_the_intent_before_and_the_outcome_after(
         monkeypatch.setenv("BENCH_DATABASE_URL", url)
         monkeypatch.setenv("BENCH_UPSTREAM_URL", upstream.url)
         headers = {"Authorization": f"Bearer {key}", "Idempotency-Key": "once"}
-        async with served(competitor.create_app()) as service, http_client(base_url=service, headers=headers) as http:
+        async with running_app(competitor.create_app()) as service, http_client(base_url=service, headers=headers) as http:
             first = asyncio.create_task(http.post("/v1/calls", json=CALL_BODY))
             while not upstream.received:
                 await asyncio.sleep(0.01)

@@ -17,7 +17,7 @@ from simulator.main import create_app as create_simulator
 from tests.proofs.balancer import free_port
 from tests.proofs.receiver import Receiver, receiving
 from tests.support.clients import http_client
-from tests.support.gateway import served
+from tests.support.gateway import running_app
 
 ACCOUNT, TOKEN = f"AC{'0' * 32}", "token"
 SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
@@ -32,7 +32,7 @@ async def test_the_competitor_delivers_and_prices_a_call(
     await asyncio.to_thread(life_tables.create_tables_and_accounts, url, {key: (ACCOUNT, TOKEN, SECRET)})
     monkeypatch.setenv("BENCH_DATABASE_URL", url)
     receiver = Receiver(secrets={"tenant": SECRET})
-    async with served(create_simulator(SimulatorConfig(open_mode=True, speed=50)), date_header=False) as twilio:
+    async with running_app(create_simulator(SimulatorConfig(open_mode=True, speed=50)), date_header=False) as twilio:
         monkeypatch.setenv("BENCH_UPSTREAM_URL", twilio)
         async with (
             receiving(receiver),
@@ -69,7 +69,7 @@ async def competitor(monkeypatch: pytest.MonkeyPatch, *, callbacks: bool) -> Asy
     """Runs the competing service on a port that is chosen before, because its public URL is a setting. Yields its URL."""
     port = free_port()
     monkeypatch.setenv("BENCH_PUBLIC_URL", f"http://127.0.0.1:{port}" if callbacks else "")
-    async with served(life.create_app(), port=port) as url:
+    async with running_app(life.create_app(), port=port) as url:
         yield url
 
 

@@ -30,14 +30,14 @@ from app.observability import Metrics
 from app.security.keyring import Keyring
 from app.tenants.delivery_signing import SigningSettingsCache
 from app.tenants.errors import OperatorError
-from tests.support.callbacks import PUBLIC_URL, call_back, progress
+from tests.support.callbacks import PUBLIC_URL, call_back, status_callback_fields
 from tests.support.clients import TIMEOUT_S
 from tests.support.deliveries import claim_deliveries
 from tests.support.gateway import Gateway, Tenant, running_gateway, settings_for
 from tests.support.jobs import deliver_all, run_step, running_refresher
 from tests.support.upstream import (
     Behaviour,
-    Received,
+    ReceivedRequest,
     Upstream,
     answer,
     call_resource,
@@ -84,7 +84,7 @@ class LiveCall:
 
     async def send_callbacks(self, *progressed: tuple[str, int], **more: str) -> None:
         for status, sequence in progressed:
-            fields = progress(self.tenant, self.record, status, sequence, **more)
+            fields = status_callback_fields(self.tenant, self.record, status, sequence, **more)
             assert (await call_back(self.gateway, self.tenant, self.record["id"], fields)).status_code == 204
 
     async def deliveries(self) -> list[dict[str, Any]]:
@@ -119,7 +119,7 @@ def _defaults(tenant: Any) -> tuple[str | None, str | None, list[str] | None]:
     return tenant.status_callback, tenant.status_callback_method, tenant.status_callback_events
 
 
-def _statuses(received: list[Received]) -> list[str]:
+def _statuses(received: list[ReceivedRequest]) -> list[str]:
     return [dict(request.form)["CallStatus"] for request in received]
 
 
@@ -276,7 +276,7 @@ async def test_the_twilio_form_is_the_callback_signed_with_the_tenants_secret(
         await live.send_callbacks(("completed", 3), SipResponseCode="487", Odd="Žofie & co")
         await deliver_all(deliverer)
         (request,) = receiver.received
-    fields = progress(live.tenant, live.record, "completed", 3, SipResponseCode="487", Odd="Žofie & co")
+    fields = status_callback_fields(live.tenant, live.record, "completed", 3, SipResponseCode="487", Odd="Žofie & co")
     sent = dict(request.form) if method == "POST" else dict(parse_qsl(urlsplit(request.path).query))
     assert {name: value for name, value in sent.items() if name != "a"} == fields
     signed = request.headers["x-twilio-signature"]
@@ -294,7 +294,7 @@ async def test_a_get_may_make_the_longest_url_longer(gateway: Gateway, twilio: U
         assert await live.states() == {"completed": "delivered"}
         (request,) = receiver.received
     assert (receiver.url + request.path).startswith(f"{url}?")
-    assert dict(parse_qsl(urlsplit(request.path).query)) == progress(live.tenant, live.record, "completed", 3)
+    assert dict(parse_qsl(urlsplit(request.path).query)) == status_callback_fields(live.tenant, live.record, "completed", 3)
 
 
 async def test_the_json_form_has_the_record_at_the_time_of_sending(

@@ -18,7 +18,7 @@ from twilio.request_validator import RequestValidator
 from app.callbacks.fields import FormFields
 from app.callbacks.signature import signing_auth_token
 from app.twilio.schemas import Credential
-from tests.support.callbacks import PUBLIC_URL, call_back, callback_path, progress
+from tests.support.callbacks import PUBLIC_URL, call_back, callback_path, status_callback_fields
 from tests.support.clients import http_client, metric_value
 from tests.support.gateway import Gateway, Tenant, running_gateway, settings_for
 from tests.support.upstream import Behaviour, created, error, running_upstream
@@ -43,7 +43,7 @@ class LiveCall:
     sid: str
 
     def fields(self, status: str, sequence: int | None = None, **more: str) -> dict[str, str]:
-        return progress(self.tenant, {"sid": self.sid}, status, sequence, **more)
+        return status_callback_fields(self.tenant, {"sid": self.sid}, status, sequence, **more)
 
     async def send_callback(self, status: str, sequence: int | None = None, **more: str) -> int:
         response = await call_back(self.gateway, self.tenant, self.id, self.fields(status, sequence, **more))
@@ -262,7 +262,7 @@ async def test_an_unexpected_call_is_reported_once_however_often_its_callback_is
     writes = "SELECT query_start FROM pg_stat_activity WHERE datname = current_database() AND query LIKE $1"
     async with gateway.database.begin() as session:
         await session.execute(text("SELECT FROM call WHERE id = :id FOR UPDATE"), {"id": call_id})
-        reported = progress(tenant, {"sid": f"CA{uuid4().hex}"}, "ringing", 1)
+        reported = status_callback_fields(tenant, {"sid": f"CA{uuid4().hex}"}, "ringing", 1)
         applying = asyncio.create_task(call_back(gateway, tenant, call_id, reported))
         attempts: set[datetime] = set()
         async with asyncio.timeout(60):
@@ -282,7 +282,14 @@ async def test_two_replicas_take_each_concurrent_callback_once(gateway: Gateway,
         records = [(await tenant.create(status_callback="https://own.example.com/")).json() for _ in range(8)]
         paths = [await callback_path(gateway, record["id"]) for record in records]
         sending = [
-            call_back(gateway, tenant, record["id"], progress(tenant, record, status, sequence), url=replica.url, path=path)
+            call_back(
+                gateway,
+                tenant,
+                record["id"],
+                status_callback_fields(tenant, record, status, sequence),
+                url=replica.url,
+                path=path,
+            )
             for record, path in zip(records, paths, strict=True)
             for status, sequence in PROGRESS
             for replica in (gateway, other, gateway, other)

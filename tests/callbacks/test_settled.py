@@ -27,13 +27,13 @@ from app.jobs.resolve import OutcomeResolver
 from app.observability import Metrics
 from app.security.keyring import Keyring
 from app.tenants.delivery_signing import SigningSettingsCache
-from tests.support.callbacks import PUBLIC_URL, call_back, progress
-from tests.support.gateway import BASIC, PATIENT, Gateway, Tenant, running_gateway, settings_for
+from tests.support.callbacks import PUBLIC_URL, call_back, status_callback_fields
+from tests.support.gateway import BASIC_CALL, LONG_TIMEOUTS, Gateway, Tenant, running_gateway, settings_for
 from tests.support.jobs import deliver_all, dial_all, run_search, running_dialer, running_resolver
-from tests.support.locks import SESSION_WAITS_FOR_LOCK
+from tests.support.locks import SESSION_WAITS_FOR_LOCK_SQL
 from tests.support.upstream import (
     Behaviour,
-    Received,
+    ReceivedRequest,
     answer,
     call_resource,
     created,
@@ -53,7 +53,7 @@ TIMEOUT_S = 30
 @pytest.fixture(scope="module")
 async def gateway(database_url: str) -> AsyncIterator[Gateway]:
     async with running_gateway(
-        settings_for(database_url, public_url=PUBLIC_URL, delivery_allow=LOOPBACK, **PATIENT)
+        settings_for(database_url, public_url=PUBLIC_URL, delivery_allow=LOOPBACK, **LONG_TIMEOUTS)
     ) as running:
         yield running
 
@@ -126,8 +126,8 @@ async def test_twilios_answer_settles_and_is_delivered_before_any_event_of_the_c
     assert delivery["fields"] == {
         "CallSid": SID,
         "AccountSid": tenant.account_sid,
-        "From": BASIC["from"],
-        "To": BASIC["to"],
+        "From": BASIC_CALL["from"],
+        "To": BASIC_CALL["to"],
         "CallgateEvent": "settled",
         "CallgateCallId": call["id"],
         "CallgateExecution": "started",
@@ -135,7 +135,7 @@ async def test_twilios_answer_settles_and_is_delivered_before_any_event_of_the_c
     }
     assert (delivery["event"], delivery["sequence"], delivery["state"]) == ("settled", None, "pending")
     for status, sequence in (("initiated", 0), ("completed", 3)):
-        fields = progress(tenant, call, status, sequence)
+        fields = status_callback_fields(tenant, call, status, sequence)
         assert (await call_back(gateway, tenant, call["id"], fields)).status_code == 204
     assert [each["event"] for each in await _deliveries(tenant, call["id"])] == ["settled", "initiated", "completed"]
 
@@ -169,7 +169,7 @@ async def test_a_callback_settles_and_both_events_are_delivered(gateway: Gateway
         tenant = await gateway.add_tenant(upstream.url)
         lost = await _unknown(tenant, status_callback_event=["settled", "ringing"])
         assert await _deliveries(tenant, lost["id"]) == []
-        fields = progress(tenant, {"sid": SID[:-1] + "1"}, "ringing", 1)
+        fields = status_callback_fields(tenant, {"sid": SID[:-1] + "1"}, "ringing", 1)
         assert (await call_back(gateway, tenant, lost["id"], fields)).status_code == 204
         assert (await call_back(gateway, tenant, lost["id"], fields)).status_code == 204
     assert await _reported(tenant, lost["id"]) == [("settled", "started", "callback"), ("ringing", None, None)]
@@ -182,7 +182,7 @@ async def test_a_callback_before_the_answer_settles_and_the_answer_adds_nothing(
         creating = asyncio.create_task(tenant.create(**SETTLED))
         await upstream.wait_for_post()
         (call,) = (await tenant.http.get("/v1/calls")).json()["calls"]
-        fields = progress(tenant, {"sid": sid}, "ringing", 1)
+        fields = status_callback_fields(tenant, {"sid": sid}, "ringing", 1)
         assert (await call_back(gateway, tenant, call["id"], fields)).status_code == 204
         upstream.released.set()
         assert (await creating).status_code == 201
@@ -190,7 +190,7 @@ async def test_a_callback_before_the_answer_settles_and_the_answer_adds_nothing(
 
 
 async def test_twilios_list_settles(gateway: Gateway, resolver: OutcomeResolver) -> None:
-    listed = call_resource(SID[:-1] + "3", to=BASIC["to"], **{"from": BASIC["from"]})
+    listed = call_resource(SID[:-1] + "3", to=BASIC_CALL["to"], **{"from": BASIC_CALL["from"]})
     async with running_upstream(reset, answer(200, {"calls": [listed], "next_page_uri": None})) as upstream:
         tenant = await gateway.add_tenant(upstream.url)
         lost = await _unknown(tenant)
@@ -207,7 +207,7 @@ async def test_a_creation_that_no_search_finds_is_settled_and_a_later_proof_is_d
         await _search(gateway, resolver, lost["id"])
         assert await _reported(tenant, lost["id"]) == [("settled", "not_started", "none-found")]
         for sequence in (1, 2):
-            fields = progress(tenant, {"sid": SID[:-1] + "4"}, "ringing", sequence)
+            fields = status_callback_fields(tenant, {"sid": SID[:-1] + "4"}, "ringing", sequence)
             assert (await call_back(gateway, tenant, lost["id"], fields)).status_code == 204
     assert await _reported(tenant, lost["id"]) == [
         ("settled", "not_started", "none-found"),
@@ -391,7 +391,7 @@ async def test_workers_are_woken(gateway: Gateway) -> None:
         await woken.wait()
         lost = await _unknown(tenant)
         woken.clear()
-        await call_back(gateway, tenant, lost["id"], progress(tenant, {"sid": SID[:-1] + "5"}, "ringing", 1))
+        await call_back(gateway, tenant, lost["id"], status_callback_fields(tenant, {"sid": SID[:-1] + "5"}, "ringing", 1))
         await woken.wait()
 
 
@@ -425,7 +425,7 @@ async def test_the_receiver_gets_a_signed_request(gateway: Gateway, callback_for
 # ---- with the other events sent by Twilio, or not at all
 
 
-def _sent(request: Received) -> dict[str, list[str]]:
+def _sent(request: ReceivedRequest) -> dict[str, list[str]]:
     """Returns the callback parameters that Twilio received."""
     names = ("StatusCallback", "StatusCallbackEvent", "StatusCallbackMethod")
     return {name: given for name in names if (given := [value for key, value in request.form if key == name])}
@@ -506,10 +506,10 @@ async def test_a_list_that_is_being_read_while_a_callback_settles_the_call_has_t
         await session.execute(text(f"LOCK TABLE {await session.scalar(last, {'table': table})} IN ACCESS EXCLUSIVE MODE"))
         listing = asyncio.create_task(tenant.http.get(f"/v1/calls/{lost['id']}/{path}"))
         async with asyncio.timeout(TIMEOUT_S):
-            while not await session.scalar(text(SESSION_WAITS_FOR_LOCK)):
+            while not await session.scalar(text(SESSION_WAITS_FOR_LOCK_SQL)):
                 await asyncio.sleep(0.01)
         sid = f"CA{uuid4().hex}"
-        callback = progress(tenant, lost | {"sid": sid}, "initiated", 0)
+        callback = status_callback_fields(tenant, lost | {"sid": sid}, "initiated", 0)
         assert (await call_back(gateway, tenant, lost["id"], callback)).status_code == 204
     listed = (await listing).raise_for_status().json()[path]
     fields = [each["data" if path == "events" else "fields"] for each in listed]

@@ -13,7 +13,7 @@ from sqlalchemy import text
 from app.schema import migrate
 from app.tenants.errors import InvalidMember
 from tests.cli.running import ACCEPT_CTRL_C, CALLGATE, environment, run
-from tests.support.callbacks import PUBLIC_URL, call_back, progress
+from tests.support.callbacks import PUBLIC_URL, call_back, status_callback_fields
 from tests.support.gateway import SECRET_KEY, Gateway, running_gateway, settings_for
 from tests.support.upstream import created, running_upstream
 
@@ -94,7 +94,7 @@ async def test_an_auth_token_that_only_verifies_callbacks_is_in_use(empty_databa
     async with running_gateway(settings) as gateway:
         async with gateway.database.begin() as session:
             await session.execute(text("DELETE FROM credential_use"))
-        response = await call_back(gateway, tenant, record["id"], progress(tenant, record, "completed", 3))
+        response = await call_back(gateway, tenant, record["id"], status_callback_fields(tenant, record, "completed", 3))
         assert response.status_code == 204
     async with running_gateway(settings) as gateway:
         ((_, (used,)),) = await gateway.tenants.list_accounts(tenant.id)

@@ -21,7 +21,7 @@ from app.healthcheck import health_url_of_command
 from app.revisions import newest_revision
 from tests.cli.running import Process, environment, eventually, failure, free_port, is_listening, run, running, wait_until
 from tests.support.clients import http_client, http_get, http_post, sync_http_client
-from tests.support.gateway import BASIC, SECRET_KEY, Gateway, Tenant
+from tests.support.gateway import BASIC_CALL, SECRET_KEY, Gateway, Tenant
 from tests.support.upstream import Upstream, created_after_release, hang, refused_url, running_upstream
 
 SINGLE_SIGN_ON_WITHOUT_SECRET = {
@@ -50,7 +50,7 @@ async def start_dialled_creation(upstream: Upstream, url: str, tenant: Tenant, k
     async def create() -> httpx.Response:
         headers = {"Authorization": f"Bearer {tenant.key}", "Idempotency-Key": key}
         async with http_client(base_url=url, headers=headers) as http:
-            return await http.post("/v1/calls", json=BASIC)
+            return await http.post("/v1/calls", json=BASIC_CALL)
 
     task = asyncio.create_task(create())
     await eventually(lambda: bool(upstream.posts) or task.done(), "the POST at Twilio")
@@ -164,7 +164,7 @@ def test_serve_starts_without_a_database_and_places_no_call(tmp_path: Path) -> N
     with serving(tmp_path, unreachable) as (process, url):
         assert http_get(f"{url}/livez").status_code == 200
         assert http_get(f"{url}/readyz").status_code == 503
-        refused = http_post(f"{url}/v1/calls", json=BASIC, headers={"Authorization": "Bearer cgk_0_x"})
+        refused = http_post(f"{url}/v1/calls", json=BASIC_CALL, headers={"Authorization": "Bearer cgk_0_x"})
         assert "planted" not in process.output
     assert (refused.status_code, refused.json()["execution"]) == (503, "not_started")
     assert refused.headers["content-type"] == "application/problem+json"
@@ -173,7 +173,7 @@ def test_serve_starts_without_a_database_and_places_no_call(tmp_path: Path) -> N
 def test_an_empty_database_is_migrated_and_then_served_without_a_restart(tmp_path: Path, empty_database_url: str) -> None:
     with serving(tmp_path, empty_database_url) as (_, url):
         assert http_get(f"{url}/livez").status_code == 200
-        creation = httpx.Request("POST", f"{url}/v1/calls", json=BASIC, headers={"Authorization": "Bearer cgk_0_x"})
+        creation = httpx.Request("POST", f"{url}/v1/calls", json=BASIC_CALL, headers={"Authorization": "Bearer cgk_0_x"})
         with sync_http_client() as http:
             refused = http.send(creation)
             assert (refused.status_code, refused.json()["execution"]) == (503, "not_started")

@@ -14,7 +14,7 @@ from sqlalchemy import make_url
 
 from app.errors import TenantSuspended
 from tests.cli.running import ACCEPT_CTRL_C, CALLGATE, DEADLINE_S, environment, failure, run
-from tests.support.gateway import BASIC, SECRET_KEY, running_gateway, settings_for
+from tests.support.gateway import BASIC_CALL, SECRET_KEY, running_gateway, settings_for
 from tests.support.tcp import running_proxy
 
 
@@ -94,7 +94,7 @@ async def test_a_file_of_calls_is_added_and_canceled(configured: dict[str, str],
     async with running_gateway(settings_for(database_url)) as gateway:
         tenant = await gateway.add_tenant()
     run("queues", "set", tenant.id, "reminders", environment=configured)
-    lines = [json.dumps({"key": f"k-{number}"} | BASIC) for number in range(1_500)]
+    lines = [json.dumps({"key": f"k-{number}"} | BASIC_CALL) for number in range(1_500)]
     file = tmp_path / "calls.ndjson"
     file.write_text("\n".join(lines))
 
@@ -106,7 +106,7 @@ async def test_a_file_of_calls_is_added_and_canceled(configured: dict[str, str],
     none = {"created": 0, "replayed": 0, "unknown": 0, "refused": 0, "problems": {}}
     assert add(str(file)) == (0, none | {"created": 1_500}, "")
     assert add(str(file)) == (0, none | {"replayed": 1_500}, "")
-    bad = [lines[0], json.dumps({"key": "bad", "to": "nobody", "from": "Jack", "url": BASIC["url"]}), "", "{"]
+    bad = [lines[0], json.dumps({"key": "bad", "to": "nobody", "from": "Jack", "url": BASIC_CALL["url"]}), "", "{"]
     code, summary, said = add("-", "\n".join(bad))
     assert (code, summary) == (
         1,
@@ -132,7 +132,7 @@ async def _tenant_and_command(
         tenant = await gateway.add_tenant()
     run("queues", "set", tenant.id, "reminders", environment=configured)
     file = tmp_path / "calls.ndjson"
-    file.write_text(json.dumps({"key": key} | BASIC))
+    file.write_text(json.dumps({"key": key} | BASIC_CALL))
     return tenant.id, ("queues", "add", tenant.id, "reminders", str(file), "--json")
 
 
@@ -169,7 +169,7 @@ async def test_lines_of_a_pipe_are_added_as_they_arrive_and_ctrl_c_ends_the_comm
         )
         assert adding.stdin
         try:
-            adding.stdin.write(json.dumps({"key": key} | BASIC).encode() + b"\n{")
+            adding.stdin.write(json.dumps({"key": key} | BASIC_CALL).encode() + b"\n{")
             await wait_for_calls(number)
             if key == "first":
                 output, errors = await adding.communicate(b"}")

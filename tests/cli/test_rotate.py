@@ -17,7 +17,7 @@ import pytest
 
 from tests.cli.running import environment, eventually, failure, free_port, run, running
 from tests.support.clients import http_client
-from tests.support.gateway import BASIC, SECRET_KEY
+from tests.support.gateway import BASIC_CALL, SECRET_KEY
 
 ACCOUNT_SID = "AC" + "7" * 32
 PER_SECOND = 50
@@ -44,7 +44,7 @@ class Load:
 
     async def _place(self) -> None:
         self.in_flight += 1
-        response = await self.http.post("/v1/calls", json=BASIC)
+        response = await self.http.post("/v1/calls", json=BASIC_CALL)
         self.in_flight -= 1
         self.answers[response.status_code] += 1
         if response.status_code != 201:

@@ -7,14 +7,14 @@ from typing import Any
 import pytest
 
 from tests.cli.running import environment, run
-from tests.support.cluster import ISSUER, Cluster
+from tests.support.cluster import ISSUER, KubernetesCluster
 from tests.support.gateway import SECRET_KEY
 
 
 @pytest.fixture(scope="module")
 def configured(database_url: str, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     folder = tmp_path_factory.mktemp("cli")
-    Cluster().write_to(folder / "jwks.json")
+    KubernetesCluster().write_to(folder / "jwks.json")
     values = {"CALLGATE_DATABASE_URL": database_url, "CALLGATE_SECRET_KEYS": SECRET_KEY, "CALLGATE_WORKLOAD_ISSUER": ISSUER}
     variables = environment(folder, **values, CALLGATE_WORKLOAD_KEYS=str(folder / "jwks.json"))
     assert run("tenants", "create", "shop", "--name", "Shop", environment=variables).returncode == 0
@@ -83,7 +83,7 @@ def checks(variables: dict[str, str], token: str, tmp_path: Path) -> list[tuple[
 
 
 def test_doctor_describes_a_token_and_says_why_it_is_refused(configured: dict[str, str], tmp_path: Path) -> None:
-    cluster = Cluster()
+    cluster = KubernetesCluster()
     keys, described, unregistered = checks(configured, cluster.token(name="cart"), tmp_path)
     assert (keys[0], keys[1].startswith(f"1 of the issuer {ISSUER} from /")) == ("ok", True)
     assert described[:2] == (
@@ -110,13 +110,13 @@ def test_doctor_describes_a_token_and_says_why_it_is_refused(configured: dict[st
 
 def test_doctor_reports_a_key_set_that_cannot_be_read(configured: dict[str, str], tmp_path: Path) -> None:
     missing = configured | {"CALLGATE_WORKLOAD_KEYS": str(tmp_path / "missing.json")}
-    keys, _, token = checks(missing, Cluster().token(), tmp_path)
+    keys, _, token = checks(missing, KubernetesCluster().token(), tmp_path)
     assert keys[:2] == ("wrong", f"{tmp_path / 'missing.json'} cannot be used: file_missing")
     assert token[:2] == ("not checked", "there is no key set to check it with")
 
 
 def test_doctor_describes_a_token_that_no_setting_accepts(configured: dict[str, str], tmp_path: Path) -> None:
     without = {name: value for name, value in configured.items() if not name.startswith("CALLGATE_WORKLOAD_")}
-    described, refused = checks(without, Cluster().token(), tmp_path)
+    described, refused = checks(without, KubernetesCluster().token(), tmp_path)
     assert described[1].startswith(f'issuer "{ISSUER}"')
     assert refused[:2] == ("wrong", "no service account tokens are accepted")

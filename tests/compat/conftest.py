@@ -6,20 +6,20 @@ import pytest
 
 from simulator.config import SimulatorConfig
 from simulator.main import create_app
-from tests.support.gateway import Gateway, Tenant, served
-from tests.support.twilio_sdk import Sdk
+from tests.support.gateway import Gateway, Tenant, running_app
+from tests.support.twilio_sdk import SdkClients
 
 
 @pytest.fixture(scope="module")
 async def simulator_url() -> AsyncIterator[str]:
-    async with served(create_app(SimulatorConfig(open_mode=True))) as url:
+    async with running_app(create_app(SimulatorConfig(open_mode=True))) as url:
         yield url
 
 
 @pytest.fixture(scope="module")
 async def fast_simulator_url() -> AsyncIterator[str]:
     """A simulator whose calls take a fraction of a second."""
-    async with served(create_app(SimulatorConfig(open_mode=True, speed=100))) as url:
+    async with running_app(create_app(SimulatorConfig(open_mode=True, speed=100))) as url:
         yield url
 
 
@@ -29,6 +29,6 @@ async def tenant(gateway: Gateway, simulator_url: str) -> Tenant:
 
 
 @pytest.fixture
-async def sdk(gateway: Gateway, tenant: Tenant) -> AsyncIterator[Sdk]:
-    async with Sdk.opened(gateway.url, tenant.account_sid, tenant.key) as sdk:
+async def sdk(gateway: Gateway, tenant: Tenant) -> AsyncIterator[SdkClients]:
+    async with SdkClients.opened(gateway.url, tenant.account_sid, tenant.key) as sdk:
         yield sdk

@@ -10,7 +10,7 @@ import httpx
 import pytest
 
 from tests.support.clients import http_client
-from tests.support.gateway import PATIENT, Gateway, Tenant, running_gateway, settings_for
+from tests.support.gateway import LONG_TIMEOUTS, Gateway, Tenant, running_gateway, settings_for
 from tests.support.upstream import created, created_after_release, error, hang, running_upstream
 
 FORM = {"To": "sip:kate@example.com", "From": "Jack", "Url": "http://www.example.com/sipdial.xml"}
@@ -81,7 +81,7 @@ async def test_a_request_that_is_refused_never_hides_the_call_of_its_key(
 
 
 async def test_a_repeated_key_waits_for_the_first_request(database_url: str) -> None:
-    patient = settings_for(database_url, **PATIENT)
+    patient = settings_for(database_url, **LONG_TIMEOUTS)
     async with running_upstream(created_after_release()) as upstream, running_gateway(patient) as gateway:
         tenant = await gateway.add_tenant(upstream.url)
         creating = asyncio.create_task(create(tenant, key="k"))
@@ -127,7 +127,7 @@ async def test_an_overloaded_process_answers_in_twilios_shape_and_dials_nothing(
 
 async def test_a_request_timeout_is_never_reported_as_not_started(database_url: str) -> None:
     async with running_upstream(hang) as upstream:
-        settings = settings_for(database_url, **PATIENT)
+        settings = settings_for(database_url, **LONG_TIMEOUTS)
         async with httpx.AsyncClient(timeout=30) as http:
             async with running_gateway(settings, grace=1) as stopping:
                 tenant = await stopping.add_tenant(upstream.url)

@@ -16,7 +16,7 @@ from app.errors import CallgateError, FieldError, InvalidRequest, error_classes_
 from tests.compat.test_promises import FORM, basic, calls, create, error_code_of
 from tests.support.clients import http_client
 from tests.support.gateway import Gateway, Tenant
-from tests.support.twilio_sdk import Sdk
+from tests.support.twilio_sdk import SdkClients
 from tests.support.upstream import answer, call_resource, created, running_upstream
 
 SPECIFICATION: list[dict[str, Any]] = json.loads((Path(__file__).parent.parent / "data" / "twilio_operations.json").read_text())
@@ -75,7 +75,7 @@ async def test_python_booleans_are_accepted_from_requests_and_from_the_sdk(gatew
         form = FORM | {"AsyncAmd": True, "Record": False}
         post = await asyncio.to_thread(requests.post, gateway.url + calls(tenant), data=form, auth=user, timeout=30)
         assert post.status_code == 201, post.text
-        async with Sdk.opened(gateway.url, *user) as sdk:
+        async with SdkClients.opened(gateway.url, *user) as sdk:
             named: Any = {"to": CALLER, "from_": "Jack", "twiml": "<Response/>", "async_amd": True, "record": False}
             await sdk.run(lambda twilio: twilio.calls.create(**named))
         for sent in upstream.posts:
@@ -87,7 +87,7 @@ async def test_a_subaccounts_path_accepts_a_main_account_or_an_api_key_as_user(g
     """The SDK sends such a user for `Client(main_sid, token, sub_sid)` and for `Client(key_sid, secret, sub_sid)`."""
     async with running_upstream(created()) as upstream:
         tenant, other = await gateway.add_tenant(upstream.url), await gateway.add_tenant(upstream.url)
-        async with Sdk.opened(gateway.url, user, tenant.key, tenant.account_sid) as sdk:
+        async with SdkClients.opened(gateway.url, user, tenant.key, tenant.account_sid) as sdk:
             assert (await sdk.run(lambda twilio: twilio.calls.create(to=CALLER, from_="Jack", url=FORM["Url"]))).sid
             assert len(await sdk.asynchronous.calls.list_async()) == 1
         for password, path, expected in (
@@ -158,7 +158,7 @@ async def test_child_legs_come_from_twilio(gateway: Gateway) -> None:
         legs = [leg(sid, tenant.account_sid), leg(sid, tenant.account_sid), leg(theirs, tenant.account_sid)]
         pages = [{"calls": [legs[0]], "next_page_uri": following}, {"calls": legs[1:], "next_page_uri": None}]
         upstream.script[:] = [answer(200, page) for page in pages]
-        async with Sdk.opened(gateway.url, tenant.account_sid, tenant.key) as sdk:
+        async with SdkClients.opened(gateway.url, tenant.account_sid, tenant.key) as sdk:
             found = await sdk.run(lambda twilio: twilio.calls.list(parent_call_sid=sid, status="completed", page_size=1))
         assert [(call.sid, call.parent_call_sid) for call in found] == [(leg["sid"], sid) for leg in legs[:2]]
         asked = [request.path.partition("?")[2] for request in upstream.received if request.method == "GET"]

@@ -13,8 +13,8 @@ from twilio.rest.api.v2010.account.call import CallList
 from simulator.config import SimulatorConfig
 from simulator.main import create_app as create_simulator
 from tests.support.clients import http_client
-from tests.support.gateway import Gateway, Tenant, served
-from tests.support.twilio_sdk import Sdk
+from tests.support.gateway import Gateway, Tenant, running_app
+from tests.support.twilio_sdk import SdkClients
 
 BASIC: dict[str, Any] = {"to": "sip:kate@example.com", "from_": "Jack", "url": "http://www.example.com/sipdial.xml"}
 NEVER_ENDING_CALL = BASIC | {"to": "sip:forever@example.com"}
@@ -62,7 +62,7 @@ EVERY_PARAMETER: dict[str, Any] = BASIC | {
 
 
 @pytest.mark.parametrize("how", ["sync", "async"])
-async def test_every_parameter_reaches_twilio_unchanged(sdk: Sdk, simulator_url: str, tenant: Tenant, how: str) -> None:
+async def test_every_parameter_reaches_twilio_unchanged(sdk: SdkClients, simulator_url: str, tenant: Tenant, how: str) -> None:
     if how == "sync":
         call = await sdk.run(lambda twilio: twilio.calls.create(**EVERY_PARAMETER))
     else:
@@ -79,7 +79,7 @@ async def test_every_parameter_reaches_twilio_unchanged(sdk: Sdk, simulator_url:
         assert entry["form"][field] == given or field in masked, field
 
 
-async def test_the_resource_has_exactly_twilios_fields(sdk: Sdk, gateway: Gateway, tenant: Tenant) -> None:
+async def test_the_resource_has_exactly_twilios_fields(sdk: SdkClients, gateway: Gateway, tenant: Tenant) -> None:
     call = await sdk.asynchronous.calls.create_async(**BASIC)
     async with http_client(base_url=gateway.url, auth=(tenant.account_sid, tenant.key)) as http:
         answer = await http.get(f"/2010-04-01/Accounts/{tenant.account_sid}/Calls/{call.sid}.json")
@@ -96,7 +96,7 @@ async def test_the_resource_has_exactly_twilios_fields(sdk: Sdk, gateway: Gatewa
 
 async def test_a_call_is_fetched_from_twilio_until_it_is_priced(gateway: Gateway, fast_simulator_url: str) -> None:
     tenant = await gateway.add_tenant(fast_simulator_url)
-    async with Sdk.opened(gateway.url, tenant.account_sid, tenant.key) as sdk, asyncio.timeout(30):
+    async with SdkClients.opened(gateway.url, tenant.account_sid, tenant.key) as sdk, asyncio.timeout(30):
         call = await sdk.asynchronous.calls.create_async(**BASIC)
         while call.price is None:
             await asyncio.sleep(0.05)
@@ -112,7 +112,7 @@ async def test_a_call_is_fetched_from_twilio_until_it_is_priced(gateway: Gateway
         assert (await call.fetch_async()).price == call.price
 
 
-async def test_lists_page_from_newest_to_oldest_and_back(sdk: Sdk) -> None:
+async def test_lists_page_from_newest_to_oldest_and_back(sdk: SdkClients) -> None:
     created = [(await sdk.asynchronous.calls.create_async(**BASIC)).sid for _ in range(5)]
     assert [call.sid for call in await sdk.run(lambda twilio: twilio.calls.list(page_size=2))] == created[::-1]
     assert [call.sid async for call in await sdk.asynchronous.calls.stream_async(page_size=2)] == created[::-1]
@@ -138,12 +138,12 @@ def around_noon() -> datetime:
 async def listed(gateway: Gateway) -> AsyncIterator[Tenant]:
     """A tenant with three completed calls from Jack and three in progress from Jill."""
     simulator = create_simulator(SimulatorConfig(open_mode=True, speed=100, clock=around_noon))
-    async with served(simulator) as simulator_url:
+    async with running_app(simulator) as simulator_url:
         yield await _with_six_calls(gateway, await gateway.add_tenant(simulator_url))
 
 
 async def _with_six_calls(gateway: Gateway, tenant: Tenant) -> Tenant:
-    async with Sdk.opened(gateway.url, tenant.account_sid, tenant.key) as sdk, asyncio.timeout(30):
+    async with SdkClients.opened(gateway.url, tenant.account_sid, tenant.key) as sdk, asyncio.timeout(30):
         jacks = [await sdk.asynchronous.calls.create_async(**BASIC) for _ in range(3)]
         jills = [await sdk.asynchronous.calls.create_async(**(NEVER_ENDING_CALL | {"from_": "Jill"})) for _ in range(3)]
         while {call.status for call in jacks} != {"completed"} or {call.status for call in jills} != {"in-progress"}:
@@ -181,14 +181,14 @@ async def _with_six_calls(gateway: Gateway, tenant: Tenant) -> Tenant:
 )
 async def test_filters_work_over_several_pages(gateway: Gateway, listed: Tenant, filters: dict[str, Any], found: str) -> None:
     names = {"both": ["Jill"] * 3 + ["Jack"] * 3, "": []}.get(found, [found] * 3)
-    async with Sdk.opened(gateway.url, listed.account_sid, listed.key) as sdk:
+    async with SdkClients.opened(gateway.url, listed.account_sid, listed.key) as sdk:
         assert [call._from for call in await sdk.run(lambda twilio: twilio.calls.list(page_size=1, **filters))] == names
         assert [call._from async for call in await sdk.asynchronous.calls.stream_async(page_size=2, **filters)] == names
 
 
 async def test_a_call_can_be_redirected_ended_and_deleted(gateway: Gateway, fast_simulator_url: str) -> None:
     tenant = await gateway.add_tenant(fast_simulator_url)
-    async with Sdk.opened(gateway.url, tenant.account_sid, tenant.key) as sdk, asyncio.timeout(30):
+    async with SdkClients.opened(gateway.url, tenant.account_sid, tenant.key) as sdk, asyncio.timeout(30):
         call = await sdk.asynchronous.calls.create_async(**NEVER_ENDING_CALL)
         with pytest.raises(TwilioRestException) as too_early:
             await call.delete_async()
@@ -250,13 +250,13 @@ async def test_a_call_can_be_redirected_ended_and_deleted(gateway: Gateway, fast
         ({"to": "sip:fault-refuse-401@example.com"}, 502, 900009),
     ],
 )
-async def test_refusals_carry_twilios_codes(sdk: Sdk, change: dict[str, Any], status: int, code: int) -> None:
+async def test_refusals_carry_twilios_codes(sdk: SdkClients, change: dict[str, Any], status: int, code: int) -> None:
     with pytest.raises(TwilioRestException) as refused:
         await sdk.asynchronous.calls.create_async(**(BASIC | change))
     assert (refused.value.status, refused.value.code) == (status, code), refused.value.msg
 
 
-async def test_an_unknown_outcome_is_a_409_that_names_the_record(sdk: Sdk, gateway: Gateway, tenant: Tenant) -> None:
+async def test_an_unknown_outcome_is_a_409_that_names_the_record(sdk: SdkClients, gateway: Gateway, tenant: Tenant) -> None:
     with pytest.raises(TwilioRestException) as unknown:
         await sdk.asynchronous.calls.create_async(**(BASIC | {"to": "sip:fault-accept-then-reset@example.com"}))
     assert (unknown.value.status, unknown.value.code) == (409, 900001)

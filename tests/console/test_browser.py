@@ -14,8 +14,8 @@ from app.tenants.caller import COMMAND_LINE_CALLER
 from app.tenants.scopes import Scope
 from tests.console.test_oidc import SingleSignOn, issuer, redirect_port, single_sign_on
 from tests.support import node
-from tests.support.accessibility import violations_in
-from tests.support.browser import BROWSER_MARKS, Seen, chromium
+from tests.support.accessibility import serious_violations_in
+from tests.support.browser import BROWSER_MARKS, PageRecord, chromium
 from tests.support.gateway import Gateway, Tenant
 
 __all__ = ["issuer", "redirect_port", "single_sign_on"]
@@ -32,7 +32,7 @@ SCREENS = {
 
 @pytest.fixture(scope="module")
 def packages() -> None:
-    node.install(node.CONSOLE)
+    node.install_packages(node.CONSOLE_PROJECT)
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +44,7 @@ async def browser() -> AsyncIterator[Browser]:
 @dataclass
 class Tab:
     page: Page
-    seen: Seen
+    seen: PageRecord
 
     async def log_in(self, gateway: Gateway, tenant_id: str | None = None, path: str = "/console") -> None:
         _, key = await gateway.tenants.create_key(tenant_id, name=None, creator=COMMAND_LINE_CALLER, scopes=tuple(Scope))
@@ -63,7 +63,7 @@ class Tab:
 async def tab(browser: Browser) -> AsyncIterator[Tab]:
     context = await browser.new_context(**SCREENS["desktop-light"])  # type: ignore[arg-type]
     page = await context.new_page()
-    yield Tab(page, Seen(page))
+    yield Tab(page, PageRecord(page))
     await context.close()
 
 
@@ -90,7 +90,7 @@ async def test_a_key_logs_in_comes_back_to_the_page_and_logs_out(gateway: Gatewa
 async def test_the_login_works_without_script(gateway: Gateway, browser: Browser) -> None:
     context = await browser.new_context(java_script_enabled=False)
     page = await context.new_page()
-    tab = Tab(page, Seen(page))
+    tab = Tab(page, PageRecord(page))
     await tab.log_in(gateway)
     link = await add_login_link(gateway.database, command_actor())
     await page.get_by_role("button", name="Log out").click()
@@ -185,7 +185,7 @@ FORGED_FORM = "<form method=post><button>Win</button></form>"
 async def test_times_are_shown_in_the_zone_of_the_browser_with_utc_on_hover(gateway: Gateway, browser: Browser) -> None:
     context = await browser.new_context(timezone_id="Asia/Kathmandu", locale="en-GB")
     page = await context.new_page()
-    tab = Tab(page, Seen(page))
+    tab = Tab(page, PageRecord(page))
     await tab.log_in(gateway, path="/console/session")
     time = page.locator("time").first
     shown, title = await time.inner_text(), await time.get_attribute("title")
@@ -207,14 +207,14 @@ async def test_every_page_is_accessible_and_fits(gateway: Gateway, tenant: Tenan
     (await tenant.create()).raise_for_status()
     context = await browser.new_context(**SCREENS[screen], reduced_motion="reduce")  # type: ignore[arg-type]
     page = await context.new_page()
-    tab = Tab(page, Seen(page))
+    tab = Tab(page, PageRecord(page))
     await tab.log_in(gateway)
     findings = {}
     for path in PAGES:
         await page.goto(gateway.url + path)
         await page.get_by_role("heading", level=1).first.wait_for()
         too_wide = await page.evaluate("document.documentElement.scrollWidth > window.innerWidth")
-        found = await violations_in(page) + (["wider than the screen"] if too_wide else [])
+        found = await serious_violations_in(page) + (["wider than the screen"] if too_wide else [])
         if found:
             findings[path] = found
     await context.close()

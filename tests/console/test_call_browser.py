@@ -7,8 +7,8 @@ from playwright.async_api import Browser, expect
 
 from tests.console.test_browser import SCREENS, Tab, browser, packages, tab
 from tests.console.test_call_pages import KATE, gateway, place, report, updated
-from tests.support.accessibility import violations_in
-from tests.support.browser import BROWSER_MARKS, Seen
+from tests.support.accessibility import serious_violations_in
+from tests.support.browser import BROWSER_MARKS, PageRecord
 from tests.support.gateway import Gateway, Tenant
 from tests.support.upstream import created, running_upstream
 
@@ -76,7 +76,7 @@ async def test_the_filters_are_folded_on_a_phone_until_one_is_set(
 ) -> None:
     context = await browser.new_context(**SCREENS[screen], java_script_enabled=with_script)  # type: ignore[arg-type]
     page = await context.new_page()
-    await Tab(page, Seen(page)).log_in(gateway, path="/console/calls")
+    await Tab(page, PageRecord(page)).log_in(gateway, path="/console/calls")
     problem, search = page.get_by_label("Problem"), page.get_by_role("button", name="Search")
     assert (await problem.is_visible(), await search.is_visible()) == (shown, True)
     if not shown:
@@ -99,13 +99,13 @@ async def test_the_pages_are_accessible_and_fit(gateway: Gateway, tenant: Tenant
     await report(gateway, tenant, record, "initiated", "ringing")
     context = await browser.new_context(**SCREENS[screen], reduced_motion="reduce")  # type: ignore[arg-type]
     page = await context.new_page()
-    open_tab = Tab(page, Seen(page))
+    open_tab = Tab(page, PageRecord(page))
     await open_tab.log_in(gateway, path=f"/console/calls/{record['id']}")
     findings = {}
 
     async def examine(name: str) -> None:
         too_wide = await page.evaluate("document.documentElement.scrollWidth > window.innerWidth")
-        found = await violations_in(page) + (["wider than the screen"] if too_wide else [])
+        found = await serious_violations_in(page) + (["wider than the screen"] if too_wide else [])
         if found:
             findings[name] = found
 

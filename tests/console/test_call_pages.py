@@ -16,7 +16,7 @@ from app.tenants.scopes import Scope
 from tests.api.test_secrets import instrumented
 from tests.console.conftest import LogIn, browser, cookie_of, follow, text_of
 from tests.console.rows import add_delivery
-from tests.support.callbacks import PUBLIC_URL, call_back, progress
+from tests.support.callbacks import PUBLIC_URL, call_back, status_callback_fields
 from tests.support.gateway import Gateway, Tenant, running_gateway, settings_for
 from tests.support.upstream import Behaviour, Upstream, answer, call_resource, created, error, running_upstream
 
@@ -58,7 +58,7 @@ async def place(tenant: Tenant, key: str | None = None, **members: Any) -> dict[
 async def report(gateway: Gateway, tenant: Tenant, record: dict[str, Any], *progressed: str, **more: str) -> None:
     """Sends one of Twilio's callbacks for each status in `progressed`, in this order."""
     for number, status in enumerate(progressed):
-        fields = progress(tenant, record, status, number, To=KATE, From=JACK, **more)
+        fields = status_callback_fields(tenant, record, status, number, To=KATE, From=JACK, **more)
         assert (await call_back(gateway, tenant, record["id"], fields)).is_success
 
 

@@ -9,7 +9,7 @@ from playwright.async_api import Browser, BrowserContext, Page, expect
 
 from app.jobs.rollup import CallCountRollUp
 from tests.console.test_browser import Tab
-from tests.support.browser import BROWSER_MARKS, Seen, chromium
+from tests.support.browser import BROWSER_MARKS, PageRecord, chromium
 from tests.support.gateway import Gateway, Tenant
 
 pytestmark = BROWSER_MARKS
@@ -33,7 +33,7 @@ async def context(browser: Browser) -> AsyncIterator[BrowserContext]:
 async def _tab(context: BrowserContext, gateway: Gateway) -> tuple[Tab, list[str]]:
     """Opens *Now* with a clock that the test moves. Returns the tab, and a list that collects its later requests."""
     page = await context.new_page()
-    tab = Tab(page, Seen(page))
+    tab = Tab(page, PageRecord(page))
     await page.clock.install()
     await page.add_init_script(HIDDEN)
     await tab.log_in(gateway, path="/console/now")
@@ -115,7 +115,7 @@ async def test_a_page_that_cannot_be_renewed_says_so_until_it_can(gateway: Gatew
 async def test_without_script_the_table_has_the_numbers(gateway: Gateway, browser: Browser) -> None:
     context = await browser.new_context(java_script_enabled=False)
     page = await context.new_page()
-    tab = Tab(page, Seen(page))
+    tab = Tab(page, PageRecord(page))
     await tab.log_in(gateway, path="/console/now?range=24h")
     await expect(page.get_by_text("The plots need JavaScript.")).to_be_visible()
     await page.get_by_text("The same as a table").click()

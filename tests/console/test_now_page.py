@@ -18,7 +18,7 @@ from app.jobs.rollup import CallCountRollUp
 from app.tenants.scopes import Scope
 from tests.console.conftest import LogIn, browser, cookie_of, follow, text_of
 from tests.console.rows import add_delivery
-from tests.support.gateway import BASIC, Gateway, Tenant
+from tests.support.gateway import BASIC_CALL, Gateway, Tenant
 from tests.support.upstream import Upstream, created, error, running_upstream
 
 
@@ -182,7 +182,7 @@ async def test_only_calls_of_which_callgate_expects_callbacks_can_miss_one(
     await _roll_up(gateway)
     assert (await _read_facts(gateway, None)).called_back_1_to_24_hours_ago == 1
     for _ in range(5):
-        of_application = {"to": BASIC["to"], "from": BASIC["from"], "application_sid": f"AP{7:032x}"}
+        of_application = {"to": BASIC_CALL["to"], "from": BASIC_CALL["from"], "application_sid": f"AP{7:032x}"}
         assert (await tenant.http.post("/v1/calls", json=of_application)).status_code == 201
     for is_rolled_up in (False, True):
         if is_rolled_up:

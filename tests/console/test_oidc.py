@@ -85,9 +85,11 @@ def redirect_port() -> int:
 
 @pytest.fixture(scope="module")
 def issuer(redirect_port: int) -> Iterator[str]:
-    node.install(node.CONSOLE)
+    node.install_packages(node.CONSOLE_PROJECT)
     command = ["node", "provider.js", f"http://127.0.0.1:{redirect_port}/console/oidc/callback"]
-    with subprocess.Popen(command, cwd=node.CONSOLE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
+    with subprocess.Popen(
+        command, cwd=node.CONSOLE_PROJECT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+    ) as process:
         assert process.stdout
         yield process.stdout.readline().strip()
         process.kill()

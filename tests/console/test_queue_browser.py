@@ -9,7 +9,7 @@ from app.audit.events import command_actor
 from tests.console.test_browser import Tab
 from tests.console.test_now_browser import HIDDEN
 from tests.console.test_queue_store import add_queue, service_of
-from tests.support.browser import BROWSER_MARKS, Seen, chromium
+from tests.support.browser import BROWSER_MARKS, PageRecord, chromium
 from tests.support.gateway import Gateway, Tenant
 
 pytestmark = BROWSER_MARKS
@@ -24,7 +24,7 @@ async def browser() -> AsyncIterator[Browser]:
 async def test_a_queue_renews_itself_and_keeps_the_focus(gateway: Gateway, tenant: Tenant, browser: Browser) -> None:
     calls, service = await add_queue(gateway, tenant, "reminders"), service_of(gateway)
     page = await browser.new_page()
-    tab = Tab(page, Seen(page))
+    tab = Tab(page, PageRecord(page))
     await page.clock.install()
     await page.add_init_script(HIDDEN)
     await tab.log_in(gateway, path=f"/console/queues/{tenant.id}/reminders")
@@ -63,7 +63,7 @@ async def test_a_queue_renews_itself_and_keeps_the_focus(gateway: Gateway, tenan
 async def test_the_list_of_queues_renews_its_rows(gateway: Gateway, tenant: Tenant, browser: Browser) -> None:
     calls = await add_queue(gateway, tenant, "reminders")
     page = await browser.new_page(viewport={"width": 390, "height": 800})
-    tab = Tab(page, Seen(page))
+    tab = Tab(page, PageRecord(page))
     await page.clock.install()
     await tab.log_in(gateway, path=f"/console/queues?tenant={tenant.id}")
     row, table = page.locator("#lines tr"), page.locator(".scroll")

@@ -18,10 +18,10 @@ from app.console.navigation import NAVIGATION
 from app.local.postgres import remove_data
 from tests.cli.running import Process, environment, free_port, running
 from tests.proofs.receiver import Received, Receiver, receiving
-from tests.support.accessibility import violations_in
-from tests.support.browser import BROWSER_MARKS, Seen, chromium
+from tests.support.accessibility import serious_violations_in
+from tests.support.browser import BROWSER_MARKS, PageRecord, chromium
 from tests.support.clients import http_client
-from tests.support.node import CONSOLE, install
+from tests.support.node import CONSOLE_PROJECT, install_packages
 
 pytestmark = BROWSER_MARKS
 
@@ -45,7 +45,7 @@ class Demo:
         self.state_dir = state_dir
         self.context = context
         self.page = page
-        self.seen = Seen(page)
+        self.seen = PageRecord(page)
 
     @property
     def http(self) -> httpx.AsyncClient:
@@ -203,20 +203,20 @@ async def test_now_tells_how_calls_go(demo: Demo) -> None:
 
 @pytest.mark.parametrize("look", LOOKS)
 async def test_pages_with_data_are_accessible_and_fit_the_screen(demo: Demo, browser: Browser, look: str) -> None:
-    install(CONSOLE)
+    install_packages(CONSOLE_PROJECT)
     async with demo.http as http:
         await http.put("/v1/queues/reminders", json={"pace": {"calls_per_second": 5}})
         (call, *_) = (await http.get("/v1/calls", params={"limit": 1})).json()["calls"]
     context = await browser.new_context(storage_state=await demo.context.storage_state(), **LOOKS[look])  # type: ignore[arg-type]
     page = await context.new_page()
-    seen = Seen(page)
+    seen = PageRecord(page)
     findings = {}
     details = [f"/console/calls/{call['id']}", "/console/tenants/demo", "/console/queues/demo/reminders"]
     for path in [link.path for link in NAVIGATION] + details:
         await page.goto(demo.url + path)
         await page.get_by_role("heading", level=1).first.wait_for()
         too_wide = await page.evaluate("document.documentElement.scrollWidth > window.innerWidth")
-        findings[path] = await violations_in(page) + (["wider than the screen"] if too_wide else [])
+        findings[path] = await serious_violations_in(page) + (["wider than the screen"] if too_wide else [])
         await picture(
             page, f"{path.removeprefix('/console/').replace('/', '-').replace(call['id'], 'call')}-{look}", whole=True
         )

@@ -19,7 +19,7 @@ from app.tenants.scopes import Scope
 from app.workloads.service_accounts import ServiceAccount
 from tests.console.conftest import LogIn, Person, follow, text_of
 from tests.support.clients import http_client
-from tests.support.gateway import BASIC, Gateway
+from tests.support.gateway import BASIC_CALL, Gateway
 from tests.support.upstream import Upstream
 
 SID, SECRET = "AC" + "d" * 32, "pl4nted-t0ken"
@@ -54,7 +54,7 @@ async def test_a_tenant_with_account_and_key_is_made_and_places_a_call(
     key = re.search(r">(cgk_[^<]+)</code>", answer.text)
     assert key
     async with http_client(base_url=gateway.url, headers={"Authorization": f"Bearer {key[1]}"}) as http:
-        assert (await http.post("/v1/calls", json=BASIC)).status_code == 201
+        assert (await http.post("/v1/calls", json=BASIC_CALL)).status_code == 201
     page = await person.get(f"/tenants/{tenant_id}")
     assert SID in page.text
     assert "dialler" in page.text

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from playwright.async_api import Page
 
-from tests.support.browser import BROWSER_MARKS, Seen, chromium
+from tests.support.browser import BROWSER_MARKS, PageRecord, chromium
 from tests.support.gateway import Gateway
 from tests.support.upstream import created, running_upstream
 
@@ -23,7 +23,7 @@ async def page() -> AsyncIterator[Page]:
 async def test_sip_example_is_executed_from_the_docs_page(gateway: Gateway, page: Page, tmp_path: Path) -> None:
     async with running_upstream(created()) as upstream:
         tenant = await gateway.add_tenant(upstream.url)
-        seen = Seen(page)
+        seen = PageRecord(page)
         await page.goto(gateway.url)
         assert page.url == f"{gateway.url}/docs"
         await page.get_by_role("button", name="Authorize").first.click()
@@ -45,7 +45,7 @@ async def test_sip_example_is_executed_from_the_docs_page(gateway: Gateway, page
 
 
 async def test_redoc_renders_without_leaving_loopback_and_without_errors(gateway: Gateway, page: Page) -> None:
-    seen = Seen(page)
+    seen = PageRecord(page)
     await page.goto(f"{gateway.url}/redoc")
     await page.get_by_role("heading", name="Place a call").first.wait_for()
     await page.wait_for_load_state("networkidle")
@@ -70,7 +70,7 @@ async def test_the_201_stands_before_the_200_of_a_replay(gateway: Gateway, page:
 
 @pytest.mark.parametrize("path", ["/docs", "/redoc"])
 async def test_the_page_says_the_motto_once_and_leads_to_the_guides(gateway: Gateway, page: Page, path: str) -> None:
-    seen = Seen(page)
+    seen = PageRecord(page)
     await page.goto(gateway.url + path)
     await page.get_by_role("heading", name="calls").first.wait_for()
     text = await page.locator("body").inner_text()

@@ -17,8 +17,8 @@ from simulator.config import SimulatorConfig
 from simulator.main import create_app
 from tests.support import node
 from tests.support.clients import http_client
-from tests.support.gateway import Gateway, served
-from tests.support.tools import OPENAPI_TOOLS, needs_openapi_tools, run
+from tests.support.gateway import Gateway, running_app
+from tests.support.tools import OPENAPI_TOOLS, needs_openapi_tools, run_tool
 
 _PYTHON = Path(__file__).resolve().parents[1] / "openapi_python"
 
@@ -33,7 +33,7 @@ class Generated:
 
 @pytest.fixture
 async def generated(gateway: Gateway, tmp_path: Path) -> AsyncIterator[Generated]:
-    async with served(create_app(SimulatorConfig(open_mode=True, speed=100))) as simulator_url:
+    async with running_app(create_app(SimulatorConfig(open_mode=True, speed=100))) as simulator_url:
         tenant = await gateway.add_tenant(simulator_url)
         async with http_client() as http:
             (tmp_path / "openapi.json").write_text((await http.get(f"{gateway.url}/openapi.json")).text)
@@ -54,7 +54,7 @@ async def test_openapi_python_client_places_a_call(
     generated: Generated, record_property: Callable[[str, object], None]
 ) -> None:
     tools, folder = OPENAPI_TOOLS / "bin", generated.folder
-    output = await run(
+    output = await run_tool(
         *(str(tools / "openapi-python-client"), "generate", "--path=openapi.json", "--meta=none", "--fail-on-warning"),
         *("--output-path=callgate_client", f"--config={_PYTHON / 'config.yaml'}"),
         cwd=folder,
@@ -66,19 +66,19 @@ async def test_openapi_python_client_places_a_call(
     script = shutil.copy(_PYTHON / "place_call.py", folder)
     # Errors in the generated modules, which come from the generator's templates, are not reported.
     options = ("--strict", "--follow-imports=silent", f"--python-executable={tools / 'python'}", "--config-file=")
-    await run(sys.executable, "-m", "mypy", *options, str(script), cwd=folder)
-    _is_placed(await run(str(tools / "python"), str(script), cwd=folder, environment=generated.environment))
+    await run_tool(sys.executable, "-m", "mypy", *options, str(script), cwd=folder)
+    _is_placed(await run_tool(str(tools / "python"), str(script), cwd=folder, environment=generated.environment))
 
 
 async def test_openapi_typescript_and_openapi_fetch_place_a_call(
     generated: Generated, record_property: Callable[[str, object], None]
 ) -> None:
-    await asyncio.to_thread(node.install, node.OPENAPI)
+    await asyncio.to_thread(node.install_packages, node.OPENAPI_PROJECT)
     folder = generated.folder
     for name in ("package.json", "tsconfig.json", "place_call.ts"):
-        shutil.copy(node.OPENAPI / name, folder)
-    (folder / "node_modules").symlink_to(node.OPENAPI / "node_modules")
-    output = await run("npx", "--no-install", "openapi-typescript", "openapi.json", "--output=callgate.d.ts", cwd=folder)
+        shutil.copy(node.OPENAPI_PROJECT / name, folder)
+    (folder / "node_modules").symlink_to(node.OPENAPI_PROJECT / "node_modules")
+    output = await run_tool("npx", "--no-install", "openapi-typescript", "openapi.json", "--output=callgate.d.ts", cwd=folder)
     record_property("output", output)
-    await run("npx", "--no-install", "tsc", cwd=folder)
-    _is_placed(await run("node", "built/place_call.js", cwd=folder, environment=generated.environment))
+    await run_tool("npx", "--no-install", "tsc", cwd=folder)
+    _is_placed(await run_tool("node", "built/place_call.js", cwd=folder, environment=generated.environment))

@@ -9,7 +9,7 @@ import pytest
 from tests.support import node
 from tests.support.clients import http_client
 from tests.support.gateway import Gateway
-from tests.support.tools import run
+from tests.support.tools import run_tool
 
 
 @pytest.mark.parametrize(
@@ -23,9 +23,9 @@ from tests.support.tools import run
 async def test_a_linter_finds_nothing(
     gateway: Gateway, tmp_path: Path, record_property: Callable[[str, object], None], command: tuple[str, ...]
 ) -> None:
-    await asyncio.to_thread(node.install, node.OPENAPI)
+    await asyncio.to_thread(node.install_packages, node.OPENAPI_PROJECT)
     document = tmp_path / "openapi.json"
     async with http_client() as http:
         document.write_text((await http.get(f"{gateway.url}/openapi.json")).text)
-    output = await run("npx", "--no-install", *command, str(document), cwd=node.OPENAPI)
+    output = await run_tool("npx", "--no-install", *command, str(document), cwd=node.OPENAPI_PROJECT)
     record_property("output", output)

@@ -14,7 +14,7 @@ from app.errors import FieldError, error_classes_by_slug
 from simulator.config import SimulatorConfig
 from simulator.main import create_app as create_simulator
 from tests.support import node
-from tests.support.gateway import running_gateway, served, settings_for
+from tests.support.gateway import running_app, running_gateway, settings_for
 from tests.support.tools import needs_program
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
@@ -33,7 +33,7 @@ async def environment(database_url: str) -> AsyncIterator[dict[str, str]]:
     # Long timeouts: a machine that stalls for a second must not make an outcome unknown.
     patient = settings_for(database_url, twilio_read_timeout=20, request_budget=30)
     async with (
-        served(create_simulator(SimulatorConfig(open_mode=True))) as simulator_url,
+        running_app(create_simulator(SimulatorConfig(open_mode=True))) as simulator_url,
         running_gateway(patient) as gateway,
     ):
         tenant = await gateway.add_tenant(simulator_url)
@@ -62,8 +62,10 @@ async def test_the_curl_snippets_run(environment: dict[str, str]) -> None:
 
 
 async def test_the_node_snippets_run(environment: dict[str, str]) -> None:
-    await asyncio.to_thread(node.install, node.SDK)
-    output = await _run("node", "-e", snippets("js"), environment=environment | {"NODE_PATH": str(node.SDK / "node_modules")})
+    await asyncio.to_thread(node.install_packages, node.SDK_PROJECT)
+    output = await _run(
+        "node", "-e", snippets("js"), environment=environment | {"NODE_PATH": str(node.SDK_PROJECT / "node_modules")}
+    )
     assert re.match(r"CA[0-9a-f]{32} queued", output)
 
 

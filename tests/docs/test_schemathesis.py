@@ -6,8 +6,8 @@ from pathlib import Path
 
 from simulator.config import SimulatorConfig
 from simulator.main import create_app
-from tests.support.gateway import Gateway, Tenant, served
-from tests.support.tools import OPENAPI_TOOLS, needs_openapi_tools, run
+from tests.support.gateway import Gateway, Tenant, running_app
+from tests.support.tools import OPENAPI_TOOLS, needs_openapi_tools, run_tool
 
 _CONFIG = Path(__file__).with_name("schemathesis.toml")
 
@@ -25,9 +25,9 @@ async def _endless_call(tenant: Tenant) -> str:
 async def test_schemathesis_finds_nothing(
     gateway: Gateway, tmp_path: Path, record_property: Callable[[str, object], None]
 ) -> None:
-    async with served(create_app(SimulatorConfig(open_mode=True, speed=100))) as simulator_url:
+    async with running_app(create_app(SimulatorConfig(open_mode=True, speed=100))) as simulator_url:
         tenant = await gateway.add_tenant(simulator_url)
-        output = await run(
+        output = await run_tool(
             *(str(OPENAPI_TOOLS / "bin" / "schemathesis"), f"--config-file={_CONFIG}", "run", f"{gateway.url}/openapi.json"),
             *("--header", f"Authorization: Bearer {tenant.key}", "--max-examples=15", "--workers=1", "--seed=1"),
             *("--continue-on-failure", "--no-color"),

@@ -20,7 +20,7 @@ from app.settings import Settings
 from app.tenants.caller import COMMAND_LINE_CALLER
 from simulator.config import SimulatorConfig
 from simulator.main import create_app as create_simulator
-from tests.support.gateway import Gateway, Tenant, served
+from tests.support.gateway import Gateway, Tenant, running_app
 from tests.support.tools import needs_program
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -68,7 +68,7 @@ def _example(command: str, answer: str) -> Example:
 @pytest.fixture
 async def tenant(gateway: Gateway, tmp_path: Path) -> AsyncIterator[Tenant]:
     """A tenant whose calls go to the simulator. Its key is in the file to which `callgate demo` writes a key."""
-    async with served(create_simulator(SimulatorConfig(open_mode=True))) as simulator_url:
+    async with running_app(create_simulator(SimulatorConfig(open_mode=True))) as simulator_url:
         tenant = await gateway.add_tenant(simulator_url)
         (tmp_path / ".callgate").mkdir()
         (tmp_path / ".callgate" / "demo_key").write_text(f"{tenant.key}\n")

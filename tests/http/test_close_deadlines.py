@@ -14,7 +14,7 @@ from app.http.limits import ServerLimits
 from app.http.listening import listen
 from app.http.server import server_config
 from tests.support.gateway import running_server
-from tests.support.raw import TIMEOUT_S, connected, head
+from tests.support.raw import TIMEOUT_S, raw_connection, request_head
 
 # More than the buffers of both kernels take.
 _LARGE = b"x" * 20_000_000
@@ -58,8 +58,8 @@ def has_unsent_bytes(state: ServerState) -> bool:
 
 
 async def test_a_refused_client_that_reads_late_is_disconnected() -> None:
-    async with served(ServerLimits()) as (url, state), connected(url) as connection:
-        await connection.send(head("GET", "/large"))
+    async with served(ServerLimits()) as (url, state), raw_connection(url) as connection:
+        await connection.send(request_head("GET", "/large"))
         await until(lambda: has_unsent_bytes(state))
         await connection.send(b"rubbish\r\n\r\n")
         await connection.end()
@@ -68,34 +68,34 @@ async def test_a_refused_client_that_reads_late_is_disconnected() -> None:
 
 async def test_a_connection_with_an_unread_response_makes_room_at_once() -> None:
     limits = ServerLimits(connections=1, write_timeout_s=600)
-    async with served(limits) as (url, state), connected(url) as unread:
-        await unread.send(head("GET", "/large"))
+    async with served(limits) as (url, state), raw_connection(url) as unread:
+        await unread.send(request_head("GET", "/large"))
         await until(lambda: has_unsent_bytes(state))
-        async with connected(url):
+        async with raw_connection(url):
             await until(lambda: len(state.connections) == 1 and not has_unsent_bytes(state))
 
 
 async def test_an_unread_response_is_dropped_when_no_further_request_begins() -> None:
     """Lines between requests end the wait for the next request and begin that for its head."""
     limits = ServerLimits(head_timeout_s=0.2, write_timeout_s=0.2)
-    async with served(limits) as (url, state), connected(url) as connection:
-        await connection.send(head("GET", "/full-socket"))
+    async with served(limits) as (url, state), raw_connection(url) as connection:
+        await connection.send(request_head("GET", "/full-socket"))
         await until(lambda: has_unsent_bytes(state))
         await connection.send(b"\r\n")
         await until(lambda: not state.connections)
 
 
 async def test_an_unread_response_is_dropped_when_the_client_ends_its_side() -> None:
-    async with served(ServerLimits(write_timeout_s=0.2)) as (url, state), connected(url) as connection:
-        await connection.send(head("GET", "/full-socket"))
+    async with served(ServerLimits(write_timeout_s=0.2)) as (url, state), raw_connection(url) as connection:
+        await connection.send(request_head("GET", "/full-socket"))
         await until(lambda: has_unsent_bytes(state))
         connection.writer.write_eof()
         await until(lambda: not state.connections)
 
 
 async def test_an_unread_response_that_broke_off_is_dropped() -> None:
-    async with served(ServerLimits(write_timeout_s=0.2)) as (url, state), connected(url) as connection:
-        await connection.send(head("GET", "/broken-off"))
+    async with served(ServerLimits(write_timeout_s=0.2)) as (url, state), raw_connection(url) as connection:
+        await connection.send(request_head("GET", "/broken-off"))
         await until(lambda: not state.connections)
 
 
@@ -103,8 +103,8 @@ async def test_a_closed_connection_is_freed_without_the_cyclic_garbage_collector
     async with served(ServerLimits()) as (url, state):
         gc.disable()
         try:
-            async with connected(url) as connection:
-                await connection.send(head("GET", "/large"))
+            async with raw_connection(url) as connection:
+                await connection.send(request_head("GET", "/large"))
                 await until(lambda: bool(state.connections))
                 [protocol] = (weakref.ref(each) for each in state.connections)
             await until(lambda: protocol() is None)

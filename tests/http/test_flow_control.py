@@ -12,7 +12,7 @@ from app.http.listening import listen
 from app.http.server import server_config
 from app.main import create_app
 from tests.support.gateway import running_server, settings_for
-from tests.support.raw import connected, head
+from tests.support.raw import raw_connection, request_head
 
 _MOST_UNSENT_BYTES = 150_000
 
@@ -25,9 +25,9 @@ async def test_a_large_response_waits_for_its_client_in_pieces(database_url: str
         for listener in listeners:
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4_096)
         url = f"http://127.0.0.1:{listeners[0].getsockname()[1]}"
-        async with running_server(config, listeners) as server, connected(url) as connection:
+        async with running_server(config, listeners) as server, raw_connection(url) as connection:
             connections: Set[Any] = server.server_state.connections
-            await connection.send(head("GET", path) * 8)
+            await connection.send(request_head("GET", path) * 8)
             async with asyncio.timeout(15):
                 while not any(protocol.flow.write_paused for protocol in connections):
                     await asyncio.sleep(0.01)

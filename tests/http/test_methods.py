@@ -9,7 +9,7 @@ from app.main import create_app
 from app.observability.metrics import EXPOSITION_INTERVAL_S
 from app.settings import Settings
 from tests.support.gateway import Gateway, Tenant
-from tests.support.raw import connected, head
+from tests.support.raw import raw_connection, request_head
 from tests.support.upstream import Upstream, answer, call_resource, created, running_upstream
 
 SID = "CA" + "1" * 32
@@ -48,10 +48,10 @@ async def test_head_is_answered_like_get_without_content(gateway: Gateway, tenan
     (await tenant.http.put("/v1/queues/reminders", json={})).raise_for_status()
     url = path.format(account=tenant.account_sid, id_or_sid=sid, sid=RECORDING, tenant_id=tenant.id, name="reminders")
     lines = (f"Authorization: Bearer {tenant.key}", "Accept: application/json")
-    async with connected(gateway.url) as connection:
-        await connection.send(head("GET", url, *lines))
+    async with raw_connection(gateway.url) as connection:
+        await connection.send(request_head("GET", url, *lines))
         got = await connection.answer()
-        await connection.send(head("HEAD", url, *lines), head("GET", "/livez"))
+        await connection.send(request_head("HEAD", url, *lines), request_head("GET", "/livez"))
         response = await connection.answer(content=False)
         assert response.status == got.status
         assert response.headers.keys() == got.headers.keys()

@@ -14,7 +14,7 @@ from app.observability.metrics import EXPOSITION_INTERVAL_S
 from app.settings import Settings
 from tests.cli.running import Process, environment, free_port, is_listening, running, wait_until
 from tests.support.clients import http_client, http_get, http_post
-from tests.support.gateway import BASIC, SECRET_KEY, Gateway, wait_until_ready
+from tests.support.gateway import BASIC_CALL, SECRET_KEY, Gateway, wait_until_ready
 from tests.support.statements import recorded_statements
 
 OPERATIONS = ["/livez", "/readyz", "/metrics", "/docs", "/redoc", "/openapi.json", "/static-offline-docs/favicon.png"]
@@ -73,7 +73,7 @@ def test_the_operations_port_has_metrics_but_no_api_and_stops_with_the_main_port
             **dict.fromkeys(OPERATIONS, 200),
             "/metrics": 404,
         }
-        assert http_post(f"{main}/v1/calls", json=BASIC).status_code == 401
+        assert http_post(f"{main}/v1/calls", json=BASIC_CALL).status_code == 401
         # The admin API needs a key on this port, and is not on the other one.
         for path in ("/v1/admin/tenants", "/v1/admin/audit-events", "/v1/admin/tenants/x/keys"):
             assert http_get(operations + path).status_code == 401

@@ -17,12 +17,12 @@ from app.http.listening import listen
 from app.http.server import server_config
 from app.observability.metrics import EXPOSITION_INTERVAL_S
 from tests.support.clients import http_client
-from tests.support.gateway import BASIC, Gateway, Tenant, running_gateway, running_server, settings_for
-from tests.support.raw import TIMEOUT_S, Connection, connected, head
+from tests.support.gateway import BASIC_CALL, Gateway, Tenant, running_gateway, running_server, settings_for
+from tests.support.raw import TIMEOUT_S, Connection, raw_connection, request_head
 from tests.support.tools import needs_program
 from tests.support.upstream import Upstream, created_after_release, running_upstream
 
-BODY = json.dumps(BASIC).encode()
+BODY = json.dumps(BASIC_CALL).encode()
 JSON = ("Content-Type: application/json", f"Content-Length: {len(BODY)}")
 H2C = ("Connection: Upgrade, HTTP2-Settings", "Upgrade: h2c", "HTTP2-Settings: AAMAAABkAAQAoAAAAAIAAAAA")
 
@@ -41,19 +41,19 @@ def key_of(tenant: Tenant) -> str:
 @pytest.mark.parametrize(
     "pieces",
     [
-        pytest.param([head("GET", "/livez", "A: " + "a" * 65_536)], id="one long line"),
+        pytest.param([request_head("GET", "/livez", "A: " + "a" * 65_536)], id="one long line"),
         pytest.param([b"GET /livez HTTP/1.1\r\nA: ", *[b"a" * 20_000] * 8], id="a line without an end"),
         pytest.param([b"GET /", *[b"a" * 20_000] * 8], id="a target without an end"),
-        pytest.param([head("GET", "/" + "a" * 65_536)], id="a long target"),
-        pytest.param([head("GET", "/livez", *["A: b"] * 100)], id="101 lines"),
+        pytest.param([request_head("GET", "/" + "a" * 65_536)], id="a long target"),
+        pytest.param([request_head("GET", "/livez", *["A: b"] * 100)], id="101 lines"),
         pytest.param([b"GET /livez HTTP/1.1\r\n", *[b"A: " + b"a" * 700 + b"\r\n"] * 100], id="many middling lines"),
         pytest.param(
-            [b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n" + head("GET", "/livez", *["A: b"] * 100)], id="a second request"
+            [b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n" + request_head("GET", "/livez", *["A: b"] * 100)], id="a second request"
         ),
     ],
 )
 async def test_a_head_beyond_64_kib_or_100_lines_is_431(gateway: Gateway, pieces: list[bytes]) -> None:
-    async with connected(gateway.url) as connection:
+    async with raw_connection(gateway.url) as connection:
         sending = asyncio.create_task(connection.send(*pieces, pause_s=0))
         answer = await connection.answer()
         if answer.status == 200:
@@ -65,15 +65,15 @@ async def test_a_head_beyond_64_kib_or_100_lines_is_431(gateway: Gateway, pieces
 
 
 async def test_a_head_of_the_maximum_size_is_accepted(gateway: Gateway) -> None:
-    async with connected(gateway.url) as connection:
+    async with raw_connection(gateway.url) as connection:
         for lines in (["A: b"] * 99, [f"A{number}: " + "a" * 6_400 for number in range(10)]):
-            await connection.send(head("GET", "/livez", *lines))
+            await connection.send(request_head("GET", "/livez", *lines))
             assert (await connection.answer()).status == 200
 
 
 async def test_megabytes_of_header_lines_get_431_while_they_are_sent(gateway: Gateway) -> None:
     """The client receives the response although it is still sending."""
-    async with connected(gateway.url) as connection:
+    async with raw_connection(gateway.url) as connection:
         sending = asyncio.create_task(
             connection.send(b"GET /livez HTTP/1.1\r\n", *[b"A: " + b"a" * 997 + b"\r\n"] * 8_000, pause_s=0)
         )
@@ -83,9 +83,9 @@ async def test_megabytes_of_header_lines_get_431_while_they_are_sent(gateway: Ga
 
 async def test_silent_connections_are_closed_after_the_head_timeout(quick_timeouts: Gateway) -> None:
     async with AsyncExitStack() as opened:
-        silent = [await opened.enter_async_context(connected(quick_timeouts.url)) for _ in range(300)]
-        answered = await opened.enter_async_context(connected(quick_timeouts.url))
-        await answered.send(head("GET", "/livez"))
+        silent = [await opened.enter_async_context(raw_connection(quick_timeouts.url)) for _ in range(300)]
+        answered = await opened.enter_async_context(raw_connection(quick_timeouts.url))
+        await answered.send(request_head("GET", "/livez"))
         assert (await answered.answer()).status == 200
         await answered.send(b"\r\n")  # some clients send this after a body; it starts no request
         assert await asyncio.gather(*(connection.end() for connection in [*silent, answered])) == [b""] * 301
@@ -93,8 +93,8 @@ async def test_silent_connections_are_closed_after_the_head_timeout(quick_timeou
 
 @pytest.mark.parametrize("begun", [b"G", b"GET /livez HTTP/1.1\r\nHost", b"GET /livez HTTP/1.1\r\nHost: x\r\n"])
 async def test_an_incomplete_head_is_408_after_the_head_timeout(quick_timeouts: Gateway, begun: bytes) -> None:
-    async with connected(quick_timeouts.url) as connection:
-        await connection.send(head("GET", "/livez"))
+    async with raw_connection(quick_timeouts.url) as connection:
+        await connection.send(request_head("GET", "/livez"))
         assert (await connection.answer()).status == 200
         await connection.send(begun)
         answer = await connection.answer()
@@ -104,7 +104,7 @@ async def test_an_incomplete_head_is_408_after_the_head_timeout(quick_timeouts: 
 
 async def test_a_slowly_sent_head_does_not_extend_the_deadline(quick_timeouts: Gateway) -> None:
     began = time.monotonic()
-    async with connected(quick_timeouts.url) as connection:
+    async with raw_connection(quick_timeouts.url) as connection:
         sending = asyncio.create_task(connection.send(b"GET / HTTP/1.1\r\n", *[b"A: b\r\n"] * 90, pause_s=0.2))
         assert (await connection.answer()).status == 408
         sending.cancel()
@@ -113,10 +113,10 @@ async def test_a_slowly_sent_head_does_not_extend_the_deadline(quick_timeouts: G
 
 
 async def test_a_connection_whose_responses_are_not_read_is_closed(database_url: str) -> None:
-    large = head("GET", "/static-offline-docs/redoc.standalone.js")
+    large = request_head("GET", "/static-offline-docs/redoc.standalone.js")
     async with (
         running_gateway(settings_for(database_url, write_timeout=0.5)) as gateway,
-        connected(gateway.url) as connection,
+        raw_connection(gateway.url) as connection,
     ):
         await connection.send(large * 10)
         await asyncio.sleep(2)
@@ -131,20 +131,22 @@ async def test_a_connection_whose_responses_are_not_read_is_closed(database_url:
 async def test_trailer_fields_are_not_headers(gateway: Gateway, tenant: Tenant, upstream: Upstream) -> None:
     chunked = b"%x\r\n%b\r\n0\r\n" % (len(BODY), BODY)
     lines = ("Content-Type: application/json", "Transfer-Encoding: chunked", "Trailer: Authorization, Idempotency-Key")
-    async with connected(gateway.url) as connection:
-        await connection.send(head("POST", "/v1/calls", *lines) + chunked + f"{key_of(tenant)}\r\n\r\n".encode())
+    async with raw_connection(gateway.url) as connection:
+        await connection.send(request_head("POST", "/v1/calls", *lines) + chunked + f"{key_of(tenant)}\r\n\r\n".encode())
         assert (await connection.answer()).status == 401
         for _ in range(2):
-            await connection.send(head("POST", "/v1/calls", *lines, key_of(tenant)) + chunked + b"Idempotency-Key: k\r\n\r\n")
+            await connection.send(
+                request_head("POST", "/v1/calls", *lines, key_of(tenant)) + chunked + b"Idempotency-Key: k\r\n\r\n"
+            )
             assert (await connection.answer()).status == 201
     assert len(upstream.posts) == 2
 
 
 async def test_white_space_around_a_header_value_does_not_count(gateway: Gateway, tenant: Tenant, upstream: Upstream) -> None:
     lines = ("Expect: 100-continue ", *(f"{line} \t" for line in JSON), key_of(tenant))
-    async with connected(gateway.url) as connection:
+    async with raw_connection(gateway.url) as connection:
         for key, status in (("order-1 ", 201), ("order-1", 200), (" \torder-1\t", 200)):
-            await connection.send(head("POST", "/v1/calls", *lines, f"Idempotency-Key: {key}", "X-Request-Id: mine "))
+            await connection.send(request_head("POST", "/v1/calls", *lines, f"Idempotency-Key: {key}", "X-Request-Id: mine "))
             assert (await connection.answer()).status == 100
             await connection.send(BODY)
             answer = await connection.answer()
@@ -155,18 +157,18 @@ async def test_white_space_around_a_header_value_does_not_count(gateway: Gateway
 @pytest.mark.parametrize("endless", [b"A: " + b"a" * 50_000, b"A: " + b"a" * 40_000 + b"\r\n"], ids=["a line", "lines"])
 async def test_an_endless_trailer_is_431(gateway: Gateway, tenant: Tenant, upstream: Upstream, endless: bytes) -> None:
     lines = ("Content-Type: application/json", "Transfer-Encoding: chunked", key_of(tenant))
-    async with connected(gateway.url) as connection:
+    async with raw_connection(gateway.url) as connection:
         body = b"%x\r\n%b\r\n0\r\n" % (len(BODY), BODY)
-        await connection.send(head("POST", "/v1/calls", *lines) + body, *[endless] * 5)
+        await connection.send(request_head("POST", "/v1/calls", *lines) + body, *[endless] * 5)
         answer = await connection.answer()
         assert (answer.status, answer.slug, answer.problem["execution"]) == (431, "head-too-large", "not_started")
     assert upstream.posts == []
 
 
 async def test_an_endless_chunk_extension_is_431(gateway: Gateway, tenant: Tenant) -> None:
-    async with connected(gateway.url) as connection:
+    async with raw_connection(gateway.url) as connection:
         lines = ("Content-Type: application/json", "Transfer-Encoding: chunked", key_of(tenant))
-        await connection.send(head("POST", "/v1/calls", *lines), b"5;a=", *[b"a" * 40_000] * 3)
+        await connection.send(request_head("POST", "/v1/calls", *lines), b"5;a=", *[b"a" * 40_000] * 3)
         assert (await connection.answer()).status == 431
 
 
@@ -174,15 +176,16 @@ async def test_an_endless_chunk_extension_is_431(gateway: Gateway, tenant: Tenan
 async def test_an_upgrade_is_declined_and_the_body_is_read(
     gateway: Gateway, tenant: Tenant, upstream: Upstream, cut: int
 ) -> None:
-    async with connected(gateway.url) as connection:
-        await connection.send(head("POST", "/v1/calls", *H2C, *JSON, key_of(tenant)) + BODY[:cut], BODY[cut:])
+    async with raw_connection(gateway.url) as connection:
+        await connection.send(request_head("POST", "/v1/calls", *H2C, *JSON, key_of(tenant)) + BODY[:cut], BODY[cut:])
         assert (await connection.answer()).status == 201
         chunked = b"%x\r\n%b\r\n0\r\n\r\n" % (len(BODY), BODY)
         lines = ("Content-Type: application/json", "Transfer-Encoding: chunked", key_of(tenant))
-        await connection.send(head("POST", "/v1/calls", *H2C, *lines) + chunked)
+        await connection.send(request_head("POST", "/v1/calls", *H2C, *lines) + chunked)
         assert (await connection.answer()).status == 201
         await connection.send(
-            head("GET", "/livez", *H2C) + head("GET", "/v1/nothing", "Connection: upgrade, close", "Upgrade: foo")
+            request_head("GET", "/livez", *H2C)
+            + request_head("GET", "/v1/nothing", "Connection: upgrade, close", "Upgrade: foo")
         )
         assert (await connection.answer()).status == 200
         last = await connection.answer()
@@ -195,8 +198,8 @@ async def test_an_upgrade_is_declined_and_the_body_is_read(
 async def test_an_empty_idempotency_key_is_refused_with_and_without_an_offer_to_upgrade(
     gateway: Gateway, tenant: Tenant, upstream: Upstream, offer: tuple[str, ...], keys: list[str]
 ) -> None:
-    async with connected(gateway.url) as connection:
-        await connection.send(head("POST", "/v1/calls", *offer, *JSON, key_of(tenant), *keys) + BODY)
+    async with raw_connection(gateway.url) as connection:
+        await connection.send(request_head("POST", "/v1/calls", *offer, *JSON, key_of(tenant), *keys) + BODY)
         assert (await connection.answer()).slug == "invalid-request"
     assert not upstream.posts
 
@@ -237,25 +240,30 @@ async def test_javas_http_client_places_a_call(gateway: Gateway, tenant: Tenant,
 async def test_a_websocket_handshake_is_an_ordinary_request_and_its_target_is_not_logged(
     gateway: Gateway, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    async with connected(gateway.url) as connection:
+    async with raw_connection(gateway.url) as connection:
         lines = (
             "Connection: Upgrade",
             "Upgrade: websocket",
             "Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==",
             "Sec-WebSocket-Version: 13",
         )
-        await connection.send(head("GET", "/v1/nothing?To=%2B14155550100", *lines))
+        await connection.send(request_head("GET", "/v1/nothing?To=%2B14155550100", *lines))
         assert (await connection.answer()).slug == "not-found"
     assert "4155550100" not in "".join(capsys.readouterr())
 
 
 @pytest.mark.parametrize(
     "sent",
-    [b"\x16\x03\x01\x02\x00\x01", b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", head("CONNECT", "x:1"), head("GET", "/\xff")],
+    [
+        b"\x16\x03\x01\x02\x00\x01",
+        b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+        request_head("CONNECT", "x:1"),
+        request_head("GET", "/\xff"),
+    ],
     ids=["TLS", "HTTP/2", "CONNECT", "a target that is not ASCII"],
 )
 async def test_data_that_is_not_http_gets_a_problem(gateway: Gateway, sent: bytes) -> None:
-    async with connected(gateway.url) as connection:
+    async with raw_connection(gateway.url) as connection:
         await connection.send(sent)
         answer = await connection.answer()
         assert (answer.status, answer.slug, answer.headers["connection"]) == (400, "malformed-request", "close")
@@ -269,10 +277,10 @@ async def test_garbage_after_a_creation_does_not_replace_its_response(database_u
     async with (
         running_upstream(created_after_release()) as slow,
         running_gateway(settings) as patient,
-        connected(patient.url) as connection,
+        raw_connection(patient.url) as connection,
     ):
         tenant = await patient.add_tenant(slow.url)
-        await connection.send(head("POST", "/v1/calls", *JSON, key_of(tenant)) + BODY + b"rubbish\r\n\r\n")
+        await connection.send(request_head("POST", "/v1/calls", *JSON, key_of(tenant)) + BODY + b"rubbish\r\n\r\n")
         async with asyncio.timeout(TIMEOUT_S):
             while not slow.posts:
                 await asyncio.sleep(0.01)
@@ -285,15 +293,15 @@ async def test_garbage_after_a_creation_does_not_replace_its_response(database_u
 async def test_requests_are_answered_after_their_client_has_ended_its_side(
     gateway: Gateway, tenant: Tenant, upstream: Upstream
 ) -> None:
-    creation = head("POST", "/v1/calls", *JSON, key_of(tenant)) + BODY
+    creation = request_head("POST", "/v1/calls", *JSON, key_of(tenant)) + BODY
     for sent, statuses in (
         (creation, [201]),
-        (creation + head("GET", "/livez") + head("GET", "/v1/nothing"), [201, 200, 404]),
+        (creation + request_head("GET", "/livez") + request_head("GET", "/v1/nothing"), [201, 200, 404]),
         (creation + b"GET /li", [201]),
         (creation[:-1], []),
         (b"", []),
     ):
-        async with connected(gateway.url) as connection:
+        async with raw_connection(gateway.url) as connection:
             await connection.send(sent)
             connection.writer.write_eof()
             assert [(await connection.answer()).status for _ in statuses] == statuses
@@ -307,12 +315,12 @@ async def test_a_request_that_is_not_read_yet_does_not_time_out(database_url: st
     async with (
         running_upstream(created_after_release()) as slow,
         running_gateway(settings) as running,
-        connected(running.url) as connection,
+        raw_connection(running.url) as connection,
     ):
         tenant = await running.add_tenant(slow.url)
-        await connection.send(head("POST", "/v1/calls", *JSON, key_of(tenant)) + BODY)
+        await connection.send(request_head("POST", "/v1/calls", *JSON, key_of(tenant)) + BODY)
         await slow.wait_for_post()
-        await connection.send(head("POST", "/v1/nothing", *JSON, key_of(tenant)))
+        await connection.send(request_head("POST", "/v1/nothing", *JSON, key_of(tenant)))
         await asyncio.sleep(1.5)  # longer than the time for a body, which has a margin of a second
         await connection.send(BODY)
         slow.released.set()
@@ -320,11 +328,11 @@ async def test_a_request_that_is_not_read_yet_does_not_time_out(database_url: st
 
 
 async def test_a_limited_number_of_pipelined_requests_is_answered_in_order(gateway: Gateway) -> None:
-    async with connected(gateway.url) as connection:
-        await connection.send(b"".join(head("GET", f"/v1/nothing/{number}") for number in range(10)))
+    async with raw_connection(gateway.url) as connection:
+        await connection.send(b"".join(request_head("GET", f"/v1/nothing/{number}") for number in range(10)))
         for number in range(10):
             assert (await connection.answer()).problem["instance"] == f"/v1/nothing/{number}"
-        await connection.send(head("GET", "/livez") * 1_000)
+        await connection.send(request_head("GET", "/livez") * 1_000)
         assert (await connection.end()).count(b"HTTP/1.1 200") < 100
 
 
@@ -334,13 +342,14 @@ async def test_waiting_connections_make_room_for_new_ones(database_url: str, ups
     async with running_gateway(settings) as small, AsyncExitStack() as opened:
         tenant = await small.add_tenant(upstream.url)
         for number in range(60):
-            connection = await opened.enter_async_context(connected(small.url))
+            connection = await opened.enter_async_context(raw_connection(small.url))
             await connection.send(
-                [b"", b"GET", head("POST", "/v1/calls", *JSON) + b"{", head("GET", "/livez")][number % 4] or b"\r"
+                [b"", b"GET", request_head("POST", "/v1/calls", *JSON) + b"{", request_head("GET", "/livez")][number % 4]
+                or b"\r"
             )
         for _ in range(3):
             async with http_client(base_url=small.url, headers=tenant.http.headers) as fresh:
-                assert (await fresh.post("/v1/calls", json=BASIC)).status_code == 201
+                assert (await fresh.post("/v1/calls", json=BASIC_CALL)).status_code == 201
 
 
 async def test_a_connection_is_refused_while_all_others_are_busy(database_url: str) -> None:
@@ -352,21 +361,21 @@ async def test_a_connection_is_refused_while_all_others_are_busy(database_url: s
         AsyncExitStack() as opened,
     ):
         tenant = await small.add_tenant(slow.url)
-        busy = [await opened.enter_async_context(connected(small.url)) for _ in range(10)]
+        busy = [await opened.enter_async_context(raw_connection(small.url)) for _ in range(10)]
         for connection in busy:
-            await connection.send(head("POST", "/v1/calls", *JSON, key_of(tenant)) + BODY)
+            await connection.send(request_head("POST", "/v1/calls", *JSON, key_of(tenant)) + BODY)
         async with asyncio.timeout(TIMEOUT_S):
             while len(slow.posts) < 10:
                 await asyncio.sleep(0.01)
-        async with connected(small.url) as one_more:
-            await one_more.send(head("POST", "/v1/calls", *JSON, key_of(tenant)) + BODY)
+        async with raw_connection(small.url) as one_more:
+            await one_more.send(request_head("POST", "/v1/calls", *JSON, key_of(tenant)) + BODY)
             answer = await one_more.answer()
             assert (answer.status, answer.slug, answer.headers["retry-after"]) == (503, "too-many-connections", "1")
             assert await one_more.end() == b""
         slow.released.set()
         assert [(await connection.answer()).status for connection in busy] == [201] * 10
-        async with connected(small.url) as after:
-            await after.send(head("GET", "/livez"))
+        async with raw_connection(small.url) as after:
+            await after.send(request_head("GET", "/livez"))
             assert (await after.answer()).status == 200
 
 
@@ -383,8 +392,8 @@ async def test_connections_at_the_operations_port_are_counted_apart() -> None:
     async with served_with_operations(app, connections=3) as (url, operations), AsyncExitStack() as opened:
 
         async def connect(where: str, path: str) -> Connection:
-            connection = await opened.enter_async_context(connected(where))
-            await connection.send(head("GET", path))
+            connection = await opened.enter_async_context(raw_connection(where))
+            await connection.send(request_head("GET", path))
             return connection
 
         scraper = await connect(operations, "/metrics")
@@ -392,7 +401,7 @@ async def test_connections_at_the_operations_port_are_counted_apart() -> None:
         busy = [await connect(url, "/wait") for _ in range(3)]
         assert (await (await connect(url, "/wait")).answer()).slug == "too-many-connections"
         assert (await (await connect(operations, "/livez")).answer()).status == 200
-        await scraper.send(head("GET", "/metrics"))
+        await scraper.send(request_head("GET", "/metrics"))
         assert (await scraper.answer()).status == 200
         # They have a limit, too, and use up no connection of the clients.
         for _ in range(MAX_OPERATIONS_CONNECTIONS):
@@ -414,11 +423,11 @@ async def served_with_operations(app: ASGIApp, *, connections: int) -> AsyncIter
 
 
 async def test_requests_refused_by_the_protocol_are_counted(gateway: Gateway) -> None:
-    async with connected(gateway.url) as connection:
+    async with raw_connection(gateway.url) as connection:
         await connection.send(b"rubbish\r\n\r\n")
         assert (await connection.answer()).status == 400
-    async with connected(gateway.url) as connection:
-        chunked = head("POST", "/v1/calls", "Transfer-Encoding: chunked", "Expect: 100-continue")
+    async with raw_connection(gateway.url) as connection:
+        chunked = request_head("POST", "/v1/calls", "Transfer-Encoding: chunked", "Expect: 100-continue")
         await connection.send(chunked + b"no size\r\n")
         assert (await connection.answer()).status == 400
     await asyncio.sleep(EXPOSITION_INTERVAL_S)

@@ -7,11 +7,11 @@ from contextlib import AsyncExitStack
 
 import pytest
 
-from tests.support.gateway import BASIC, Gateway, Tenant, running_gateway, settings_for
-from tests.support.raw import TIMEOUT_S, connected, head
+from tests.support.gateway import BASIC_CALL, Gateway, Tenant, running_gateway, settings_for
+from tests.support.raw import TIMEOUT_S, raw_connection, request_head
 from tests.support.upstream import Upstream
 
-BODY = json.dumps(BASIC).encode()
+BODY = json.dumps(BASIC_CALL).encode()
 JSON = ("Content-Type: application/json", f"Content-Length: {len(BODY)}")
 
 
@@ -41,8 +41,8 @@ async def test_bodies_that_do_not_arrive_block_no_other_tenants_creations(
     lines = [*JSON, *([authorized(slow)] if known else [])]
     async with AsyncExitStack() as opened:
         for _ in range(200):
-            connection = await opened.enter_async_context(connected(small.url))
-            await connection.send(head("POST", path.format(sid=slow.account_sid), *lines) + b"{")
+            connection = await opened.enter_async_context(raw_connection(small.url))
+            await connection.send(request_head("POST", path.format(sid=slow.account_sid), *lines) + b"{")
         await asyncio.sleep(0.2)
         async with asyncio.timeout(TIMEOUT_S):
             for _ in range(10):
@@ -52,9 +52,9 @@ async def test_bodies_that_do_not_arrive_block_no_other_tenants_creations(
 async def test_requests_without_a_valid_key_use_no_slots(small: Gateway, upstream: Upstream) -> None:
     tenant = await small.add_tenant(upstream.url)
     async with AsyncExitStack() as opened:
-        connections = [await opened.enter_async_context(connected(small.url)) for _ in range(50)]
+        connections = [await opened.enter_async_context(raw_connection(small.url)) for _ in range(50)]
         for number, connection in enumerate(connections):
-            await connection.send(head("POST", "/v1/calls", *JSON, f"Authorization: Bearer cgk_{number:040d}") + BODY)
+            await connection.send(request_head("POST", "/v1/calls", *JSON, f"Authorization: Bearer cgk_{number:040d}") + BODY)
         assert (await tenant.create()).status_code == 201
         assert {(await connection.answer()).status for connection in connections} == {401}
 
@@ -64,8 +64,8 @@ async def test_a_body_that_does_not_arrive_is_408_and_closes_the_connection(
     quick_timeouts: Gateway, upstream: Upstream, begun: bytes
 ) -> None:
     tenant = await quick_timeouts.add_tenant(upstream.url)
-    async with connected(quick_timeouts.url) as connection:
-        await connection.send(head("POST", "/v1/calls", *JSON, authorized(tenant), "X-Request-Id: mine") + begun)
+    async with raw_connection(quick_timeouts.url) as connection:
+        await connection.send(request_head("POST", "/v1/calls", *JSON, authorized(tenant), "X-Request-Id: mine") + begun)
         answer = await connection.answer()
         assert (answer.status, answer.slug, answer.headers["connection"]) == (408, "request-timeout", "close")
         assert answer.problem["execution"] == "not_started"
@@ -79,8 +79,10 @@ async def test_a_body_that_does_not_arrive_is_408_and_closes_the_connection(
 async def test_a_slowly_sent_chunked_body_does_not_extend_the_deadline(quick_timeouts: Gateway, upstream: Upstream) -> None:
     tenant = await quick_timeouts.add_tenant(upstream.url)
     lines = ("Content-Type: application/json", "Transfer-Encoding: chunked", authorized(tenant), "Idempotency-Key: k")
-    async with connected(quick_timeouts.url) as connection:
-        sending = asyncio.create_task(connection.send(head("POST", "/v1/calls", *lines), *[b"1\r\n \r\n"] * 60, pause_s=0.2))
+    async with raw_connection(quick_timeouts.url) as connection:
+        sending = asyncio.create_task(
+            connection.send(request_head("POST", "/v1/calls", *lines), *[b"1\r\n \r\n"] * 60, pause_s=0.2)
+        )
         assert (await connection.answer()).status == 408
         assert not sending.done()
         sending.cancel()
@@ -90,8 +92,8 @@ async def test_a_slowly_sent_chunked_body_does_not_extend_the_deadline(quick_tim
 async def test_a_timeout_under_twilios_paths_has_twilios_error_format(quick_timeouts: Gateway, upstream: Upstream) -> None:
     tenant = await quick_timeouts.add_tenant(upstream.url)
     form = ("Content-Type: application/x-www-form-urlencoded", "Content-Length: 50", authorized(tenant))
-    async with connected(quick_timeouts.url) as connection:
-        await connection.send(head("POST", f"/2010-04-01/Accounts/{tenant.account_sid}/Calls.json", *form) + b"To=")
+    async with raw_connection(quick_timeouts.url) as connection:
+        await connection.send(request_head("POST", f"/2010-04-01/Accounts/{tenant.account_sid}/Calls.json", *form) + b"To=")
         answer = await connection.answer()
         assert (answer.status, answer.problem["status"], answer.problem["code"]) == (408, 408, 900011)
 
@@ -102,26 +104,26 @@ async def test_a_body_that_follows_its_error_response_has_a_deadline(
 ) -> None:
     """Checks that the connection stays usable after an early error response if the body arrives, and is closed otherwise."""
     tenant = await quick_timeouts.add_tenant(upstream.url)
-    async with connected(quick_timeouts.url) as connection:
+    async with raw_connection(quick_timeouts.url) as connection:
         lines = ("Content-Type: application/json", "Content-Length: 70000", authorized(tenant))
-        await connection.send(head("POST", "/v1/calls", *lines))
+        await connection.send(request_head("POST", "/v1/calls", *lines))
         assert (await connection.answer()).slug == "body-too-large"
         await connection.send(b"x" * 70_000)
-        await connection.send(head("POST", "/v1/calls", *JSON, authorized(tenant)) + BODY)
+        await connection.send(request_head("POST", "/v1/calls", *JSON, authorized(tenant)) + BODY)
         assert (await connection.answer()).status == 201
-        await connection.send(head("POST", "/v1/calls", *lines) + sent)
+        await connection.send(request_head("POST", "/v1/calls", *lines) + sent)
         assert (await connection.answer()).status == 413
         assert await connection.end() == b""
 
 
 async def test_a_fragmented_body_is_read_and_expect_100_continue_is_answered(small: Gateway, upstream: Upstream) -> None:
     tenant = await small.add_tenant(upstream.url)
-    async with connected(small.url) as connection:
+    async with raw_connection(small.url) as connection:
         await connection.send(
-            head("POST", "/v1/calls", *JSON, authorized(tenant)), *[bytes([byte]) for byte in BODY], pause_s=0
+            request_head("POST", "/v1/calls", *JSON, authorized(tenant)), *[bytes([byte]) for byte in BODY], pause_s=0
         )
         assert (await connection.answer()).status == 201
-        await connection.send(head("POST", "/v1/calls", *JSON, authorized(tenant), "Expect: 100-continue"))
+        await connection.send(request_head("POST", "/v1/calls", *JSON, authorized(tenant), "Expect: 100-continue"))
         assert (await connection.answer()).status == 100
         await connection.send(BODY)
         assert (await connection.answer()).status == 201

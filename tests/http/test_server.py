@@ -9,7 +9,7 @@ from email.utils import parsedate_to_datetime
 from fastapi import FastAPI
 
 from tests.support.clients import http_client
-from tests.support.gateway import served
+from tests.support.gateway import running_app
 
 # Ends itself by SIGTERM as soon as it serves. The handler runs while the event loop waits.
 PROGRAM = """
@@ -30,7 +30,7 @@ Server(server_config(app)).run(listen("127.0.0.1", 0))
 
 
 async def test_the_date_is_that_of_the_response() -> None:
-    async with served(FastAPI()) as url, http_client(base_url=url) as http:
+    async with running_app(FastAPI()) as url, http_client(base_url=url) as http:
         for _ in range(3):
             date = parsedate_to_datetime((await http.get("/")).headers["Date"])
             assert abs(datetime.now(UTC) - date) < timedelta(seconds=10)

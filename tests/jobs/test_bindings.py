@@ -25,7 +25,7 @@ from app.twilio.clock import TwilioClock
 from simulator.config import SimulatorConfig
 from simulator.main import create_app as create_simulator
 from tests.support.clients import http_client
-from tests.support.gateway import Gateway, Tenant, served
+from tests.support.gateway import Gateway, Tenant, running_app
 from tests.support.jobs import run_search, running_resolver
 from tests.support.upstream import Behaviour, Upstream, answer, call_resource, hang, proxy_page, reset, running_upstream
 
@@ -65,7 +65,7 @@ class Twilio:
 @pytest.fixture(scope="module")
 async def simulator() -> AsyncIterator[Twilio]:
     app = create_simulator(SimulatorConfig(open_mode=True))
-    async with served(app, date_header=False) as url, http_client(base_url=url) as http:
+    async with running_app(app, date_header=False) as url, http_client(base_url=url) as http:
         yield Twilio(url, http)
 
 

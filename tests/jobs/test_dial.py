@@ -17,8 +17,8 @@ from app.jobs.dial import ScheduledCallDialer
 from app.observability import Metrics
 from app.services import services
 from app.tenants.caller import COMMAND_LINE_CALLER
-from tests.support.callbacks import PUBLIC_URL, call_back, progress
-from tests.support.gateway import BASIC, Gateway, Tenant, running_gateway, settings_for
+from tests.support.callbacks import PUBLIC_URL, call_back, status_callback_fields
+from tests.support.gateway import BASIC_CALL, Gateway, Tenant, running_gateway, settings_for
 from tests.support.jobs import dial_all, run_step, running_dialer, running_refresher
 from tests.support.upstream import Upstream, answer, call_resource, created, error, hang, reset, running_upstream
 
@@ -228,7 +228,7 @@ async def test_classes_are_strict_and_callers_take_turns(gateway: Gateway, tenan
 
     async def schedule(caller: int, count: int, priority: str) -> None:
         for number in range(count):
-            body = BASIC | {"to": f"sip:{priority}-{caller}-{number}@example.com", "priority": priority}
+            body = BASIC_CALL | {"to": f"sip:{priority}-{caller}-{number}@example.com", "priority": priority}
             response = await tenant.http.post("/v1/calls", json=body, headers={"Authorization": callers[caller]})
             assert response.status_code == 202
 
@@ -554,7 +554,7 @@ async def test_no_redial_follows_a_stored_request_to_end_the_call(database_url: 
         assert (stored.status_code, stored.json()["execution"]) == (202, "unknown")
         sid = f"CA{uuid4().hex}"
         for sequence, status in enumerate(["ringing", "busy"]):
-            fields = progress(tenant, {"sid": sid}, status, sequence)
+            fields = status_callback_fields(tenant, {"sid": sid}, status, sequence)
             assert (await call_back(gateway, tenant, call_id, fields)).is_success
         assert (await record(tenant, call_id))["status"] == "busy"
         assert await _waiting(tenant) == []

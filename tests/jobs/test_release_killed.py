@@ -16,7 +16,7 @@ from tests.jobs.test_dial import record
 from tests.jobs.test_release import entry, halt, is_halted
 from tests.support.gateway import SECRET_KEY, Gateway
 from tests.support.jobs import dial_all, running_dialer
-from tests.support.locks import SESSION_WAITS_FOR_LOCK
+from tests.support.locks import SESSION_WAITS_FOR_LOCK_SQL
 from tests.support.upstream import Upstream, answer, created, hang, running_upstream
 
 # A grant may be dialled for 31 seconds.
@@ -113,5 +113,5 @@ def has_come_to(step: str, twilio: Twilio, upstream: Upstream, output: Path) -> 
 
 async def waits_for_the_lock(gateway: Gateway) -> None:
     async with asyncio.timeout(60):
-        while not (await gateway.database.fetch(SESSION_WAITS_FOR_LOCK))[0][0]:
+        while not (await gateway.database.fetch(SESSION_WAITS_FOR_LOCK_SQL))[0][0]:
             await asyncio.sleep(0.02)

@@ -17,9 +17,9 @@ from app.database.engine import Database
 from app.jobs.rollup import CallCountRollUp
 from app.jobs.worker import run_worker
 from app.observability import Metrics
-from app.rollups.store import LATENCY_BOUNDS_MS, ROLL_UP_PERIOD
+from app.rollups.store import LATENCY_BOUNDS_MS, ROLL_UP_PERIOD_SQL
 from tests.support.gateway import Gateway
-from tests.support.locks import SESSION_WAITS_FOR_LOCK
+from tests.support.locks import SESSION_WAITS_FOR_LOCK_SQL
 
 TENANTS = ("blue", "green", "red")
 WITHOUT_TOKEN = "red"
@@ -299,7 +299,7 @@ async def _stopping_in_the_middle(database: Database) -> AsyncIterator[Callable[
         await connection.execute("INSERT INTO rollup (tenant_id, seconds, start) VALUES ('', 60, $1)", now - 30 * MINUTE)
 
         async def stopped() -> None:
-            while not (await database.fetch(SESSION_WAITS_FOR_LOCK))[0][0]:
+            while not (await database.fetch(SESSION_WAITS_FOR_LOCK_SQL))[0][0]:
                 await asyncio.sleep(0.01)
 
         yield stopped
@@ -412,7 +412,7 @@ async def test_what_happens_outside_of_the_periods_is_not_read(database: Databas
     async with database.transaction() as connection:
         ids = lowest_call_id_at(now - 31 * MINUTE), lowest_call_id_at(now - 30 * MINUTE)
         arguments = (now - 31 * MINUTE, now - 30 * MINUTE, *ids, 60, True)
-        plan = "\n".join(row[0] for row in await connection.fetch("EXPLAIN " + ROLL_UP_PERIOD, *arguments))
+        plan = "\n".join(row[0] for row in await connection.fetch("EXPLAIN " + ROLL_UP_PERIOD_SQL, *arguments))
     assert "Seq Scan on call" not in plan
     assert "Index Cond: ((id >= " in plan
     assert "Seq Scan on delivery" not in plan

@@ -22,7 +22,7 @@ from app.twilio.schemas import Credential
 from simulator.config import SimulatorConfig
 from simulator.main import create_app as create_simulator
 from tests.support.clients import http_client
-from tests.support.gateway import Gateway, Tenant, served
+from tests.support.gateway import Gateway, Tenant, running_app
 from tests.support.jobs import run_step, running_refresher
 from tests.support.upstream import Behaviour, answer, call_resource, running_upstream
 
@@ -89,7 +89,7 @@ async def twilio() -> AsyncIterator[Twilio]:
     clock = Clock()
     config = SimulatorConfig(open_mode=True, clock=clock)
     async with (
-        served(create_simulator(config), date_header=False) as url,
+        running_app(create_simulator(config), date_header=False) as url,
         http_client(base_url=url) as http,
     ):
         yield Twilio(url, clock, http)

@@ -18,7 +18,7 @@ from app.jobs.resolve import OutcomeResolver
 from app.jobs.worker import Job, run_jobs
 from simulator.config import SimulatorConfig
 from simulator.main import create_app as create_simulator
-from tests.support.gateway import Gateway, Tenant, running_gateway, served, settings_for
+from tests.support.gateway import Gateway, Tenant, running_app, running_gateway, settings_for
 from tests.support.jobs import run_step, running_refresher, running_resolver
 from tests.support.logs import logging_to
 from tests.support.postgres_clock import url_with_other_clock
@@ -46,7 +46,7 @@ def clock() -> Clock:
 @pytest.fixture
 async def simulated(gateway: Gateway, clock: Clock) -> AsyncIterator[Tenant]:
     """A tenant whose Twilio is the simulator."""
-    async with served(create_simulator(SimulatorConfig(open_mode=True, clock=clock))) as url:
+    async with running_app(create_simulator(SimulatorConfig(open_mode=True, clock=clock))) as url:
         yield await gateway.add_tenant(url)
 
 

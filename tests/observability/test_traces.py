@@ -27,8 +27,8 @@ from app.observability import Metrics
 from app.observability.tracing import has_recording_span, trace_background_work, tracing_from_environment
 from tests.cli.running import environment, eventually, free_port, running
 from tests.support.clients import http_client
-from tests.support.gateway import BASIC, SECRET_KEY, Gateway, Tenant, running_gateway, served, settings_for
-from tests.support.tracing import memory
+from tests.support.gateway import BASIC_CALL, SECRET_KEY, Gateway, Tenant, running_app, running_gateway, settings_for
+from tests.support.tracing import in_memory_tracing
 from tests.support.upstream import Upstream, answer, created, error, reset, running_upstream
 
 PUBLIC_URL = "https://calls.example.com"
@@ -52,7 +52,7 @@ class Traced:
 
 @pytest.fixture
 async def traced(database_url: str) -> AsyncIterator[Traced]:
-    tracing, exporter = memory()
+    tracing, exporter = in_memory_tracing()
     settings = settings_for(database_url, public_url=PUBLIC_URL, delivery_allow="127.0.0.0/8")
     async with running_gateway(settings, tracing=tracing) as gateway:
         yield Traced(gateway, exporter)
@@ -72,7 +72,7 @@ def links_of(span: ReadableSpan) -> list[str]:
 
 
 async def create(tenant: Tenant, *, from_: str = "Jack", **members: Any) -> httpx.Response:
-    return await tenant.http.post("/v1/calls", json=BASIC | {"from": from_} | members, headers=TRACEPARENT)
+    return await tenant.http.post("/v1/calls", json=BASIC_CALL | {"from": from_} | members, headers=TRACEPARENT)
 
 
 async def called_back(gateway: Gateway, tenant: Tenant, upstream: Upstream, sid: str) -> None:
@@ -131,7 +131,7 @@ async def test_a_callback_has_its_own_trace_that_is_linked_to_the_creation(trace
 
 
 async def test_the_workers_traces_of_a_call_are_linked_to_the_creation(traced: Traced, database_url: str) -> None:
-    tracing, exporter = memory()
+    tracing, exporter = in_memory_tracing()
     stop = asyncio.Event()
     async with running_upstream(created(), error(404, 20404)) as upstream:
         tenant = await traced.gateway.add_tenant(upstream.url)
@@ -151,7 +151,7 @@ async def test_the_workers_traces_of_a_call_are_linked_to_the_creation(traced: T
 
 
 async def test_a_delivery_is_linked_to_the_creation_and_sends_no_trace_headers(traced: Traced, database_url: str) -> None:
-    tracing, exporter = memory()
+    tracing, exporter = in_memory_tracing()
     stop = asyncio.Event()
     async with running_upstream(created()) as upstream, running_upstream(answer(200)) as receiver:
         tenant = await traced.gateway.add_tenant(upstream.url)
@@ -208,7 +208,7 @@ async def test_spans_hold_no_secrets_and_no_personal_data(traced: Traced) -> Non
 )
 async def test_a_client_without_a_key_chooses_what_is_sampled(database_url: str, sampler: Sampler, trace: str) -> None:
     """Checks what docs/operations.md says. Only callbacks are sampled as the operator has set."""
-    tracing, exporter = memory(sampler)
+    tracing, exporter = in_memory_tracing(sampler)
     async with (
         running_gateway(settings_for(database_url), tracing=tracing) as gateway,
         http_client(base_url=gateway.url) as http,
@@ -241,7 +241,7 @@ async def test_a_process_exports_its_spans_to_the_standard_otlp_endpoint(
     collecting.add_route("/{path:path}", take, methods=["POST"])
     port = free_port()
     async with (
-        served(collecting) as collector,
+        running_app(collecting) as collector,
         running_upstream(created()) as upstream,
     ):
         tenant = await gateway.add_tenant(upstream.url)
@@ -259,7 +259,7 @@ async def test_a_process_exports_its_spans_to_the_standard_otlp_endpoint(
             await asyncio.to_thread(process.wait_for, "Application startup complete")
             url, key = f"http://127.0.0.1:{port}/v1/calls", {"Authorization": f"Bearer {tenant.key}"}
             async with http_client(headers=key | TRACEPARENT) as http:
-                assert (await http.post(url, json=BASIC)).status_code == 201
+                assert (await http.post(url, json=BASIC_CALL)).status_code == 201
                 assert (await http.get(url, params={"to": "+14155550123"})).status_code == 200
             process.popen.send_signal(signal.SIGTERM)
             await eventually(lambda: process.popen.poll() is not None, "the end of the process")

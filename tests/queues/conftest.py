@@ -7,7 +7,7 @@ from uuid import UUID
 
 from uuid_utils.compat import uuid7
 
-from tests.support.gateway import BASIC, Gateway, Tenant
+from tests.support.gateway import BASIC_CALL, Gateway, Tenant
 
 _CALL = """INSERT INTO call (id, tenant_id, account_id, account_sid, created_at, pending_since, execution, fingerprint,
         parameters, "to", "from", queue_id, sid, status, problem)
@@ -65,11 +65,11 @@ class QueuedCalls:
         """Adds `number` waiting calls in two statements."""
         ids = [uuid7() for _ in range(number)]
         queue_id = await self.queue_id()
-        await self.gateway.database.fetch(_MANY_CALLS, ids, self.tenant.id, queue_id, BASIC["to"], BASIC["from"])
+        await self.gateway.database.fetch(_MANY_CALLS, ids, self.tenant.id, queue_id, BASIC_CALL["to"], BASIC_CALL["from"])
         await self.gateway.database.fetch(_MANY_DIALS, ids, self.tenant.id, queue_id)
 
     async def _add(self, call_id: UUID, execution: str, *columns: Any) -> None:
-        address = (BASIC["to"], BASIC["from"])
+        address = (BASIC_CALL["to"], BASIC_CALL["from"])
         queue_id = await self.queue_id()
         await self.gateway.database.fetch(_CALL, call_id, self.tenant.id, execution, *address, queue_id, *columns)
 

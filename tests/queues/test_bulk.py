@@ -10,9 +10,9 @@ import httpx
 import pytest
 
 from app.http.limits import MAX_BODY_BYTES
-from app.queues.router import MAX_BULK_BYTES, MAX_LINES
-from tests.support.gateway import BASIC, Gateway, Tenant
-from tests.support.raw import connected, head
+from app.queues.router import MAX_BULK_BYTES, MAX_BULK_LINES
+from tests.support.gateway import BASIC_CALL, Gateway, Tenant
+from tests.support.raw import raw_connection, request_head
 
 NDJSON = {"Content-Type": "application/x-ndjson"}
 PATH = "/v1/queues/reminders/calls"
@@ -26,7 +26,7 @@ async def tenant(gateway: Gateway) -> Tenant:
 
 
 def line(key: Any, **members: Any) -> str:
-    return json.dumps({"key": key} | BASIC | members)
+    return json.dumps({"key": key} | BASIC_CALL | members)
 
 
 async def send(tenant: Tenant, lines: Iterable[str | bytes], **headers: str) -> httpx.Response:
@@ -97,7 +97,7 @@ async def test_a_line_that_is_refused_does_not_affect_the_others(tenant: Tenant)
         ("{", ("malformed-body", [])),
         (b'{"key": "\xff"}', ("malformed-body", [])),
         ("[]", ("invalid-request", [("", "not_an_object")])),
-        (json.dumps(BASIC), ("invalid-request", [("/key", "missing")])),
+        (json.dumps(BASIC_CALL), ("invalid-request", [("/key", "missing")])),
         (line(None), ("invalid-request", [("/key", "string_type")])),
         (line("k" * 256), ("invalid-request", [("/key", "string_too_long")])),
         (line("é"), ("invalid-request", [("/key", "string_pattern_mismatch")])),
@@ -130,11 +130,11 @@ async def test_empty_lines_are_left_out_and_counted(tenant: Tenant) -> None:
 
 
 async def test_a_thousand_lines_are_answered_in_order(tenant: Tenant) -> None:
-    answered = await added(tenant, [line(f"k-{number}") for number in range(MAX_LINES)])
-    assert [each["key"] for each in answered] == [f"k-{number}" for number in range(MAX_LINES)]
+    answered = await added(tenant, [line(f"k-{number}") for number in range(MAX_BULK_LINES)])
+    assert [each["key"] for each in answered] == [f"k-{number}" for number in range(MAX_BULK_LINES)]
     assert {each["status"] for each in answered} == {202}
-    assert len({each["id"] for each in answered}) == MAX_LINES
-    assert (await tenant.http.get("/v1/queues/reminders")).json()["counts"]["execution"] == {"scheduled": MAX_LINES}
+    assert len({each["id"] for each in answered}) == MAX_BULK_LINES
+    assert (await tenant.http.get("/v1/queues/reminders")).json()["counts"]["execution"] == {"scheduled": MAX_BULK_LINES}
 
 
 async def test_a_body_as_a_whole_can_be_refused(tenant: Tenant) -> None:
@@ -143,8 +143,8 @@ async def test_a_body_as_a_whole_can_be_refused(tenant: Tenant) -> None:
 
     assert await slug(await send(tenant, [])) == (422, "invalid-request")
     assert await slug(await send(tenant, ["\n\n"])) == (422, "invalid-request")
-    assert await slug(await send(tenant, ["{}"] * (MAX_LINES + 1))) == (413, "body-too-large")
-    assert await slug(await send(tenant, [""] * (2 * MAX_LINES + 2))) == (413, "body-too-large")
+    assert await slug(await send(tenant, ["{}"] * (MAX_BULK_LINES + 1))) == (413, "body-too-large")
+    assert await slug(await send(tenant, [""] * (2 * MAX_BULK_LINES + 2))) == (413, "body-too-large")
     large = await send(tenant, ["x" * MAX_BULK_BYTES, ""])
     assert await slug(large) == (413, "body-too-large")
     assert str(MAX_BULK_BYTES) in large.json()["detail"]
@@ -171,9 +171,9 @@ async def test_slow_bodies_of_some_tenants_do_not_delay_others(gateway: Gateway,
         for slow in (await gateway.add_tenant(), await gateway.add_tenant()):
             (await slow.http.put("/v1/queues/reminders", json={})).raise_for_status()
             for _ in range(2):
-                connection = await stack.enter_async_context(connected(gateway.url))
+                connection = await stack.enter_async_context(raw_connection(gateway.url))
                 lines = [f"Authorization: Bearer {slow.key}", "Content-Type: application/x-ndjson", "Content-Length: 1000000"]
-                await connection.send(head("POST", PATH, *lines, "Expect: 100-continue"))
+                await connection.send(request_head("POST", PATH, *lines, "Expect: 100-continue"))
                 # The server asks for the body once the endpoint reads it.
                 assert (await connection.answer(content=False)).status == 100
         answered = await added(tenant, [line("a")])
@@ -181,8 +181,8 @@ async def test_slow_bodies_of_some_tenants_do_not_delay_others(gateway: Gateway,
 
 
 async def test_a_client_without_a_key_is_refused_before_its_body_is_read(gateway: Gateway) -> None:
-    async with connected(gateway.url) as connection:
-        await connection.send(head("POST", PATH, "Content-Type: application/x-ndjson", "Content-Length: 1000000"))
+    async with raw_connection(gateway.url) as connection:
+        await connection.send(request_head("POST", PATH, "Content-Type: application/x-ndjson", "Content-Length: 1000000"))
         assert (await connection.answer()).slug == "unauthorized"
 
 
@@ -204,7 +204,7 @@ async def test_the_same_body_twice_at_once_creates_each_call_once(tenant: Tenant
 
 
 async def test_the_calls_of_a_client_that_disconnects_are_created_whole(gateway: Gateway, tenant: Tenant) -> None:
-    lines = [line(f"k-{number}") for number in range(MAX_LINES)]
+    lines = [line(f"k-{number}") for number in range(MAX_BULK_LINES)]
     content = "\n".join(lines)
     with pytest.raises(TimeoutError):
         async with asyncio.timeout(0.05):
@@ -213,4 +213,4 @@ async def test_the_calls_of_a_client_that_disconnects_are_created_whole(gateway:
     assert {each["status"] for each in answered} <= {200, 202}
     statement = """SELECT count(*) = count(dial.call_id) FROM call LEFT JOIN scheduled_dial AS dial ON dial.call_id = call.id
         WHERE call.tenant_id = $1 HAVING count(*) = $2"""
-    assert [row[0] for row in await gateway.database.fetch(statement, tenant.id, MAX_LINES)] == [True]
+    assert [row[0] for row in await gateway.database.fetch(statement, tenant.id, MAX_BULK_LINES)] == [True]

@@ -31,7 +31,7 @@ from app.tenants.postponed_calls import StoredChange, apply_to_waiting_calls, ma
 from tests.queues.conftest import QueuedCalls
 from tests.queues.test_queues import HOURS
 from tests.support.gateway import Gateway
-from tests.support.locks import SESSION_WAITS_FOR_LOCK
+from tests.support.locks import SESSION_WAITS_FOR_LOCK_SQL
 
 _WAITING_SESSIONS = "SELECT pid FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
 OTHER_HOURS = HOURS | {"to": "21:00"}
@@ -176,7 +176,7 @@ async def test_hours_that_do_not_yet_apply_are_reported(calls: QueuedCalls, gate
 async def test_a_change_waits_for_grants_that_have_begun(calls: QueuedCalls, settings: dict[str, Any], is_first: bool) -> None:
     async with granting(calls, is_first=is_first):
         change = asyncio.create_task(put(calls, **settings))
-        while not change.done() and not (await calls.gateway.database.fetch(SESSION_WAITS_FOR_LOCK))[0][0]:
+        while not change.done() and not (await calls.gateway.database.fetch(SESSION_WAITS_FOR_LOCK_SQL))[0][0]:
             await asyncio.sleep(0.01)
         assert not change.done()
     await change
@@ -196,7 +196,7 @@ async def test_a_suspension_waits_for_grants_that_have_begun(
 ) -> None:
     async with granting(calls):
         change = asyncio.create_task(suspending(calls))
-        while not change.done() and not (await calls.gateway.database.fetch(SESSION_WAITS_FOR_LOCK))[0][0]:
+        while not change.done() and not (await calls.gateway.database.fetch(SESSION_WAITS_FOR_LOCK_SQL))[0][0]:
             await asyncio.sleep(0.01)
         assert not change.done()
         assert (await calls.gateway.tenants.get_tenant(calls.tenant.id)).suspended_at, "later grants read the suspension"
@@ -247,7 +247,7 @@ async def test_a_call_that_is_created_while_the_hours_change_is_due_by_the_new_h
         async with gateway.database.transaction() as connection, asyncio.timeout(30):
             await connection.execute(*block)
             creating = asyncio.create_task(create())
-            while not await connection.fetchval(SESSION_WAITS_FOR_LOCK):
+            while not await connection.fetchval(SESSION_WAITS_FOR_LOCK_SQL):
                 await asyncio.sleep(0.01)
             changing = asyncio.create_task(put(calls, hours=None))
             while await gateway.database.fetch("SELECT FROM queue WHERE tenant_id = $1 AND hours IS NOT NULL", calls.tenant.id):

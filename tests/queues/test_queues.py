@@ -10,7 +10,7 @@ from app.tenants.caller import COMMAND_LINE_CALLER
 from app.tenants.scopes import Scope
 from tests.queues.conftest import QueuedCalls
 from tests.support.gateway import Gateway, Tenant
-from tests.support.locks import SESSIONS_THAT_WAIT_FOR_LOCKS
+from tests.support.locks import COUNT_WAITING_SESSIONS_SQL
 from tests.support.upstream import Upstream
 
 HOURS = {"time_zone": "Europe/Berlin", "days": ["mon", "fri"], "from": "09:00", "to": "20:00"}
@@ -190,7 +190,7 @@ async def test_a_tenants_changes_of_a_locked_queue_leave_connections_for_other_t
     assert (await busy.http.put("/v1/queues/busy", json={})).status_code == 201
 
     async def waiting_sessions() -> int:
-        number: int = await connection.fetchval(SESSIONS_THAT_WAIT_FOR_LOCKS)
+        number: int = await connection.fetchval(COUNT_WAITING_SESSIONS_SQL)
         return number
 
     async with gateway.database.transaction() as connection:

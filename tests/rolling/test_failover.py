@@ -25,8 +25,8 @@ from simulator.main import create_app as create_simulator
 from tests.cli.running import environment, free_port, run, running
 from tests.proofs.fleet import all_records
 from tests.support.clients import http_client
-from tests.support.gateway import SECRET_KEY, Gateway, Tenant, running_gateway, served, settings_for
-from tests.support.postgres_pair import Node, Pair, postgres_pair
+from tests.support.gateway import SECRET_KEY, Gateway, Tenant, running_app, running_gateway, settings_for
+from tests.support.postgres_pair import PostgresPair, PostgresServer, postgres_pair
 from tests.support.upstream import created, created_after_release, running_upstream
 
 CLIENTS = 6
@@ -39,19 +39,19 @@ PATIENT = {"twilio_read_timeout": 50, "request_budget": 60}
 
 
 @pytest.fixture
-def pair() -> Iterator[Pair]:
+def pair() -> Iterator[PostgresPair]:
     with postgres_pair() as nodes:
         yield nodes
 
 
 @asynccontextmanager
-async def _gateway(pair: Pair, **settings: Any) -> AsyncIterator[Gateway]:
+async def _gateway(pair: PostgresPair, **settings: Any) -> AsyncIterator[Gateway]:
     await asyncio.to_thread(migrate, pair.url)
     async with running_gateway(settings_for(pair.url, **settings)) as gateway:
         yield gateway
 
 
-async def _make_synchronous(pair: Pair) -> None:
+async def _make_synchronous(pair: PostgresPair) -> None:
     await pair.primary.execute("ALTER SYSTEM SET synchronous_standby_names = '*'")
     await pair.primary.execute("SELECT pg_reload_conf()")
 
@@ -109,8 +109,10 @@ async def _wait_for(what: str, timeout_s: float, condition: Any) -> float:
     return time.monotonic() - began
 
 
-async def test_creations_and_worker_recover_at_the_promoted_standby(pair: Pair, tmp_path: Path, record_property: Any) -> None:
-    async with served(create_simulator(SimulatorConfig(open_mode=True, speed=20))) as simulator, _gateway(pair) as gateway:
+async def test_creations_and_worker_recover_at_the_promoted_standby(
+    pair: PostgresPair, tmp_path: Path, record_property: Any
+) -> None:
+    async with running_app(create_simulator(SimulatorConfig(open_mode=True, speed=20))) as simulator, _gateway(pair) as gateway:
         await _make_synchronous(pair)
         tenant = await gateway.add_tenant(simulator)
         metrics_port = free_port()
@@ -154,7 +156,7 @@ async def test_creations_and_worker_recover_at_the_promoted_standby(pair: Pair, 
         record_property("output", f"recovered after {took:.1f} s, worker {worker_took:.1f} s; {answers.since(killed)}")
 
 
-async def test_notifications_arrive_from_the_promoted_standby(pair: Pair, tmp_path: Path) -> None:
+async def test_notifications_arrive_from_the_promoted_standby(pair: PostgresPair, tmp_path: Path) -> None:
     async with _gateway(pair) as gateway:
         await _make_synchronous(pair)
         tenant = await gateway.add_tenant()
@@ -193,7 +195,7 @@ async def test_notifications_arrive_from_the_promoted_standby(pair: Pair, tmp_pa
 
 
 @contextlib.asynccontextmanager
-async def sends_nothing(primary: Node) -> AsyncIterator[None]:
+async def sends_nothing(primary: PostgresServer) -> AsyncIterator[None]:
     """Stops the replication for the block, after the standby has received all data."""
     connection = await asyncpg.connect(primary.url.replace("+asyncpg", ""))
     caught_up = "SELECT bool_and(replay_lsn >= pg_current_wal_lsn()) FROM pg_stat_replication"
@@ -208,7 +210,7 @@ async def sends_nothing(primary: Node) -> AsyncIterator[None]:
 
 
 async def test_what_an_asynchronous_standby_had_not_is_lost_as_the_assumptions_say(
-    pair: Pair, capsys: pytest.CaptureFixture[str]
+    pair: PostgresPair, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Checks what docs/assumptions.md says: records that only the old primary had are lost, and their keys ring again."""
     async with (

@@ -20,9 +20,9 @@ from tests.cli.running import environment, run
 from tests.jobs.test_dial import record
 from tests.rolling.test_failover import accepted_calls, sends_nothing
 from tests.scheduling.test_grant_halts import hide_server
-from tests.support.gateway import SECRET_KEY, Gateway, Tenant, running_gateway, served, settings_for
+from tests.support.gateway import SECRET_KEY, Gateway, Tenant, running_app, running_gateway, settings_for
 from tests.support.jobs import dial_all, running_dialer
-from tests.support.postgres_pair import Pair, postgres_pair
+from tests.support.postgres_pair import PostgresPair, postgres_pair
 
 # Keeps the wait of the release short.
 SHORT = {"abandon_margin": 1}
@@ -30,23 +30,23 @@ RECOVERY_TIMEOUT_S = 10.0
 
 
 @pytest.fixture
-def pair() -> Iterator[Pair]:
+def pair() -> Iterator[PostgresPair]:
     with postgres_pair() as nodes:
         yield nodes
 
 
 @asynccontextmanager
-async def _running(pair: Pair) -> AsyncIterator[tuple[Gateway, ScheduledCallDialer, Tenant, str]]:
+async def _running(pair: PostgresPair) -> AsyncIterator[tuple[Gateway, ScheduledCallDialer, Tenant, str]]:
     await asyncio.to_thread(migrate, pair.url)
     async with (
-        served(create_simulator(SimulatorConfig(open_mode=True))) as simulator,
+        running_app(create_simulator(SimulatorConfig(open_mode=True))) as simulator,
         running_gateway(settings_for(pair.url, **SHORT)) as gateway,
         running_dialer(gateway) as dialer,
     ):
         yield gateway, dialer, await gateway.add_tenant(simulator), simulator
 
 
-async def _promote(pair: Pair, tenant: Tenant, dialer: ScheduledCallDialer) -> None:
+async def _promote(pair: PostgresPair, tenant: Tenant, dialer: ScheduledCallDialer) -> None:
     await pair.standby.execute("SELECT pg_promote()")
     await reconnected(tenant, dialer, within_s=RECOVERY_TIMEOUT_S)
 
@@ -70,7 +70,7 @@ async def _queue(tenant: Tenant, name: str, **settings: Any) -> dict[str, Any]:
     return shown
 
 
-async def test_a_call_whose_grant_was_lost_is_not_dialled_again(pair: Pair, tmp_path: Path) -> None:
+async def test_a_call_whose_grant_was_lost_is_not_dialled_again(pair: PostgresPair, tmp_path: Path) -> None:
     async with _running(pair) as (gateway, dialer, tenant, simulator):
         await LostGrantWatch(gateway.database).step()
         await _queue(tenant, "morning")
@@ -130,7 +130,7 @@ async def test_a_call_whose_grant_was_lost_is_not_dialled_again(pair: Pair, tmp_
         assert (again.returncode, again.stdout) == (0, "Grants are not halted; there is nothing to release.\n")
 
 
-async def test_a_fail_over_is_noticed_where_postgres_hides_which_server_it_is(pair: Pair) -> None:
+async def test_a_fail_over_is_noticed_where_postgres_hides_which_server_it_is(pair: PostgresPair) -> None:
     async with _running(pair) as (gateway, dialer, tenant, simulator):
         await hide_server(gateway)
         await LostGrantWatch(gateway.database).step()
@@ -149,7 +149,7 @@ async def test_a_fail_over_is_noticed_where_postgres_hides_which_server_it_is(pa
         assert (found.state, found.found.rpartition(": ")[2]) == ("wrong", "it is another server, or another database")
 
 
-async def test_a_fail_over_while_no_call_waits_halts_nothing(pair: Pair) -> None:
+async def test_a_fail_over_while_no_call_waits_halts_nothing(pair: PostgresPair) -> None:
     async with _running(pair) as (gateway, dialer, tenant, simulator):
         await LostGrantWatch(gateway.database).step()
         async with sends_nothing(pair.primary):

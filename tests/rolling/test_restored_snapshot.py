@@ -26,14 +26,14 @@ from simulator.main import create_app as create_simulator
 from tests.jobs.test_dial import record
 from tests.rolling.test_failover import accepted_calls
 from tests.rolling.test_lost_grants import reconnected
-from tests.support.gateway import Gateway, Tenant, running_gateway, served, settings_for
+from tests.support.gateway import Gateway, Tenant, running_app, running_gateway, settings_for
 from tests.support.jobs import dial_all, running_dialer
-from tests.support.postgres_pair import Node
+from tests.support.postgres_pair import PostgresServer
 
 RECOVERY_TIMEOUT_S = 20.0
 
 
-class SnapshotNode(Node):
+class SnapshotNode(PostgresServer):
     """A server whose data folder can be copied and put back while it does not run."""
 
     def save(self) -> None:
@@ -64,7 +64,7 @@ def node() -> Iterator[SnapshotNode]:
 async def running(node: SnapshotNode) -> AsyncIterator[tuple[Gateway, Tenant, str]]:
     await asyncio.to_thread(migrate, node.url)
     async with (
-        served(create_simulator(SimulatorConfig(open_mode=True))) as simulator,
+        running_app(create_simulator(SimulatorConfig(open_mode=True))) as simulator,
         running_gateway(settings_for(node.url)) as gateway,
     ):
         yield gateway, await gateway.add_tenant(simulator), simulator

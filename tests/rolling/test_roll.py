@@ -14,7 +14,7 @@ from sqlalchemy import text
 from tests.cli.running import Process, environment, eventually, free_port, running
 from tests.proofs.balancer import Balancer
 from tests.support.clients import http_client
-from tests.support.gateway import BASIC, SECRET_KEY, Gateway, Tenant
+from tests.support.gateway import BASIC_CALL, SECRET_KEY, Gateway, Tenant
 from tests.support.upstream import Behaviour, Upstream, created, running_upstream
 
 CLIENTS = 8
@@ -62,7 +62,7 @@ async def load(url: str, tenant: Tenant) -> AsyncIterator[Counter[str]]:
         async with http_client(base_url=url, headers=headers) as http:
             while not stop.is_set():
                 try:
-                    answer = await http.post("/v1/calls", json=BASIC)
+                    answer = await http.post("/v1/calls", json=BASIC_CALL)
                     answers[f"{answer.status_code} {answer.json()['execution']}"] += 1
                 except httpx.TransportError as error:
                     answers[type(error).__name__] += 1

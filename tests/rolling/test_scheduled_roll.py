@@ -10,11 +10,11 @@ import pytest
 from tests.cli.running import REPOSITORY, free_port
 from tests.rolling.versions import add_tenant, both_versions, wait_until_shown
 from tests.support.clients import http_client
-from tests.support.gateway import BASIC
+from tests.support.gateway import BASIC_CALL
 
 _MIGRATION = "migrations/versions/2026-11-28-2356_scheduled_calls.py"
-SCHEDULED = BASIC | {"queue": "held", "to": "sip:scheduled@example.com"}
-CANCELED = BASIC | {"queue": "held", "to": "sip:canceled@example.com"}
+SCHEDULED = BASIC_CALL | {"queue": "held", "to": "sip:scheduled@example.com"}
+CANCELED = BASIC_CALL | {"queue": "held", "to": "sip:canceled@example.com"}
 
 
 def before_scheduled_calls() -> str | None:
@@ -40,13 +40,13 @@ async def test_the_version_before_leaves_scheduled_calls_alone(empty_database_ur
             (await http.patch(f"/v1/calls/{canceled['id']}", json={"status": "canceled"})).raise_for_status()
         async with old.serving() as url, http_client(base_url=url, headers=headers) as http:
             await check_old_answers(http, waiting["id"], canceled["id"])
-        assert await dialled(simulator) == [BASIC["to"]]
+        assert await dialled(simulator) == [BASIC_CALL["to"]]
         async with new.serving() as url, http_client(base_url=url, headers=headers) as http:
             assert (await http.get(f"/v1/calls/{waiting['id']}")).json()["updated_at"] == waiting["updated_at"]
             assert (await http.get(f"/v1/calls/{canceled['id']}")).json()["settled_by"] == "canceled"
             (await http.put("/v1/queues/held", json={"paused": False})).raise_for_status()
             await wait_until_shown(http, f"/v1/calls/{waiting['id']}", execution="started", status="completed")
-        assert await dialled(simulator) == [BASIC["to"], SCHEDULED["to"]]
+        assert await dialled(simulator) == [BASIC_CALL["to"], SCHEDULED["to"]]
 
 
 async def schedule(http: httpx.AsyncClient, body: dict[str, str]) -> dict[str, Any]:
@@ -59,7 +59,7 @@ async def schedule(http: httpx.AsyncClient, body: dict[str, str]) -> dict[str, A
 async def check_old_answers(http: httpx.AsyncClient, waiting: str, canceled: str) -> None:
     """Checks the old version's answers about scheduled calls: an error or `unknown`, and never a wrong outcome."""
     # When this is completed, the old worker has run its jobs.
-    placed = await http.post("/v1/calls", json=BASIC)
+    placed = await http.post("/v1/calls", json=BASIC_CALL)
     await wait_until_shown(http, f"/v1/calls/{placed.json()['id']}", status="completed")
     for path in (f"/v1/calls/{waiting}", f"/v1/calls/{canceled}", "/v1/calls"):
         answer = await http.get(path)

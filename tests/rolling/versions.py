@@ -21,7 +21,7 @@ import httpx
 from app.local.postgres import EmbeddedPostgres
 from tests.cli.running import REPOSITORY, environment, free_port
 from tests.support.clients import http_client
-from tests.support.gateway import BASIC, SECRET_KEY
+from tests.support.gateway import BASIC_CALL, SECRET_KEY
 
 TENANT, ACCOUNT, TOKEN = "rolling", "AC" + "d" * 32, "rolling-auth-token"
 TIMEOUT_S = 90
@@ -110,22 +110,22 @@ async def check_calls(one: str, other: str, key: str, *, name: str) -> None:
     bearer = {"Authorization": f"Bearer {key}"}
     async with http_client(headers=bearer) as http:
         named = {"Idempotency-Key": f"black-box-{name}"}
-        placed = await http.post(f"{one}/v1/calls", json=BASIC, headers=named)
+        placed = await http.post(f"{one}/v1/calls", json=BASIC_CALL, headers=named)
         assert (placed.status_code, placed.json()["execution"]) == (201, "started"), placed.text
         call = placed.json()
         for url in (one, other):
-            replayed = await http.post(f"{url}/v1/calls", json=BASIC, headers=named)
+            replayed = await http.post(f"{url}/v1/calls", json=BASIC_CALL, headers=named)
             assert (replayed.status_code, replayed.json()["id"]) == (200, call["id"]), replayed.text
-            reused = await http.post(f"{url}/v1/calls", json=BASIC | {"to": "sip:lena@example.com"}, headers=named)
+            reused = await http.post(f"{url}/v1/calls", json=BASIC_CALL | {"to": "sip:lena@example.com"}, headers=named)
             assert (reused.status_code, reused.json()["call_id"]) == (422, call["id"]), reused.text
             for path in (call["id"], call["sid"]):
                 found = (await http.get(f"{url}/v1/calls/{path}")).raise_for_status().json()
-                assert (found["id"], found["sid"], found["to"]) == (call["id"], call["sid"], BASIC["to"])
+                assert (found["id"], found["sid"], found["to"]) == (call["id"], call["sid"], BASIC_CALL["to"])
             listed = (await http.get(f"{url}/v1/calls", params={"limit": 1})).raise_for_status().json()
             assert listed["calls"][0]["id"] == call["id"]
             events = (await http.get(f"{url}/v1/calls/{call['id']}/events")).raise_for_status().json()["events"]
             assert {"call.pending", "call.started"} <= {event["type"] for event in events}
-            refused = await http.post(f"{url}/v1/calls", json=BASIC | {"to": "sip:kate@example.com;transport=ws"})
+            refused = await http.post(f"{url}/v1/calls", json=BASIC_CALL | {"to": "sip:kate@example.com;transport=ws"})
             assert refused.status_code == 422
         # The worker of either version completes it.
         await wait_until_shown(http, f"{other}/v1/calls/{call['id']}", status="completed")
@@ -185,7 +185,7 @@ async def check_new_code_on_old_schema(url: str, key: str) -> None:
         else:
             assert readiness.json()["database"] == "not_migrated"
             # If only an index is missing, creations work.
-            response = await http.post(f"{url}/v1/calls", json=BASIC)
+            response = await http.post(f"{url}/v1/calls", json=BASIC_CALL)
             assert (response.status_code, response.json()["execution"]) in {(503, "not_started"), (201, "started")}, (
                 response.text
             )

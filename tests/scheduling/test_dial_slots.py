@@ -9,7 +9,7 @@ import pytest
 from app.calls.creation.grants.service import grant_calls
 from app.scheduling.dial_slots import free_ended_slots
 from tests.support.gateway import Gateway, Tenant
-from tests.support.locks import SESSION_WAITS_FOR_LOCK
+from tests.support.locks import SESSION_WAITS_FOR_LOCK_SQL
 from tests.support.upstream import created, running_upstream
 
 _ADD_SLOT = """
@@ -156,7 +156,7 @@ async def test_two_accounts_that_free_slots_of_one_queue_at_once_count_both(gate
             await connection.execute("SELECT FROM pace WHERE subject_id = $1 FOR UPDATE", first)
             assert await free_ended_slots(connection, first) == 1
             freeing = asyncio.create_task(_free(gateway, second))
-            while not await connection.fetchval(SESSION_WAITS_FOR_LOCK):
+            while not await connection.fetchval(SESSION_WAITS_FOR_LOCK_SQL):
                 await asyncio.sleep(0.01)
         assert await freeing == 1
         assert [await _in_use(gateway, subject) for subject in (first, second, queue)] == [0, 0, 0]

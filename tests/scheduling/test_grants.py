@@ -9,8 +9,8 @@ import pytest
 
 from app.calls.creation.grants.service import grant_calls
 from app.tenants.caller import COMMAND_LINE_CALLER
-from tests.support.gateway import BASIC, Gateway, Tenant, running_gateway, settings_for
-from tests.support.locks import SESSION_WAITS_FOR_LOCK
+from tests.support.gateway import BASIC_CALL, Gateway, Tenant, running_gateway, settings_for
+from tests.support.locks import SESSION_WAITS_FOR_LOCK_SQL
 from tests.support.postgres_clock import url_with_other_clock
 
 _LOCK_QUEUE = "SELECT FROM pace JOIN queue ON queue.id = subject_id WHERE tenant_id = $1 FOR UPDATE OF pace"
@@ -30,7 +30,7 @@ async def test_a_grant_that_waited_for_its_queue_spends_the_token_after_the_wait
     async with gateway.database.transaction() as connection, asyncio.timeout(60):
         await connection.execute(_LOCK_QUEUE, tenant.id)
         granting = asyncio.create_task(grant_calls(gateway.database, account_id, limit=1))
-        while not await connection.fetchval(SESSION_WAITS_FOR_LOCK):
+        while not await connection.fetchval(SESSION_WAITS_FOR_LOCK_SQL):
             await asyncio.sleep(0.01)
         released_at = await connection.fetchval("SELECT clock_timestamp()")
     assert len((await granting).grants) == 1
@@ -51,7 +51,7 @@ _END = """
 async def test_a_call_that_another_caller_schedules_again_under_its_key_is_granted(gateway: Gateway) -> None:
     """The second caller is the same service with its next API key. It has not scheduled any call before."""
     tenant = await gateway.add_tenant()
-    body = BASIC | {"priority": "normal"}
+    body = BASIC_CALL | {"priority": "normal"}
     assert (await tenant.create("k", priority="normal")).status_code == 202
     await gateway.database.fetch(_END, tenant.id)
     _, key = await gateway.tenants.create_key(tenant.id, name=None, creator=COMMAND_LINE_CALLER)
@@ -76,7 +76,7 @@ async def test_closed_calls_are_postponed_together_also_behind_many_open_ones(ga
     open_now = {"time_zone": "UTC", "from": f"{now:%H}:00", "to": f"{now + timedelta(hours=2):%H}:00"}
 
     async def add(count: int, **members: str) -> None:
-        lines = (json.dumps(BASIC | members | {"key": str(uuid4()), "ring_by": until}) for _ in range(count))
+        lines = (json.dumps(BASIC_CALL | members | {"key": str(uuid4()), "ring_by": until}) for _ in range(count))
         headers = {"Content-Type": "application/x-ndjson"}
         added = await tenant.http.post("/v1/queues/mixed/calls", content="\n".join(lines), headers=headers)
         assert all(json.loads(line).get("status") == 202 for line in added.text.splitlines())
@@ -140,6 +140,6 @@ async def test_a_call_that_is_canceled_during_its_grant_does_not_end_the_round(g
     async with gateway.database.transaction() as connection, asyncio.timeout(60):
         await connection.execute("DELETE FROM scheduled_dial WHERE call_id = $1", first)
         granting = asyncio.create_task(grant_calls(gateway.database, await account_of(gateway, tenant), limit=1))
-        while not await connection.fetchval(SESSION_WAITS_FOR_LOCK):
+        while not await connection.fetchval(SESSION_WAITS_FOR_LOCK_SQL):
             await asyncio.sleep(0.01)
     assert [grant.call.id for grant in (await granting).grants] == [second]

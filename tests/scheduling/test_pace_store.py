@@ -19,7 +19,7 @@ from app.scheduling.pace import (
 from app.scheduling.pace_limits import UNLIMITED, PaceChange, PaceLimits
 from app.scheduling.pace_store import find_paces, lock_pace, write_pace
 from app.tenants.errors import InvalidMember
-from tests.support.locks import SESSION_WAITS_FOR_LOCK
+from tests.support.locks import SESSION_WAITS_FOR_LOCK_SQL
 
 AT = "'2026-11-29 12:00:00Z'::timestamptz"
 
@@ -85,7 +85,7 @@ async def test_a_grant_under_way_is_counted(pool: Pool) -> None:
     async with pool.transaction() as grant, asyncio.timeout(60):
         await lock_pace(grant, account)
         setting = asyncio.create_task(set_pace(pool, account, PaceLimits(max_concurrent=10)))
-        while not await grant.fetchval(SESSION_WAITS_FOR_LOCK):
+        while not await grant.fetchval(SESSION_WAITS_FOR_LOCK_SQL):
             await asyncio.sleep(0.01)
         await add_slot(grant, account)
         await grant.execute("UPDATE pace SET in_use = in_use + 1 WHERE subject_id = $1", account)

@@ -9,7 +9,7 @@ from uuid import UUID
 import httpx
 import pytest
 
-from tests.support.gateway import BASIC, Gateway, Tenant, running_gateway, settings_for
+from tests.support.gateway import BASIC_CALL, Gateway, Tenant, running_gateway, settings_for
 from tests.support.upstream import created, created_after_release, error, running_upstream
 
 # Slower than any test.
@@ -50,7 +50,7 @@ async def in_use(gateway: Gateway, account_id: UUID) -> int:
 
 async def create_at(gateway: Gateway, tenant: Tenant, key: str | None = None) -> httpx.Response:
     headers = {"Idempotency-Key": key} if key else {}
-    return await tenant.http.post(f"{gateway.url}/v1/calls", json=BASIC, headers=headers)
+    return await tenant.http.post(f"{gateway.url}/v1/calls", json=BASIC_CALL, headers=headers)
 
 
 def statuses(responses: list[httpx.Response]) -> list[int]:
@@ -280,7 +280,7 @@ async def test_twilios_paths_answer_as_twilio_throttles(gateway: Gateway) -> Non
     async with running_upstream(created()) as upstream:
         tenant = await gateway.add_tenant(upstream.url)
         await set_pace(gateway, tenant, calls_per_second="1", burst=1, next_at=datetime.now(UTC) + timedelta(minutes=1))
-        form = {"To": BASIC["to"], "From": BASIC["from"], "Url": BASIC["url"]}
+        form = {"To": BASIC_CALL["to"], "From": BASIC_CALL["from"], "Url": BASIC_CALL["url"]}
         response = await tenant.http.post(f"/2010-04-01/Accounts/{tenant.account_sid}/Calls.json", data=form)
         assert (response.status_code, response.json()["code"]) == (429, 20429)
         assert "may place 1 call per second" in response.json()["message"]

@@ -9,8 +9,8 @@ from app.calls.creation.grants.service import grant_calls
 from app.calls.repository import requeue_call
 from app.tenants.caller import COMMAND_LINE_CALLER
 from tests.scheduling.test_grants import account_of
-from tests.support.gateway import BASIC, Gateway, Tenant
-from tests.support.locks import SESSION_WAITS_FOR_LOCK
+from tests.support.gateway import BASIC_CALL, Gateway, Tenant
+from tests.support.locks import SESSION_WAITS_FOR_LOCK_SQL
 from tests.support.upstream import created, running_upstream
 
 HOUR = timedelta(hours=1)
@@ -23,7 +23,7 @@ async def new_caller(gateway: Gateway, tenant: Tenant) -> str:
 
 async def schedule(tenant: Tenant, key: str) -> None:
     answer = await tenant.http.post(
-        "/v1/calls", json=BASIC | {"priority": "normal"}, headers={"Authorization": f"Bearer {key}"}
+        "/v1/calls", json=BASIC_CALL | {"priority": "normal"}, headers={"Authorization": f"Bearer {key}"}
     )
     assert answer.status_code == 202
 
@@ -114,7 +114,7 @@ async def test_a_redial_has_a_turn_that_was_deleted_while_its_call_ended(gateway
         async with gateway.database.transaction() as connection:
             await connection.execute("LOCK TABLE scheduled_dial IN SHARE MODE")
             ended = asyncio.create_task(gateway.database.fetch("UPDATE call SET status = 'busy' WHERE id = $1", call_id))
-            while not await connection.fetchval(SESSION_WAITS_FOR_LOCK):
+            while not await connection.fetchval(SESSION_WAITS_FOR_LOCK_SQL):
                 await asyncio.sleep(0.01)
             await connection.execute("DELETE FROM dial_turn WHERE caller_id = $1", caller)
         await ended

@@ -20,7 +20,7 @@ from app.security.keyring import Keyring
 from app.tenants.delivery_signing import SigningSettingsCache
 from app.twilio.subresources import SUBRESOURCES
 from tests.support.callbacks import PUBLIC_URL, call_back
-from tests.support.gateway import BASIC, Gateway, Tenant, running_gateway, settings_for
+from tests.support.gateway import BASIC_CALL, Gateway, Tenant, running_gateway, settings_for
 from tests.support.upstream import Behaviour, Upstream, answer, running_upstream
 
 LOOPBACK = "127.0.0.0/8"
@@ -36,10 +36,10 @@ def usual(account_sid: str, sid: str) -> dict[str, Any]:
         "date_updated": None,
         "parent_call_sid": None,
         "account_sid": account_sid,
-        "to": BASIC["to"],
-        "to_formatted": BASIC["to"],
-        "from": BASIC["from"],
-        "from_formatted": BASIC["from"],
+        "to": BASIC_CALL["to"],
+        "to_formatted": BASIC_CALL["to"],
+        "from": BASIC_CALL["from"],
+        "from_formatted": BASIC_CALL["from"],
         "phone_number_sid": None,
         "status": "queued",
         "start_time": None,
@@ -196,10 +196,10 @@ def _fields(tenant: Tenant, record: dict[str, Any], status: str, number: int) ->
     return {
         "CallSid": record["sid"],
         "AccountSid": tenant.account_sid,
-        "From": BASIC["from"],
-        "To": BASIC["to"],
-        "Caller": BASIC["from"],
-        "Called": BASIC["to"],
+        "From": BASIC_CALL["from"],
+        "To": BASIC_CALL["to"],
+        "Caller": BASIC_CALL["from"],
+        "Called": BASIC_CALL["to"],
         "CallStatus": status,
         "ApiVersion": "2010-04-01",
         "Direction": "outbound-api",

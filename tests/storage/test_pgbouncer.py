@@ -22,7 +22,7 @@ from simulator.main import create_app as create_simulator
 from tests.cli.running import environment, run
 from tests.proofs.fleet import all_records
 from tests.support.clients import http_client
-from tests.support.gateway import SECRET_KEY, running_gateway, served, settings_for
+from tests.support.gateway import SECRET_KEY, running_app, running_gateway, settings_for
 from tests.support.pgbouncer import needs_pgbouncer, pgbouncer
 
 pytestmark = needs_pgbouncer
@@ -43,7 +43,7 @@ async def pooled_url(database_url: str) -> AsyncIterator[str]:
 
 async def test_calls_are_created_listed_and_priced(pooled_url: str) -> None:
     async with (
-        served(create_simulator(SimulatorConfig(open_mode=True, speed=500))) as twilio,
+        running_app(create_simulator(SimulatorConfig(open_mode=True, speed=500))) as twilio,
         running_gateway(settings_for(pooled_url)) as gateway,
     ):
         tenant = await gateway.add_tenant(twilio)

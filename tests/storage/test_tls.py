@@ -6,7 +6,7 @@ import pytest
 
 from app.database.engine import Database
 from app.errors import DatabaseUnavailable
-from tests.support.certificates import self_signed
+from tests.support.certificates import write_self_signed_certificate
 from tests.support.gateway import running_gateway, settings_for
 from tests.support.tls_front import behind_tls
 from tests.support.upstream import created, running_upstream
@@ -15,12 +15,12 @@ from tests.support.upstream import created, running_upstream
 @pytest.fixture(scope="module")
 def server_files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Returns the file with the server's private key and certificate."""
-    return self_signed(tmp_path_factory.mktemp("ours"))
+    return write_self_signed_certificate(tmp_path_factory.mktemp("ours"))
 
 
 @pytest.fixture(scope="module")
 def other_server_files(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return self_signed(tmp_path_factory.mktemp("anothers"))
+    return write_self_signed_certificate(tmp_path_factory.mktemp("anothers"))
 
 
 @pytest.mark.parametrize(

@@ -10,8 +10,8 @@ import pytest
 from simulator.config import SimulatorConfig
 from simulator.main import create_app
 from tests.support.clients import http_client
-from tests.support.gateway import Gateway, Tenant, served
-from tests.support.twilio_sdk import Sdk
+from tests.support.gateway import Gateway, Tenant, running_app
+from tests.support.twilio_sdk import SdkClients
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class LiveCall:
 
 @pytest.fixture(scope="module")
 async def simulator_url() -> AsyncIterator[str]:
-    async with served(create_app(SimulatorConfig(open_mode=True, speed=100))) as url:
+    async with running_app(create_app(SimulatorConfig(open_mode=True, speed=100))) as url:
         yield url
 
 
@@ -58,6 +58,6 @@ async def call(tenant: Tenant, simulator_url: str) -> LiveCall:
 
 
 @pytest.fixture
-async def sdk(gateway: Gateway, tenant: Tenant) -> AsyncIterator[Sdk]:
-    async with Sdk.opened(gateway.url, tenant.account_sid, tenant.key) as sdk:
+async def sdk(gateway: Gateway, tenant: Tenant) -> AsyncIterator[SdkClients]:
+    async with SdkClients.opened(gateway.url, tenant.account_sid, tenant.key) as sdk:
         yield sdk

@@ -9,8 +9,8 @@ import httpx
 import pytest
 from twilio.base.exceptions import TwilioRestException
 
-from tests.support.gateway import PATIENT, Gateway, Tenant, running_gateway, settings_for
-from tests.support.twilio_sdk import Sdk
+from tests.support.gateway import LONG_TIMEOUTS, Gateway, Tenant, running_gateway, settings_for
+from tests.support.twilio_sdk import SdkClients
 from tests.support.upstream import (
     Behaviour,
     Upstream,
@@ -93,7 +93,7 @@ async def test_the_sdk_does_not_repeat_a_change_that_may_have_been_made(gateway:
     """The SDK's asynchronous client repeats a request after every 5xx, so Callgate answers with 409."""
     async with live_call(gateway, error(500, 20500)) as (tenant, call_id, upstream):
         sid = (await tenant.http.get(f"/v1/calls/{call_id}")).json()["sid"]
-        async with Sdk.opened(gateway.url, tenant.account_sid, tenant.key, max_retries=3) as sdk:
+        async with SdkClients.opened(gateway.url, tenant.account_sid, tenant.key, max_retries=3) as sdk:
             with pytest.raises(TwilioRestException) as unknown:
                 await sdk.asynchronous.calls(sid).recordings.create_async()
         assert (unknown.value.status, unknown.value.code) == (409, 900010)
@@ -251,7 +251,7 @@ async def test_a_change_is_reported_even_if_its_event_cannot_be_written(gateway:
 
 
 async def test_a_change_aborted_by_a_shutdown_is_answered_as_unknown(database_url: str) -> None:
-    settings = settings_for(database_url, **PATIENT)
+    settings = settings_for(database_url, **LONG_TIMEOUTS)
     async with running_upstream(created(), hang) as upstream, httpx.AsyncClient(timeout=30) as http:
         async with running_gateway(settings, grace=1) as stopping:
             tenant = await stopping.add_tenant(upstream.url)

@@ -9,7 +9,7 @@ import httpx
 import pytest
 
 from app.twilio.forwarding import MAX_JSON_BYTES, MAX_MEDIA_BYTES
-from tests.support.gateway import PATIENT, Gateway, Tenant, running_gateway, settings_for
+from tests.support.gateway import LONG_TIMEOUTS, Gateway, Tenant, running_gateway, settings_for
 from tests.support.upstream import Behaviour, Upstream, answer, call_resource, running_upstream
 
 RECORDING = "RE" + "1" * 32
@@ -123,7 +123,7 @@ async def test_a_tenants_slow_downloads_leave_connections_for_others(database_ur
     async with (
         running_upstream(answer(201, call_resource(sid)), download) as slow_upstream,
         running_upstream(answer(201, call_resource(others_sid)), answer(200, {"sid": RECORDING})) as upstream,
-        running_gateway(settings_for(database_url, max_in_flight=4, **PATIENT)) as small,
+        running_gateway(settings_for(database_url, max_in_flight=4, **LONG_TIMEOUTS)) as small,
     ):
         slow, other = await small.add_tenant(slow_upstream.url), await small.add_tenant(upstream.url)
         await slow.create()

@@ -10,7 +10,7 @@ from twilio.base.exceptions import TwilioRestException
 from tests.subresources.conftest import LiveCall
 from tests.support.clients import http_client
 from tests.support.gateway import Gateway
-from tests.support.twilio_sdk import Sdk
+from tests.support.twilio_sdk import SdkClients
 from tests.support.upstream import answer, created, running_upstream
 
 HOOK = "http://www.example.com/hook"
@@ -30,7 +30,7 @@ FORKS: dict[str, dict[str, Any]] = {
 }
 
 
-async def test_recordings_are_started_listed_changed_and_deleted(sdk: Sdk, call: LiveCall) -> None:
+async def test_recordings_are_started_listed_changed_and_deleted(sdk: SdkClients, call: LiveCall) -> None:
     def work(twilio: Any) -> None:
         recordings = twilio.calls(call.sid).recordings
         made = [recordings.create(recording_channels="dual", recording_status_callback_event=["completed"]) for _ in range(5)]
@@ -51,7 +51,7 @@ async def test_recordings_are_started_listed_changed_and_deleted(sdk: Sdk, call:
     await sdk.run(work)
 
 
-async def test_filters_with_an_operator_in_the_name_are_forwarded(sdk: Sdk, call: LiveCall) -> None:
+async def test_filters_with_an_operator_in_the_name_are_forwarded(sdk: SdkClients, call: LiveCall) -> None:
     recordings = sdk.asynchronous.calls(call.sid).recordings
     made = await recordings.create_async()
     today = datetime.now(UTC).date()
@@ -66,7 +66,7 @@ async def test_filters_with_an_operator_in_the_name_are_forwarded(sdk: Sdk, call
         assert [one.sid for one in await recordings.list_async(**filters)] == found, filters
 
 
-async def test_notifications_are_listed_and_fetched(sdk: Sdk, call: LiveCall) -> None:
+async def test_notifications_are_listed_and_fetched(sdk: SdkClients, call: LiveCall) -> None:
     sid = await call.add_notification(error_code="15003", log="1")
     await call.add_notification(error_code="11200", log="0")
     notifications = sdk.asynchronous.calls(call.sid).notifications
@@ -76,12 +76,12 @@ async def test_notifications_are_listed_and_fetched(sdk: Sdk, call: LiveCall) ->
     assert (fetched.error_code, fetched.call_sid) == ("15003", call.sid)
 
 
-async def test_twilios_events_are_listed(sdk: Sdk, call: LiveCall) -> None:
+async def test_twilios_events_are_listed(sdk: SdkClients, call: LiveCall) -> None:
     events = await sdk.run(lambda twilio: twilio.calls(call.sid).events.list())
     assert [event.request["method"] for event in events] == ["POST"]
 
 
-async def test_payments_are_taken_step_by_step(sdk: Sdk, call: LiveCall) -> None:
+async def test_payments_are_taken_step_by_step(sdk: SdkClients, call: LiveCall) -> None:
     payments = sdk.asynchronous.calls(call.sid).payments
     made = await payments.create_async(
         idempotency_key="one", status_callback=HOOK, charge_amount=9.99, postal_code=False, parameter={"order": 4711}
@@ -93,7 +93,7 @@ async def test_payments_are_taken_step_by_step(sdk: Sdk, call: LiveCall) -> None
 
 
 @pytest.mark.parametrize("kind", FORKS)
-async def test_a_stream_is_started_and_stopped_by_sid_or_name(sdk: Sdk, call: LiveCall, kind: str) -> None:
+async def test_a_stream_is_started_and_stopped_by_sid_or_name(sdk: SdkClients, call: LiveCall, kind: str) -> None:
     forks = getattr(sdk.asynchronous.calls(call.sid), kind)
     made = await forks.create_async(**FORKS[kind])
     assert (made.status, made.name) == ("in-progress", "fork")
@@ -102,7 +102,7 @@ async def test_a_stream_is_started_and_stopped_by_sid_or_name(sdk: Sdk, call: Li
     assert (await forks(made.sid).update_async(status="stopped")).status == "stopped"
 
 
-async def test_messages_are_sent_and_subscribed_to(sdk: Sdk, call: LiveCall) -> None:
+async def test_messages_are_sent_and_subscribed_to(sdk: SdkClients, call: LiveCall) -> None:
     subscriptions = sdk.asynchronous.calls(call.sid).user_defined_message_subscriptions
     made = await subscriptions.create_async(callback=HOOK, method="POST")
     assert await sdk.run(lambda twilio: twilio.calls(call.sid).user_defined_message_subscriptions(made.sid).delete())
@@ -110,7 +110,7 @@ async def test_messages_are_sent_and_subscribed_to(sdk: Sdk, call: LiveCall) -> 
     assert sent.sid.startswith("KX")
 
 
-async def test_a_refusal_by_twilio_has_its_status_and_code(sdk: Sdk, call: LiveCall) -> None:
+async def test_a_refusal_by_twilio_has_its_status_and_code(sdk: SdkClients, call: LiveCall) -> None:
     with pytest.raises(TwilioRestException) as missing:
         await sdk.asynchronous.calls(call.sid).streams("nobody").update_async(status="stopped")
     assert (missing.value.status, missing.value.code) == (404, 20404)
@@ -121,7 +121,7 @@ async def test_a_refusal_by_twilio_has_its_status_and_code(sdk: Sdk, call: LiveC
 
 
 @pytest.mark.parametrize("below", ["account", "call"])
-async def test_links_to_media_return_the_audio(gateway: Gateway, sdk: Sdk, call: LiveCall, below: str) -> None:
+async def test_links_to_media_return_the_audio(gateway: Gateway, sdk: SdkClients, call: LiveCall, below: str) -> None:
     """Checks the URLs that Twilio's guides use: the recording's URI with another ending, or a path below the account."""
     recording = await sdk.asynchronous.calls(call.sid).recordings.create_async()
     path = recording.uri if below == "call" else recording.uri.replace(f"/Calls/{call.sid}", "")
@@ -145,7 +145,7 @@ async def test_a_recording_below_the_account_is_read_with_the_requests_parameter
     async with running_upstream(created(sid=sid), answer(200, recording)) as upstream:
         tenant = await gateway.add_tenant(upstream.url)
         assert (await tenant.create()).json()["sid"] == sid
-        async with Sdk.opened(gateway.url, tenant.account_sid, tenant.key) as sdk:
+        async with SdkClients.opened(gateway.url, tenant.account_sid, tenant.key) as sdk:
             await sdk.run(lambda twilio: twilio.recordings(recording["sid"]).fetch(include_soft_deleted=True))
         path = f"/2010-04-01/Accounts/{tenant.account_sid}/Recordings/{recording['sid']}"
         query = "?IncludeSoftDeleted=true"

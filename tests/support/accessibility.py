@@ -6,14 +6,17 @@ from playwright.async_api import Page
 
 from tests.support import node
 
-_AXE = node.CONSOLE / "node_modules" / "axe-core" / "axe.min.js"
+_AXE = node.CONSOLE_PROJECT / "node_modules" / "axe-core" / "axe.min.js"
 _RULES = "['wcag2a', 'wcag2aa', 'wcag21aa', 'wcag22aa', 'best-practice']"
 _RUN = f"async () => (await axe.run(document, {{runOnly: {_RULES}}})).violations"
 _SERIOUS = ("serious", "critical")
 
 
-async def violations_in(page: Page) -> list[str]:
-    """Returns the serious violations, each with its elements. Needs axe-core, which `node.install(node.CONSOLE)` installs."""
+async def serious_violations_in(page: Page) -> list[str]:
+    """Returns the serious violations, each with its elements.
+
+    Needs axe-core, which `node.install_packages(node.CONSOLE_PROJECT)` installs.
+    """
     await page.evaluate(_AXE.read_text())
     found: list[dict[str, Any]] = await page.evaluate(_RUN)
     return [

@@ -11,7 +11,7 @@ from playwright.async_api import Browser, Page, Request, async_playwright
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 # Nothing of the browser's own may reach for the network, or the hosts in `Seen` would be about the browser.
-FLAGS = [
+CHROMIUM_FLAGS = [
     "--no-sandbox",
     "--disable-gpu",
     "--disable-quic",
@@ -32,14 +32,14 @@ BROWSER_MARKS = [
 @asynccontextmanager
 async def chromium() -> AsyncIterator[Browser]:
     async with async_playwright() as playwright:
-        browser = await playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        browser = await playwright.chromium.launch(executable_path=CHROMIUM, args=CHROMIUM_FLAGS)
         try:
             yield browser
         finally:
             await browser.close()
 
 
-class Seen:
+class PageRecord:
     """Records the hosts that a page requested, and the page's errors."""
 
     def __init__(self, page: Page) -> None:

@@ -17,7 +17,7 @@ from tests.support.gateway import Gateway, Tenant
 PUBLIC_URL = "https://calls.example.com/gate"
 
 
-def progress(
+def status_callback_fields(
     tenant: Tenant, record: Mapping[str, Any], status: str, sequence: int | None = None, **more: str
 ) -> dict[str, str]:
     """Returns the form fields of a status callback for the call in `record`."""

@@ -9,7 +9,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 
-def self_signed(folder: Path) -> Path:
+def write_self_signed_certificate(folder: Path) -> Path:
     """Returns a file with a private key and a self-signed certificate for 127.0.0.1 and 0.0.0.0."""
     key = ec.generate_private_key(ec.SECP256R1())
     subject = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "callgate tests")])

@@ -46,7 +46,7 @@ def encode_segment(document: Any) -> str:
 
 
 @dataclass
-class Cluster:
+class KubernetesCluster:
     """A Kubernetes cluster that signs tokens with the last key in `keys`. The key set publishes all of `keys`."""
 
     issuer: str = ISSUER
@@ -95,7 +95,7 @@ class Cluster:
         new.rename(path)
 
 
-def api_server(cluster: Cluster, *, token: str | None = None, keys_url: Callable[[], str] | None = None) -> Behaviour:
+def api_server(cluster: KubernetesCluster, *, token: str | None = None, keys_url: Callable[[], str] | None = None) -> Behaviour:
     """Returns a behaviour of Upstream that serves the key set and the discovery document, as an API server of Kubernetes does.
 
     With `token`, requests without this token are answered with 403.
@@ -119,7 +119,7 @@ def api_server(cluster: Cluster, *, token: str | None = None, keys_url: Callable
 
 
 @asynccontextmanager
-async def running_https(certificate: Path, *script: Behaviour) -> AsyncIterator[Upstream]:
+async def running_https_upstream(certificate: Path, *script: Behaviour) -> AsyncIterator[Upstream]:
     tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     tls.load_cert_chain(certificate)
     async with running_upstream(*script, tls=tls) as upstream:

@@ -26,15 +26,15 @@ from app.tenants.directory import TenantDirectory
 from tests.support.clients import http_client
 
 SECRET_KEY = "tGVLsKZ7dPRbXIgGn2WxUrmY4zG1Ic4gnHsVjhYB5wQ="
-BASIC = {"to": "sip:kate@example.com", "from": "Jack", "url": "http://www.example.com/sipdial.xml"}
-MANY_USER_NAMES: Final = {
+BASIC_CALL = {"to": "sip:kate@example.com", "from": "Jack", "url": "http://www.example.com/sipdial.xml"}
+URLS_WITH_MANY_USER_NAMES: Final = {
     member: "https://h.example/?" + "&".join(f"a=https://{member}{number}@b" for number in range(5))
     for member in ("url", "fallback_url")
 }
 """Two members with 5 user names each. One text may have 8, and all texts of a request together may have 8, too."""
 
 _numbers = itertools.count(1)
-PATIENT: Final = {"twilio_read_timeout": 20, "request_budget": 25}
+LONG_TIMEOUTS: Final = {"twilio_read_timeout": 20, "request_budget": 25}
 """Timeouts (in seconds) for tests in which Twilio's answer waits for something that may take seconds."""
 
 
@@ -65,15 +65,15 @@ class QuietServer(Server):
 
 
 @asynccontextmanager
-async def served(app: FastAPI, *, grace: int | None = None, date_header: bool = True, port: int = 0) -> AsyncIterator[str]:
+async def running_app(app: FastAPI, *, grace: int | None = None, date_header: bool = True, port: int = 0) -> AsyncIterator[str]:
     """Serves the app on 127.0.0.1 and yields its URL. On exit, waits up to `grace` seconds for open requests."""
     config = server_config(app, timeout_graceful_shutdown=grace, date_header=date_header)
-    async with _served(config, port) as (url, _):
+    async with _running_uvicorn(config, port) as (url, _):
         yield url
 
 
 @asynccontextmanager
-async def _served(config: uvicorn.Config, port: int = 0) -> AsyncIterator[tuple[str, dict[str, Any]]]:
+async def _running_uvicorn(config: uvicorn.Config, port: int = 0) -> AsyncIterator[tuple[str, dict[str, Any]]]:
     """Serves with this configuration. Yields the server's URL and the state of its lifespan."""
     # asyncio sets TCP_NODELAY only if the protocol is given: without it, responses with a body take 40 ms longer.
     with socket.socket(proto=socket.IPPROTO_TCP) as listener:
@@ -107,9 +107,9 @@ class Tenant:
     http: httpx.AsyncClient
 
     async def create(self, key: str | None = None, **members: Any) -> httpx.Response:
-        """Creates a call: POST /v1/calls with the members of BASIC, changed by `members`. `key` is the Idempotency-Key."""
+        """Creates a call: POST /v1/calls with the members of BASIC_CALL, changed by `members`. `key` is the Idempotency-Key."""
         headers = {"Idempotency-Key": key} if key else {}
-        return await self.http.post("/v1/calls", json=BASIC | members, headers=headers)
+        return await self.http.post("/v1/calls", json=BASIC_CALL | members, headers=headers)
 
     async def events(self, call_id: str) -> list[dict[str, Any]]:
         response = await self.http.get(f"/v1/calls/{call_id}/events")
@@ -124,14 +124,14 @@ class Gateway:
     database: Database
     tenants: TenantAdministration
     directory: TenantDirectory
-    served_tenants: TenantDirectory
+    served_directory: TenantDirectory
     served_database: Database
     """The connection pool that the API under test uses."""
     clients: list[httpx.AsyncClient] = field(default_factory=list)
 
     def invalidate_cache(self) -> None:
         """Clears the API's cache of tenant data, so that a change takes effect at once."""
-        self.served_tenants.invalidate()
+        self.served_directory.invalidate()
 
     async def add_tenant(self, base_url: str | None = None, *, with_account: bool = True) -> Tenant:
         number = next(_numbers)
@@ -163,7 +163,7 @@ async def running_gateway(
         config = server_config(
             create_app(settings, tracing), ServerLimits.from_settings(settings), timeout_graceful_shutdown=grace
         )
-        async with _served(config, port) as (url, state):
+        async with _running_uvicorn(config, port) as (url, state):
             directory = TenantDirectory(database, keyring)
             running = Gateway(url, settings, database, tenants, directory, state["directory"], state["database"])
             yield running

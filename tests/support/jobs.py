@@ -94,7 +94,7 @@ async def dial_all(dialer: ScheduledCallDialer) -> None:
     await dialer.drain()
 
 
-class StepWithTasks(Protocol):
+class JobWithTasks(Protocol):
     """A job whose step starts tasks."""
 
     @property
@@ -102,7 +102,7 @@ class StepWithTasks(Protocol):
     async def step(self) -> bool: ...
 
 
-async def run_step(job: StepWithTasks) -> bool:
+async def run_step(job: JobWithTasks) -> bool:
     """Runs a step of the job and waits for the tasks that it starts. Returns what the step returns."""
     is_due = await job.step()
     await job.tasks.drain()

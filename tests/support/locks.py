@@ -6,5 +6,5 @@ _FROM_SESSIONS = """
     FROM pg_locks AS waiting JOIN pg_locks AS held USING (pid) JOIN pg_database ON oid = held.database
     WHERE NOT waiting.granted AND datname = current_database()
 """
-SESSION_WAITS_FOR_LOCK = f"SELECT EXISTS (SELECT {_FROM_SESSIONS})"
-SESSIONS_THAT_WAIT_FOR_LOCKS = f"SELECT count(DISTINCT pid) {_FROM_SESSIONS}"
+SESSION_WAITS_FOR_LOCK_SQL = f"SELECT EXISTS (SELECT {_FROM_SESSIONS})"
+COUNT_WAITING_SESSIONS_SQL = f"SELECT count(DISTINCT pid) {_FROM_SESSIONS}"

@@ -12,13 +12,13 @@ from pathlib import Path
 import pytest
 
 _TESTS = Path(__file__).resolve().parents[1]
-SDK = _TESTS / "sdk_node"
-OPENAPI = _TESTS / "openapi_node"
-CONSOLE = _TESTS / "console_node"
+SDK_PROJECT = _TESTS / "sdk_node"
+OPENAPI_PROJECT = _TESTS / "openapi_node"
+CONSOLE_PROJECT = _TESTS / "console_node"
 _REQUIRED = bool(os.environ.get("CALLGATE_REQUIRE_NODE"))
 
 
-def install(project: Path) -> None:
+def install_packages(project: Path) -> None:
     """Installs the packages of the project's lock file once. Blocks the thread, so it must not run in an event loop."""
     if (shutil.which("node") is None or shutil.which("npm") is None) and not _REQUIRED:
         pytest.skip("no Node.js with npm on this machine")

@@ -23,7 +23,7 @@ async def behind_a_pooler(database_url: str) -> AsyncIterator[str]:
         try:
             async with asyncio.TaskGroup() as both:
                 both.create_task(pass_on(reader, to_server))
-                both.create_task(pass_on(from_server, writer, changes_key=True))
+                both.create_task(pass_on(from_server, writer, replaces_process_id=True))
         except* (OSError, asyncio.CancelledError):
             pass
         finally:
@@ -42,11 +42,14 @@ async def behind_a_pooler(database_url: str) -> AsyncIterator[str]:
         await asyncio.gather(*tasks, return_exceptions=True)
 
 
-async def pass_on(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *, changes_key: bool = False) -> None:
-    """Forwards data until one side closes. With `changes_key`, replaces the process id in the first BackendKeyData message."""
+async def pass_on(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *, replaces_process_id: bool = False) -> None:
+    """Forwards data until one side closes.
+
+    If `replaces_process_id` is true, replaces the process id in the first BackendKeyData message.
+    """
     while data := await reader.read(65536):
-        if changes_key and (at := data.find(_BACKEND_KEY_DATA)) >= 0:
-            changes_key = False
+        if replaces_process_id and (at := data.find(_BACKEND_KEY_DATA)) >= 0:
+            replaces_process_id = False
             data = data[: at + 5] + (2**31 - 1).to_bytes(4) + data[at + 9 :]
         writer.write(data)
         await writer.drain()

@@ -15,10 +15,10 @@ from sqlalchemy import URL, make_url
 from app.local.postgres import NOBODY_UID, EmbeddedPostgres, remove_data
 
 
-class Node(EmbeddedPostgres):
+class PostgresServer(EmbeddedPostgres):
     """A server of the pair: a primary, or a standby that was made from the base backup of `primary`."""
 
-    def __init__(self, directory: Path, primary: "Node | None" = None) -> None:
+    def __init__(self, directory: Path, primary: "PostgresServer | None" = None) -> None:
         super().__init__(directory)
         self._primary = primary
 
@@ -56,9 +56,9 @@ class Node(EmbeddedPostgres):
 
 
 @dataclass(frozen=True)
-class Pair:
-    primary: Node
-    standby: Node
+class PostgresPair:
+    primary: PostgresServer
+    standby: PostgresServer
 
     @property
     def url(self) -> str:
@@ -69,13 +69,13 @@ class Pair:
 
 
 @contextmanager
-def postgres_pair() -> Iterator[Pair]:
+def postgres_pair() -> Iterator[PostgresPair]:
     with ExitStack() as ended:
-        nodes: list[Node] = []
+        nodes: list[PostgresServer] = []
         for name in ("primary", "standby"):
             directory = Path(tempfile.mkdtemp(prefix=f"callgate-{name}-"))
             directory.chmod(0o755)  # root's Postgres runs as the user nobody
             ended.callback(shutil.rmtree, directory)
             ended.callback(remove_data, directory)
-            nodes.append(ended.enter_context(Node(directory, *nodes)))
-        yield Pair(*nodes)
+            nodes.append(ended.enter_context(PostgresServer(directory, *nodes)))
+        yield PostgresPair(*nodes)

@@ -13,7 +13,7 @@ TIMEOUT_S = 60
 
 
 @dataclass(frozen=True)
-class Answer:
+class RawResponse:
     status: int
     headers: dict[str, str]
     body: bytes
@@ -43,12 +43,12 @@ class Connection:
             self.writer.write(piece)
             await self.writer.drain()
 
-    async def answer(self, *, content: bool = True) -> Answer:
+    async def answer(self, *, content: bool = True) -> RawResponse:
         async with asyncio.timeout(TIMEOUT_S):
             lines = (await self.reader.readuntil(b"\r\n\r\n")).decode("latin-1").split("\r\n")
             headers = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in lines[1:] if line)}
             body = await self._content(headers) if content else b""
-            return Answer(int(lines[0].split(" ")[1]), headers, body)
+            return RawResponse(int(lines[0].split(" ")[1]), headers, body)
 
     async def _content(self, headers: dict[str, str]) -> bytes:
         if headers.get("transfer-encoding") != "chunked":
@@ -69,7 +69,7 @@ class Connection:
 
 
 @asynccontextmanager
-async def connected(url: str) -> AsyncIterator[Connection]:
+async def raw_connection(url: str) -> AsyncIterator[Connection]:
     asked = httpx.URL(url)
     reader, writer = await asyncio.open_connection(asked.host, asked.port)
     try:
@@ -78,5 +78,5 @@ async def connected(url: str) -> AsyncIterator[Connection]:
         writer.close()
 
 
-def head(method: str, path: str, *lines: str) -> bytes:
+def request_head(method: str, path: str, *lines: str) -> bytes:
     return "\r\n".join([f"{method} {path} HTTP/1.1", "Host: callgate", *lines, "", ""]).encode()

@@ -37,10 +37,10 @@ class HoldingProxy:
         self._marker, self._passing = marker, passing
 
     @property
-    def holds(self) -> bool:
+    def has_held_data(self) -> bool:
         return bool(self._held)
 
-    async def deliver(self) -> None:
+    async def deliver_held(self) -> None:
         """Sends the data that was held back to the server, and discards the server's response."""
         while self._held:
             reader, writer, piece = self._held.pop()
@@ -48,7 +48,7 @@ class HoldingProxy:
             await asyncio.wait_for(reader.read(1024), TIMEOUT_S)
             await _end(writer)
 
-    async def drop(self) -> None:
+    async def drop_held(self) -> None:
         """Discards the data that was held back, and closes the connection to the server."""
         while self._held:
             await _end(self._held.pop()[1])
@@ -98,7 +98,7 @@ class HoldingProxy:
         writer.close()
 
     async def close(self) -> None:
-        await self.drop()
+        await self.drop_held()
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 
-async def run(*command: str, cwd: Path, environment: Mapping[str, str] | None = None) -> str:
+async def run_tool(*command: str, cwd: Path, environment: Mapping[str, str] | None = None) -> str:
     """Runs the command and returns its output. If the command fails, the test fails with this output."""
     process = await asyncio.create_subprocess_exec(
         *command,

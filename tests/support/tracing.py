@@ -8,7 +8,7 @@ from opentelemetry.sdk.trace.sampling import Sampler
 from app.observability.tracing import Tracing
 
 
-def memory(sampler: Sampler | None = None) -> tuple[Tracing, InMemorySpanExporter]:
+def in_memory_tracing(sampler: Sampler | None = None) -> tuple[Tracing, InMemorySpanExporter]:
     exporter = InMemorySpanExporter()
     provider = TracerProvider(sampler, shutdown_on_exit=False)
     provider.add_span_processor(SimpleSpanProcessor(exporter))

@@ -14,7 +14,7 @@ Answer = TypeVar("Answer")
 
 
 @dataclass(frozen=True)
-class Sdk:
+class SdkClients:
     sync: Any
     asynchronous: Any
 
@@ -26,7 +26,7 @@ class Sdk:
     @asynccontextmanager
     async def opened(
         cls, url: str, username: str, password: str, account_sid: str | None = None, **retries: Any
-    ) -> AsyncIterator["Sdk"]:
+    ) -> AsyncIterator["SdkClients"]:
         http = TwilioHttpClient(timeout=30)
         assert http.session is not None
         http.session.trust_env = False

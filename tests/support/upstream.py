@@ -21,7 +21,7 @@ _numbers = itertools.count(1)
 
 
 @dataclass(frozen=True)
-class Received:
+class ReceivedRequest:
     method: str
     path: str
     headers: dict[str, str]
@@ -42,12 +42,12 @@ class Upstream:
 
     url: str
     script: list[Behaviour]
-    received: list[Received] = field(default_factory=list)
+    received: list[ReceivedRequest] = field(default_factory=list)
     released: asyncio.Event = field(default_factory=asyncio.Event)
     connections: set[asyncio.StreamWriter] = field(default_factory=set)
 
     @property
-    def posts(self) -> list[Received]:
+    def posts(self) -> list[ReceivedRequest]:
         return [request for request in self.received if request.method == "POST"]
 
     async def wait_for_post(self) -> None:
@@ -73,7 +73,7 @@ class Upstream:
             self.connections.discard(writer)
 
 
-async def _read_request(reader: asyncio.StreamReader) -> Received | None:
+async def _read_request(reader: asyncio.StreamReader) -> ReceivedRequest | None:
     try:
         head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").split("\r\n")
     except asyncio.IncompleteReadError:
@@ -81,7 +81,7 @@ async def _read_request(reader: asyncio.StreamReader) -> Received | None:
     method, path, _ = head[0].split(" ")
     headers = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in head[1:] if line)}
     body = await reader.readexactly(int(headers.get("content-length", "0")))
-    return Received(method, path, headers, parse_qsl(body.decode(), keep_blank_values=True), body, time.monotonic())
+    return ReceivedRequest(method, path, headers, parse_qsl(body.decode(), keep_blank_values=True), body, time.monotonic())
 
 
 def call_resource(sid: str | None = None, **fields: Any) -> dict[str, Any]:

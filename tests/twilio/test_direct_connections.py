@@ -16,7 +16,7 @@ import pytest
 import uvloop
 
 from app.twilio.direct_transport import DirectTransport
-from tests.support.certificates import self_signed
+from tests.support.certificates import write_self_signed_certificate
 
 GUARD_S = 60
 TIMEOUT = {"connect": GUARD_S, "read": GUARD_S, "write": GUARD_S, "pool": GUARD_S}
@@ -68,7 +68,7 @@ async def serving(respond: Respond, tls: ssl.SSLContext | None = None) -> AsyncI
 
 @pytest.fixture
 def tls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ssl.SSLContext:
-    certificate = self_signed(tmp_path)
+    certificate = write_self_signed_certificate(tmp_path)
     monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     context.load_cert_chain(certificate)

@@ -19,7 +19,7 @@ import uvloop
 from app.settings import Settings
 from app.twilio.direct_transport import DirectTransport
 from app.twilio.transport import AiohttpTransport
-from tests.support.certificates import self_signed
+from tests.support.certificates import write_self_signed_certificate
 
 GOOD = b"HTTP/1.1 201 Created\r\nContent-Length: 2\r\n\r\n{}"
 STRAY = b"HTTP/1.1 429 No\r\nContent-Length: 2\r\n\r\n{}"
@@ -124,7 +124,7 @@ def loop(request: pytest.FixtureRequest) -> Loop:
 def tls(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ssl.SSLContext | None:
     if request.param == "http":
         return None
-    certificate = self_signed(tmp_path)
+    certificate = write_self_signed_certificate(tmp_path)
     monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     context.load_cert_chain(certificate)

@@ -19,7 +19,7 @@ from app.twilio.direct_transport import DirectTransport
 from app.twilio.errors import TwilioOutcomeUnknown
 from app.twilio.schemas import Credential, Form
 from app.twilio.transport import AiohttpTransport
-from tests.support.certificates import self_signed
+from tests.support.certificates import write_self_signed_certificate
 from tests.support.upstream import (
     Upstream,
     answer,
@@ -283,7 +283,7 @@ def test_everything_works_under_uvloop(running_transport: RunningTransport) -> N
 
 @pytest.fixture(scope="module")
 def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return self_signed(tmp_path_factory.mktemp("tls"))
+    return write_self_signed_certificate(tmp_path_factory.mktemp("tls"))
 
 
 @asynccontextmanager

@@ -16,8 +16,8 @@ from app.workloads.authentication import WorkloadTokenValidator
 from app.workloads.key_set import JwkSetUnavailable, JwkSetUnreadable
 from app.workloads.key_sources import jwk_set_source
 from app.workloads.tokens import TokenRefused, TokenRules
-from tests.support.certificates import self_signed
-from tests.support.cluster import ISSUER, Cluster, api_server, rsa_key, running_https
+from tests.support.certificates import write_self_signed_certificate
+from tests.support.cluster import ISSUER, KubernetesCluster, api_server, rsa_key, running_https_upstream
 from tests.support.upstream import answer, endless_head, hang, refused_url, reset, running_upstream
 
 JWKS = "/openid/v1/jwks"
@@ -26,7 +26,7 @@ DISCOVERY = "/.well-known/openid-configuration"
 
 @pytest.fixture(scope="module")
 def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return self_signed(tmp_path_factory.mktemp("tls"))
+    return write_self_signed_certificate(tmp_path_factory.mktemp("tls"))
 
 
 def settings(keys: object, **values: Any) -> Settings:
@@ -73,10 +73,12 @@ async def has_state(tokens: WorkloadTokenValidator, state: str) -> bool:
 
 
 async def test_an_api_server_is_asked_with_its_ca_and_a_token_that_is_read_again(certificate: Path, tmp_path: Path) -> None:
-    cluster, token = Cluster(), tmp_path / "token"
+    cluster, token = KubernetesCluster(), tmp_path / "token"
     token.write_text("one\n")
     files: dict[str, Any] = {"workload_keys_ca_file": certificate, "workload_keys_token_file": token}
-    async with running_https(certificate, api_server(cluster, token="one"), api_server(cluster, token="two")) as server:
+    async with running_https_upstream(
+        certificate, api_server(cluster, token="one"), api_server(cluster, token="two")
+    ) as server:
         assert await read(server.url + JWKS, **files) == cluster.key_set()
         token.write_text("two\n")
         assert await read(server.url + JWKS, **files) == cluster.key_set()
@@ -92,23 +94,23 @@ async def test_an_api_server_is_asked_with_its_ca_and_a_token_that_is_read_again
 
 
 async def test_a_discovery_document_leads_to_the_key_set_of_its_issuer_only(certificate: Path, tmp_path: Path) -> None:
-    cluster, token = Cluster(), tmp_path / "token"
+    cluster, token = KubernetesCluster(), tmp_path / "token"
     token.write_text("secret")
     files: dict[str, Any] = {"workload_keys_ca_file": certificate, "workload_keys_token_file": token}
-    async with running_https(certificate, api_server(cluster)) as server:
+    async with running_https_upstream(certificate, api_server(cluster)) as server:
         assert await read(server.url + DISCOVERY, **files) == cluster.key_set()
         assert [request.headers.get("authorization") for request in server.received] == ["Bearer secret"] * 2
         with pytest.raises(JwkSetUnreadable, match="discovery_of_another_issuer"):
             await read(server.url + DISCOVERY, issuer=f"{ISSUER}/", **files)
     async with (
-        running_https(certificate, api_server(cluster)) as other,
-        running_https(certificate, api_server(cluster, keys_url=lambda: other.url + JWKS)) as server,
+        running_https_upstream(certificate, api_server(cluster)) as other,
+        running_https_upstream(certificate, api_server(cluster, keys_url=lambda: other.url + JWKS)) as server,
     ):
         assert await read(server.url + DISCOVERY, **files) == cluster.key_set()
         assert "authorization" not in other.received[-1].headers  # the token is for the other server
     for keys_url in ("http://keys.example.com/jwks", "file:///etc/passwd", "", None):
         document = {"issuer": ISSUER, "jwks_uri": keys_url}
-        async with running_https(certificate, answer(200, document)) as server:
+        async with running_https_upstream(certificate, answer(200, document)) as server:
             with pytest.raises(JwkSetUnreadable, match="discovery_without_https_key_set"):
                 await read(server.url + DISCOVERY, **files)
 
@@ -133,7 +135,7 @@ async def test_what_goes_wrong_has_a_name(behaviour: Any, reason: str) -> None:
 
 
 async def test_a_file_is_read_again_when_it_changes(tmp_path: Path) -> None:
-    cluster, path = Cluster(), tmp_path / "jwks.json"
+    cluster, path = KubernetesCluster(), tmp_path / "jwks.json"
     old = cluster.token()
     async with running(path) as tokens:
         assert await reason_of(tokens, old) == "unavailable"
@@ -154,12 +156,12 @@ async def test_a_file_is_read_again_when_it_changes(tmp_path: Path) -> None:
 
 
 async def test_keys_are_rotated_without_a_refused_token_and_with_few_reads() -> None:
-    cluster = Cluster()
+    cluster = KubernetesCluster()
     async with running_upstream(api_server(cluster)) as server, running(server.url + JWKS, interval_s=300) as tokens:
         assert await reason_of(tokens, cluster.token()) is None
         cluster.rotate("second")
         # A hundred strangers name keys that do not exist; the new key is among them.
-        strangers = [Cluster(keys={f"stranger {number}": cluster.keys["first"]}) for number in range(100)]
+        strangers = [KubernetesCluster(keys={f"stranger {number}": cluster.keys["first"]}) for number in range(100)]
         results = await asyncio.gather(
             *(reason_of(tokens, stranger.token()) for stranger in strangers), reason_of(tokens, cluster.token(lifetime_s=600))
         )
@@ -170,7 +172,7 @@ async def test_keys_are_rotated_without_a_refused_token_and_with_few_reads() -> 
 
 
 async def test_a_token_that_would_be_refused_anyway_causes_no_read() -> None:
-    cluster = Cluster()
+    cluster = KubernetesCluster()
     async with running_upstream(api_server(cluster)) as server, running(server.url + JWKS, interval_s=300) as tokens:
         assert await reason_of(tokens, cluster.token()) is None
         assert await reason_of(tokens, cluster.token(key_id="stranger", key=cluster.keys["first"], aud="x")) == "audience"
@@ -178,7 +180,7 @@ async def test_a_token_that_would_be_refused_anyway_causes_no_read() -> None:
 
 
 async def test_the_last_good_set_is_used_while_the_server_cannot_be_read() -> None:
-    cluster, metrics = Cluster(), Metrics()
+    cluster, metrics = KubernetesCluster(), Metrics()
     old = cluster.token()
     async with running_upstream(api_server(cluster)) as server, running(server.url + JWKS, metrics) as tokens:
         for number, failure in enumerate((answer(500), answer(200, {"keys": {}}), reset)):
@@ -200,7 +202,7 @@ async def test_the_last_good_set_is_used_while_the_server_cannot_be_read() -> No
 
 @pytest.mark.parametrize("keys", [[], [{"kty": "oct", "k": "AA", "kid": "first"}]], ids=["empty", "unusable"])
 async def test_a_key_set_without_a_usable_key_revokes_the_keys_before_it(tmp_path: Path, keys: list[object]) -> None:
-    cluster, path, metrics = Cluster(), tmp_path / "jwks.json", Metrics()
+    cluster, path, metrics = KubernetesCluster(), tmp_path / "jwks.json", Metrics()
     cluster.write_to(path)
     token = cluster.token()
     async with running(path, metrics) as tokens:
@@ -221,7 +223,7 @@ def stale(metrics: Metrics) -> float | None:
 
 
 async def test_a_token_of_a_replaced_key_is_no_longer_accepted(tmp_path: Path) -> None:
-    cluster, path = Cluster(), tmp_path / "jwks.json"
+    cluster, path = KubernetesCluster(), tmp_path / "jwks.json"
     cluster.write_to(path)
     token = cluster.token()
     async with running(path) as tokens:

@@ -20,12 +20,12 @@ from app.tenants.workload_store import WorkloadRow
 from app.workloads.service_accounts import ServiceAccount
 from app.workloads.tokens import MAX_TOKEN_LENGTH
 from tests.support.clients import http_client
-from tests.support.cluster import ISSUER, Cluster, api_server, encode_segment, public_pem, rsa_key
-from tests.support.gateway import BASIC, Gateway, Tenant, running_gateway, settings_for, wait_until_ready
+from tests.support.cluster import ISSUER, KubernetesCluster, api_server, encode_segment, public_pem, rsa_key
+from tests.support.gateway import BASIC_CALL, Gateway, Tenant, running_gateway, settings_for, wait_until_ready
 from tests.support.logs import logging_to
 from tests.support.upstream import answer, created, running_upstream
 
-CLUSTER = Cluster()
+CLUSTER = KubernetesCluster()
 
 
 @pytest.fixture(scope="module")
@@ -74,7 +74,7 @@ async def test_a_workload_places_calls_for_its_tenant(gateway: Gateway) -> None:
         tenant, other = await gateway.add_tenant(upstream.url), await gateway.add_tenant(upstream.url)
         await add(gateway, tenant, "caller")
         async with http_client(base_url=gateway.url, headers=bearer(CLUSTER.token(name="caller"))) as http:
-            response = await http.post("/v1/calls", json=BASIC)
+            response = await http.post("/v1/calls", json=BASIC_CALL)
             assert response.status_code == 201
             assert (await http.get(f"/v1/calls/{response.json()['id']}")).status_code == 200
             assert upstream.posts[-1].credentials == (tenant.account_sid, tenant.auth_token)
@@ -87,7 +87,7 @@ async def test_the_token_is_the_password_under_twilios_paths(gateway: Gateway) -
         tenant, other = await gateway.add_tenant(upstream.url), await gateway.add_tenant(upstream.url)
         await add(gateway, tenant, "basic")
         token = CLUSTER.token(name="basic")
-        form = {"To": BASIC["to"], "From": BASIC["from"], "Url": BASIC["url"]}
+        form = {"To": BASIC_CALL["to"], "From": BASIC_CALL["from"], "Url": BASIC_CALL["url"]}
         async with http_client(base_url=gateway.url, auth=(tenant.account_sid, token)) as http:
             assert (await http.post(f"/2010-04-01/Accounts/{tenant.account_sid}/Calls.json", data=form)).status_code == 201
             assert (await http.get(f"/2010-04-01/Accounts/{other.account_sid}/Calls.json")).status_code == 404
@@ -155,7 +155,7 @@ async def test_a_deleted_workload_and_a_suspended_tenant_take_effect_at_once(gat
 
     async def is_suspended() -> bool:
         async with http_client(base_url=gateway.url) as http:
-            return (await http.post("/v1/calls", json=BASIC, headers=bearer(token))).status_code == 403
+            return (await http.post("/v1/calls", json=BASIC_CALL, headers=bearer(token))).status_code == 403
 
     await until(is_suspended)
     await gateway.tenants.delete_workload(workload.id)
@@ -215,7 +215,7 @@ async def test_without_an_issuer_no_token_is_accepted(gateway: Gateway) -> None:
 
 
 async def test_an_unreachable_key_set_is_reported_and_the_last_good_one_used(gateway: Gateway) -> None:
-    cluster = Cluster()
+    cluster = KubernetesCluster()
     tenant = await gateway.add_tenant()
     await add(gateway, tenant, "unreachable")
     async with running_upstream(answer(500)) as server:

@@ -18,18 +18,18 @@ from app.workloads.tokens import (
     TokenRefused,
     TokenRules,
 )
-from tests.support.cluster import ISSUER, Cluster, PrivateKey, encode_segment, jwk, public_pem, rsa_key
+from tests.support.cluster import ISSUER, KubernetesCluster, PrivateKey, encode_segment, jwk, public_pem, rsa_key
 
 RULES = TokenRules(ISSUER, "callgate")
 NOW = int(time.time())
-CLUSTER = Cluster()
+CLUSTER = KubernetesCluster()
 
 
-def validate(token: str, cluster: Cluster = CLUSTER) -> ServiceAccount:
+def validate(token: str, cluster: KubernetesCluster = CLUSTER) -> ServiceAccount:
     return RULES.validate(token, parse_jwk_set(cluster.key_set())[RULES.read_key_id(token)]).service_account
 
 
-def refusal(token: str, cluster: Cluster = CLUSTER) -> TokenRefused:
+def refusal(token: str, cluster: KubernetesCluster = CLUSTER) -> TokenRefused:
     with pytest.raises(TokenRefused) as refused:
         validate(token, cluster)
     return refused.value
@@ -43,7 +43,7 @@ def unsigned(header: dict[str, Any], claims: dict[str, Any], signature: str = ""
     "key", [rsa_key("first"), *(ec.generate_private_key(curve) for curve in (ec.SECP256R1(), ec.SECP384R1(), ec.SECP521R1()))]
 )
 def test_a_projected_token_names_its_service_account(key: PrivateKey) -> None:
-    cluster = Cluster(keys={"k": key})
+    cluster = KubernetesCluster(keys={"k": key})
     assert validate(cluster.token(), cluster) == ServiceAccount(ISSUER, "shop", "checkout")
     assert validate(cluster.token(aud=["other", "callgate"]), cluster) == ServiceAccount(ISSUER, "shop", "checkout")
     assert validate(cluster.token(aud="callgate", namespace="a", name="b.c-d"), cluster) == ServiceAccount(ISSUER, "a", "b.c-d")
