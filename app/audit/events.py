@@ -43,7 +43,7 @@ AuditAction = Literal[
 ]
 
 UNNAMED_ACTOR: Final = "?"
-"""Shown in place of the name of an actor that has none. As a filter, selects such actors."""
+"""Shown instead of the name of an actor that has no name. If a filter has this value, it selects the events of such actors."""
 
 
 @dataclass(frozen=True, slots=True)

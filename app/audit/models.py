@@ -25,9 +25,9 @@ class AuditEvent(Base):
     actor_kind: Mapped[str] = mapped_column(Text)
     actor_name: Mapped[str | None] = mapped_column(Text)
     action: Mapped[str] = mapped_column(Text)
-    # No foreign key: the event is kept even if its tenant is deleted. Null: the change is not about one tenant.
+    # No foreign key: the event is kept even if its tenant is deleted. Null: the action is not about a single tenant.
     tenant_id: Mapped[str | None] = mapped_column(Text)
-    # The id of what was changed.
+    # The id or name of what the action is about.
     subject: Mapped[str] = mapped_column(Text)
     # The names of the members that an update changed.
     changed: Mapped[list[str]] = mapped_column(ARRAY(Text))

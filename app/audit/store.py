@@ -54,9 +54,11 @@ async def record_audit_event(
     subject: str,
     changed: Sequence[str] = (),
 ) -> None:
-    """Records a change. The caller calls it in the transaction that makes the change.
+    """Records an action, such as a change of a tenant.
 
-    `subject` is the id of what was changed. `changed` has the names of the members that an update changed, never their values.
+    If the action changes data, call this function in the same transaction, so that both are committed or neither is. `subject`
+    is the id or name of what the action is about. `changed` has the names of the members that an update changed, never their
+    values.
     """
     statement = f"INSERT INTO audit_event ({_COLUMNS}) VALUES ($1, now(), $2, $3, $4, $5, $6, $7, $8)"
     await connection.execute(

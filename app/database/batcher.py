@@ -22,7 +22,7 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 _WAKE_GROUP_SIZE = 4
-# A batch that takes longer is waiting for a lock or an unreachable server. The next batch is then written without waiting for
+# A batch that takes longer than this probably waits for a lock or an unreachable server. The next batch then does not wait for
 # it.
 _SLOW_AFTER_S = 0.1
 _MAX_WRITERS = 4
@@ -64,11 +64,14 @@ class Batcher(Generic[Item, Result]):
     """Calls `write` with up to `max_batch` items at a time. `write` returns one result per item, in order.
 
     If a batch fails because of an item, its halves are written separately, then the halves of a half that fails, and so on.
-    Thus only this item gets the error. If the database fails, all items of the batch get the error. For an item whose row is
-    locked, `write` either returns LOCKED without waiting, or fails with a lock timeout. Such an item is written again after a
-    delay that doubles up to `lock_retry_max_delay_s`. Up to `max_queue` items wait at a time; further submissions wait until
-    there is space, so memory is bounded. If a batch takes longer than `slow_after_s`, the next batch starts without waiting for
-    it.
+    Thus only this item gets the error. If the database fails, all items of the batch get the error.
+
+    Another session may have locked the row of an item. If `write` returns LOCKED for the item, the item is written again after
+    a delay that doubles up to `lock_retry_max_delay_s`. If a batch fails with a lock timeout, each of its items is written
+    separately, and an item that fails again gets the error.
+
+    Up to `max_queue` items wait at a time; further submissions wait until there is space, so memory is bounded. If a batch
+    takes longer than `slow_after_s`, the next batch starts without waiting for it.
 
     If `gather_s` is set, a batch starts `gather_s` seconds after its first item has arrived, or as soon as it has
     `gather_up_to` items. This saves commits at low rates, and delays each result by up to `gather_s` seconds.
@@ -100,7 +103,9 @@ class Batcher(Generic[Item, Result]):
         self._slow_writer_count = 0
 
     async def submit(self, item: Item) -> Result:
-        """Waits until the item is committed, and returns its result. Raises the error that `write` raises for this item.
+        """Waits until the item is committed, and returns its result.
+
+        Raises the error that `write` raises for this item, or DatabaseUnavailable if the item's row stays locked for too long.
 
         If the caller is cancelled, other items are not affected. If the batch of the item has already begun, the item is still
         written.
@@ -125,11 +130,11 @@ class Batcher(Generic[Item, Result]):
             self._start_writer()
 
     def _start_writer(self) -> None:
-        """Starts a task that writes batches if all running tasks are slow, and if fewer than _MAX_WRITERS tasks run.
+        """Starts another task that writes batches.
 
-        If a running task is not slow, that task takes the next batch itself.
+        Does nothing if a running task is not slow, because that task takes the next batch itself, or if _MAX_WRITERS tasks run.
         """
-        # No item is forgotten: neither this method nor a writer, after it found the queue empty, awaits anything.
+        # No item is left without a writer: neither this method nor a writer that has found the queue empty awaits anything.
         if self._writer_count > self._slow_writer_count or self._writer_count >= _MAX_WRITERS:
             return
         self._writer_count += 1
@@ -216,10 +221,10 @@ class Batcher(Generic[Item, Result]):
                 group.create_task(settle(waiting))
 
     async def _deliver_results(self, batch: list[_PendingItem[Item, Result]], results: Sequence[Result | RowLocked]) -> None:
-        """Wakes the tasks that wait for the results in small groups, so that other work of the event loop runs in between.
+        """Sets the results of a few items at a time, so that the event loop runs other work in between.
 
-        If all tasks woke up at once, all of them would send their request to Twilio at the same moment, and all answers would
-        arrive at the same moment (docs/performance.md).
+        If all tasks that wait for a result woke up at once, they would all send their requests to Twilio at the same moment,
+        and all answers would arrive at the same moment (docs/performance.md).
         """
         remaining = zip(batch, results, strict=True)
         try:

@@ -1,8 +1,8 @@
-"""Opens every connection to Postgres: for SQLAlchemy's pool, our own pool, the listener and the migrations.
+"""Opens every connection to Postgres: for SQLAlchemy's pool, the pool in pool.py, the listener and the migrations.
 
 Settings apply in one of two ways. On a direct connection they are set once, for the session. Behind a pooler such as PgBouncer,
-consecutive transactions may use different server connections. The settings are then sent with each BEGIN, in the same round
-trip, and end with the transaction, so that they never affect another client.
+consecutive transactions of one client may use different server connections. The settings are then sent with each BEGIN, in the
+same round trip, and end with the transaction, so that they never affect another client.
 """
 
 import itertools
@@ -27,8 +27,9 @@ SESSION_SETTINGS = {
     "statement_timeout": "14s",
     "random_page_cost": "1.1",
 }
-# A statement that is prepared while a table is empty keeps its plan, a sequential scan, which slows down as the table grows
-# until Postgres next analyzes it. Index plans are therefore enforced.
+# For the statements without SQLAlchemy, many of which run for every call. A statement that is prepared while a table is empty
+# keeps its plan, a sequential scan, which slows down as the table grows until Postgres next analyzes it. Index plans are
+# therefore enforced.
 HOT_PATH_SETTINGS = SESSION_SETTINGS | {
     "lock_timeout": "2s",
     "enable_seqscan": "off",
@@ -60,15 +61,14 @@ class Connection(asyncpg.Connection):  # type: ignore[misc]  # asyncpg ships no 
     """
 
     is_pooled = False
-    # Whether prepared statements stay usable. A pooler must support them; `_POOLER_CHECK_COLUMNS` finds out.
+    # Whether prepared statements stay usable. False behind a pooler that does not support them (`_POOLER_CHECK_COLUMNS`).
     keeps_prepared_statements = True
     transaction_settings = ""
 
     async def execute(self, query: str, *arguments: object, **options: Any) -> str:
         """Runs the query and returns its status.
 
-        A pooler keeps no settings of a session. A BEGIN that goes through a pooler therefore also applies the settings to its
-        transaction.
+        Behind a pooler, a BEGIN also applies the settings to its transaction, because a pooler keeps no settings of a session.
         """
         if self.is_pooled and query.startswith("BEGIN"):
             query += self.transaction_settings
@@ -120,7 +120,8 @@ class Connector:
         given = self.url.arguments.get("target_session_attrs")
         hosts: list[tuple[str, int] | None] = list(self.url.hosts or (None,))
         if given not in (None, "any", "prefer-standby"):
-            # After a failover, connecting to the first host may take the whole timeout each time.
+            # The host of the last connection is tried first. After a failover, connecting to the first host in the URL may take
+            # the whole timeout each time.
             hosts.sort(key=lambda host: host != self._last_connected_host)
         choices = ("standby", "any") if given == "prefer-standby" else (given,)
         return ((host, session_attrs) for session_attrs, host in itertools.product(choices, hosts))
@@ -185,7 +186,10 @@ class Connector:
 
 
 def _set_config_sql(settings: Mapping[str, str], *, local: str) -> str:
-    """Returns SQL that applies the settings. If the SQL condition `local` is true, they end with the transaction."""
+    """Returns SQL that applies the settings, and makes commits wait until they are flushed.
+
+    If the SQL condition `local` is true, the settings end with the transaction.
+    """
     values = {"synchronous_commit": _SYNCHRONOUS_COMMIT_SQL} | {name: f"'{value}'" for name, value in settings.items()}
     return ", ".join(f"set_config('{name}', {value}, {local})" for name, value in values.items())
 

@@ -115,7 +115,7 @@ class Database:
 
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[Connection]:
-        """Runs one transaction without SQLAlchemy. Raises DatabaseUnavailable, as `fetch` does."""
+        """Runs one transaction without SQLAlchemy. Raises DatabaseUnavailable, as `begin` does."""
         with _timed_with_failure_log():
             async with self._pool.transaction() as connection:
                 yield connection
@@ -132,12 +132,15 @@ class Database:
         return self._pool.connections_in_use
 
     async def ping(self) -> None:
-        """Runs `SELECT 1`. Raises DatabaseUnavailable."""
+        """Runs `SELECT 1`. Raises DatabaseUnavailable if Postgres or the network fails."""
         async with self.begin() as session:
             await session.execute(text("SELECT 1"))
 
     async def read_postgres_server_info(self) -> "PostgresServerInfo":
-        """Returns facts about the Postgres server, such as its version and its settings. Raises DatabaseUnavailable."""
+        """Returns facts about the Postgres server, such as its version and its settings.
+
+        Raises DatabaseUnavailable if Postgres or the network fails.
+        """
         async with self.begin() as session:
             asked = datetime.now(UTC)
             row = (await session.execute(text(_SERVER_INFO_SQL))).one()._asdict()
@@ -152,9 +155,9 @@ class Database:
 
 
 def run_after_commit(session: AsyncSession, function: Callable[[], None]) -> None:
-    """Calls the function when the transaction of `Database.begin` has been committed, also if the commit is in doubt.
+    """Makes `Database.begin` call the function after it has committed the session's transaction.
 
-    Does not call it after a rollback.
+    The function is also called if it is unknown whether the commit succeeded. It is not called after a rollback.
     """
     session.info.setdefault(_AFTER_COMMIT, []).append(function)
 
@@ -195,7 +198,7 @@ class PostgresServerInfo:
     # Clients of streaming replication: standbys and log archivers.
     standbys: int
     has_synchronous_standby: bool
-    # Whether a pooler is in between.
+    # Whether the connection goes through a pooler.
     is_pooled: bool
     keeps_prepared_statements: bool
     # How far the server's clock is ahead of this machine's, in seconds.

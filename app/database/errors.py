@@ -77,8 +77,8 @@ def translate_error(error: BaseException, *, commit_in_doubt: bool = True) -> Da
 def translate_connect_error(error: BaseException) -> DatabaseUnavailable | None:
     """Returns the DatabaseUnavailable to raise for a failure to connect; None for a bug in Callgate.
 
-    An error of Postgres, or a ValueError of the driver, for which `translate_error` has no reason gets the reason
-    `configuration`: the URL has a value that is refused, such as `options` that Postgres does not know.
+    If `translate_error` returns None for an error of Postgres or a ValueError of the driver, the reason is `configuration`: the
+    URL has a value that is refused, such as `options` that Postgres does not know.
     """
     reason = _failure_reason(error)
     if reason is None and isinstance(error, asyncpg.PostgresError | ValueError):
@@ -123,7 +123,7 @@ def describe_failure(error: DatabaseUnavailable) -> str:
 
 
 def remedy_for(error: DatabaseUnavailable) -> str:
-    """Returns what an operator should do."""
+    """Returns what an operator should do about the failure."""
     if error.reason == "timeout":  # of a statement, or of a connection to an address that does not answer
         return "run the command again; if it fails again, check CALLGATE_DATABASE_URL"
     return (
@@ -134,7 +134,7 @@ def remedy_for(error: DatabaseUnavailable) -> str:
 
 
 def first_message_line(error: BaseException) -> str:
-    """Returns the first line of the error message of Postgres or the operating system. It never contains the password."""
+    """Returns the first line of the error message of Postgres or the operating system. It has no password."""
     cause = _unwrap(error)
     return (str(cause).strip() or type(cause).__name__).splitlines()[0]
 

@@ -24,7 +24,7 @@ class WorkerHeartbeat(Base):
 
 
 async def record_heartbeat(session: AsyncSession, worker: UUID, *, version: str) -> None:
-    """Records that the worker is running, and deletes the old heartbeats of workers that were killed."""
+    """Records that the worker is running. Deletes heartbeats older than an hour, which killed workers have left."""
     await session.execute(
         text(
             "INSERT INTO worker_heartbeat (id, version, seen_at) VALUES (:id, :version, now()) "

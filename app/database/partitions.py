@@ -15,7 +15,7 @@ _LOCK_TIMEOUT_MS = 100
 
 @dataclass(frozen=True, slots=True)
 class MonthRange:
-    """A range of whole months in UTC. `since` is its first day; `until`, the first day of the next month, is not included."""
+    """A range of whole months in UTC, from the day `since` to the day before `until`. Both are the first day of a month."""
 
     since: date
     until: date

@@ -47,7 +47,7 @@ class TransactionRunner(Protocol):
 
 
 class StatementPool(TransactionRunner, Protocol):
-    """Runs transactions, and also single statements. A single statement is its own transaction and takes one round trip."""
+    """The interface of an object that runs transactions and single statements. A single statement is its own transaction."""
 
     async def fetch(self, statement: str, *arguments: object) -> Sequence[Any]: ...
 
@@ -70,8 +70,8 @@ class _Slots(asyncio.Semaphore):
 class Pool:
     """Runs each statement or transaction on its own connection, at most MAX_CONNECTIONS at a time. Reuses idle connections.
 
-    A connection is closed if a single statement fails on it, or if Postgres or the network fails during a transaction. The
-    cause may be the connection, for example if its server has become read-only.
+    A connection is closed if a single statement fails on it, or if Postgres or the network fails during a transaction, because
+    the connection may be the cause: for example, its server may have become read-only.
     """
 
     def __init__(self, connect: Callable[[], Awaitable[Connection]]) -> None:
@@ -117,7 +117,7 @@ class Pool:
             except Exception as error:
                 translated = translate_error(error, commit_in_doubt=committing)
                 if translated is None:
-                    self._put_back(pooled)  # It was rolled back.
+                    self._put_back(pooled)  # The transaction was rolled back.
                     raise
                 pooled.connection.terminate()
                 raise translated from error
@@ -132,10 +132,10 @@ class Pool:
         return _PooledConnection(connection, created_at=now, used_at=now)
 
     def _put_back(self, pooled: _PooledConnection) -> None:
-        """Keeps the connection for the next statement, and closes those that were not needed for _MAX_IDLE_S."""
+        """Keeps the connection for later statements. Closes the connections that have been idle for _MAX_IDLE_S."""
         now = pooled.used_at = time.monotonic()
         self._idle.append(pooled)
-        # The newest connection is always taken first, so the oldest ones would never be examined.
+        # `_take_idle` takes the connection that was used last, so it would never examine the others.
         while now - self._idle[0].used_at >= _MAX_IDLE_S:
             self._idle.pop(0).connection.terminate()
 

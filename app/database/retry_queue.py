@@ -20,7 +20,7 @@ _MAX_PAUSE_S = 5.0
 
 
 class RetryQueue(Generic[Item]):
-    """Keeps an item until `write` succeeds or a constraint refuses it. After any other error the item is tried again.
+    """Calls `write` for each item until the call succeeds, or until Postgres refuses the item's values (`is_value_refused`).
 
     Each attempt writes the `max_batch` oldest items concurrently. If no item of an attempt succeeds, the pause before the next
     attempt doubles, up to a limit. If the queue already holds `max_items`, a new item replaces the oldest one. If `max_items`

@@ -84,10 +84,10 @@ class _Logger:
 
 
 def _with_repr_fallback(render: structlog.types.Processor) -> structlog.types.Processor:
-    """Returns a processor that calls `render`. If `render` raises, the processor calls it again with simpler values.
+    """Returns a processor that calls `render`.
 
-    In the second call, each value that is not a string is replaced by its `repr`. For example, `render` raises for a value that
-    contains itself.
+    If `render` raises, for example because a value contains itself, the processor calls it again. In this second call, each
+    value that is not a string is replaced by its `repr`.
     """
 
     def rendered(logger: Any, method: str, event: structlog.types.EventDict) -> Any:

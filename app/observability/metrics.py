@@ -59,7 +59,10 @@ class HttpMetrics:
             self.refused.labels(slug)
 
     def add_creation_routes(self, paths: Iterable[str]) -> None:
-        """Creates the series that the alert on refused creations reads, with 0. `paths` are templates of paths."""
+        """Creates, with the value 0, the series that the alert on refused creations reads.
+
+        `paths` are the path templates of the routes that create calls.
+        """
         for path in paths:
             self.database_unavailable.labels("POST", path)
 

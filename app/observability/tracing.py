@@ -1,8 +1,8 @@
 """Measures how long the parts of a request take, such as database statements and requests to Twilio.
 
 The times are in the log line, in the Server-Timing header and, if enabled, in OpenTelemetry traces. The middleware or a job
-opens the trace. The code that it calls measures its own part with `TimedSpan`. Callgate creates all spans itself, because
-ready-made instrumentations put URLs and SQL statements into their spans.
+opens the trace. Inside the trace, the code of each part measures its time with `TimedSpan`. Callgate creates all spans itself,
+because ready-made instrumentations put URLs and SQL statements into their spans.
 """
 
 import os
@@ -51,7 +51,7 @@ _seconds_by_part: ContextVar[dict[str, float] | None] = ContextVar("callgate_spe
 class Tracing:
     """The tracer of one process. Without a provider, it creates no spans.
 
-    The provider is not registered as OpenTelemetry's global provider, because that one also gets the spans of libraries.
+    The provider is not registered as OpenTelemetry's global provider, because the global one also gets the spans of libraries.
     """
 
     def __init__(self, provider: TracerProvider | None = None) -> None:
@@ -88,7 +88,7 @@ class Tracing:
 
     @contextmanager
     def tracing_enabled(self) -> Iterator[None]:
-        """Makes the function `trace` create spans inside the block. Processes without incoming requests use it."""
+        """Makes `trace_background_work` open traces inside the block. For processes without incoming requests."""
         token = _current_tracer.set(self._tracer)
         try:
             yield

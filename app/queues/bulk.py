@@ -76,7 +76,7 @@ class BulkService:
     async def create_calls(
         self, caller: Caller, queue: str, lines: Iterable[BulkLine]
     ) -> AsyncIterator[Sequence[BulkLineResult]]:
-        """Creates a call for each line. Yields groups of results (the new call or the error), in the order of the lines.
+        """Creates a call for each line. Yields groups of results (the call or the error), in the order of the lines.
 
         The result of a line is yielded after its call is committed. If the iteration stops early, calls whose creation has
         begun are still created.

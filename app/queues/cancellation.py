@@ -10,7 +10,8 @@ from app.calls.settlement import Settlement
 from app.queues.service import QueueService
 from app.queues.store import list_waiting_calls
 
-# Calls in one statement. A concurrent grant of the same call does not wait: either the grant or this statement gets the call.
+# Calls in one statement. A worker that is about to dial one of them does not wait for the statement: either the worker or the
+# statement gets the call.
 _BATCH_SIZE: Final = 500
 
 
@@ -30,7 +31,7 @@ class QueueCancellation:
         while True:
             async with self.queues.database.transaction() as connection:
                 ended = await end_waiting_calls_of_queue(connection, queue.id, change, limit=_BATCH_SIZE)
-                # Calls that were left out are locked by a grant. If the grant fails, they still wait.
+                # Another session is about to dial or end the calls that were left out. If it fails, they still wait.
                 left_out = [] if ended else await list_waiting_calls(connection, queue.id, limit=_BATCH_SIZE)
                 if left_out:
                     ended = await end_waiting_calls_by_id(connection, left_out, change)

@@ -61,7 +61,10 @@ def projected_end(state: QueueState, waiting: WaitingCalls | None) -> datetime |
 
 
 def last_dial_at_pace(now: datetime, number: int, calls_per_second: float, *, last_due_at: datetime) -> datetime:
-    """Returns when the last of `number` waiting calls is dialled at this rate, if none of them expires."""
+    """Returns when the last of `number` waiting calls is dialled at this rate, if none of them expires.
+
+    The time is not before `last_due_at`, when the last of the calls becomes due.
+    """
     return max(now + timedelta(seconds=number / calls_per_second), last_due_at)
 
 

@@ -67,15 +67,15 @@ router = APIRouter(
 
 
 async def queue_service(request: Request, transactions: TransactionsDep) -> QueueService:
-    """Returns the queue service. Only a few transactions of one tenant run at the same time."""
+    """Returns the queue service, which runs only a few transactions of one tenant at the same time."""
     service: QueueService = request.state.queues
     return replace(service, database=transactions)
 
 
 async def unlimited_queue_service(request: Request) -> QueueService:
-    """Returns the queue service without the limit of administration.
+    """Returns the queue service without the limit of `queue_service`.
 
-    The progress of a queue has a limit of its own, and a request that adds calls reads one row.
+    Reading the progress of a queue has a limit of its own. A request that adds calls reads only one row with this service.
     """
     service: QueueService = request.state.queues
     return service
@@ -155,7 +155,7 @@ async def put_queue(
 
 
 async def queue_cancellation(request: Request, queues: QueueServiceDep) -> QueueCancellation:
-    """Returns the cancellation of queues. Only a few transactions of one tenant run at the same time."""
+    """Returns the service that cancels the waiting calls of a queue, a few transactions of one tenant at the same time."""
     service: QueueCancellation = request.state.queue_cancellation
     return replace(service, queues=queues)
 

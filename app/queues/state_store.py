@@ -41,7 +41,7 @@ class NextCall:
     tries: int
     """How many attempts to dial the call have failed, because Twilio could not be reached or throttled requests."""
     is_account_refused: bool
-    """Whether no call of the account is tried yet, because Twilio refuses its calls for the moment."""
+    """Whether the account waits until its calls are tried again, because Twilio has refused them for the moment."""
     pace: PaceState
     account_pace: PaceState
 
@@ -54,7 +54,10 @@ class QueueState:
     next_call: NextCall | None
     """The waiting call that is due first. The value is None if no call waits."""
     under_way: int | None
-    """The number of the queue's calls that may be under way; None if the queue has no row in `pace` (dialling limits)."""
+    """How many of the queue's calls count toward `max_concurrent` now: they are under way, or their end is not known yet.
+
+    The value is None if the queue has no row in `pace` (dialling limits).
+    """
 
     @classmethod
     def from_row(cls, row: Mapping[str, Any]) -> "QueueState":

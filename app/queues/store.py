@@ -137,7 +137,7 @@ async def count_calls(connection: Connection, queue_id: UUID) -> CallCounts | No
 async def _fetch_within_time_limit(connection: Connection, statement: str, *arguments: object) -> list[Any] | None:
     """Returns the rows of a statement, or None if the statement takes longer than _COUNT_TIMEOUT.
 
-    The timeout may stay in force for all later statements of the transaction.
+    If the statement succeeds, the same time limit applies to all later statements of the transaction.
     """
     try:
         async with connection.transaction():

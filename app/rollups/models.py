@@ -19,8 +19,8 @@ HAS_CALLBACK_SQL: Final = "execution = 'started' AND cardinality(callbacks_seen)
 def callback_missing_sql(has_public_url: str) -> str:
     """Returns an SQL condition on a row of `call`: the call was started, and an expected callback has not arrived.
 
-    No callback is expected without a public URL, for calls with an application, or for accounts without an auth token
-    (app.calls.status_callbacks). `has_public_url` is SQL, such as `$1`, and says whether Callgate has a public URL.
+    No callback is expected if Callgate has no public URL, if the call has an `application_sid`, or if its account has no auth
+    token (app.calls.status_callbacks). `has_public_url` is SQL, such as `$1`, and says whether Callgate has a public URL.
     """
     return f"""
         {has_public_url}::boolean AND execution = 'started' AND cardinality(callbacks_seen) = 0
@@ -59,11 +59,11 @@ class Rollup(Base):
     started: Mapped[int] = mapped_column(Integer, server_default=text("0"))
     not_started: Mapped[int] = mapped_column(Integer, server_default=text("0"))
     unknown: Mapped[int] = mapped_column(Integer, server_default=text("0"))
-    # Calls among those that were not started that somebody canceled before they were dialled.
+    # Calls that somebody canceled before they were dialled. They are also counted in `not_started`.
     canceled: Mapped[int] = mapped_column(Integer, server_default=text("0"))
     # Calls that Twilio answered with a 5xx.
     server_errors: Mapped[int] = mapped_column(Integer, server_default=text("0"))
-    # Callbacks of these calls, and the number of started calls that have had a callback.
+    # Callbacks of the calls that were requested in the period, and the number of started calls that have had a callback.
     callbacks: Mapped[int] = mapped_column(Integer, server_default=text("0"))
     called_back: Mapped[int] = mapped_column(Integer, server_default=text("0"))
     # Started calls that have had no callback, although Callgate expects some.

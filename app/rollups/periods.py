@@ -1,8 +1,8 @@
-"""Decides when the figures of a minute or hour are counted, and when they are counted again. No I/O.
+"""Decides when figures (counts, latencies, prices) of a minute or hour are counted, and when they are counted again. No I/O.
 
 A call changes for a while after it was requested: its outcome, callbacks and price come later. The figures of a period are
-counted again at growing ages (`_MINUTE_RECOUNT_AGES`, `_HOUR_RECOUNT_AGES`). So each call is read only about sixteen times,
-however long it is kept.
+counted again at growing ages of the period (`_MINUTE_RECOUNT_AGES`, `_HOUR_RECOUNT_AGES`). So each call is read only about
+sixteen times, however long it is kept.
 """
 
 from collections.abc import Iterator

@@ -53,7 +53,7 @@ _HAD_SERVER_ERROR_SQL: Final = """
             AND type = 'call.unknown' AND data @? '$.attempts[*] ? (@.status >= 500)'
     ) ELSE false END
 """
-# `pending_since` and `settled_at` are both Postgres's clock. A problem has `upstream` only if Twilio has answered.
+# `pending_since` and `settled_at` are both by Postgres's clock. A problem has `upstream` only if Twilio has answered.
 _LATENCY_BUCKET_SQL: Final = f"""
     CASE WHEN settled_by = 'response' AND (execution = 'started' OR problem ? 'upstream') THEN width_bucket(
         extract(epoch FROM settled_at - pending_since)::float8 * 1000, ARRAY[{", ".join(map(str, LATENCY_BOUNDS_MS))}]::float8[]
@@ -136,7 +136,7 @@ _DELETE_EXPIRED_SQL: Final = f"""
 
 @dataclass(frozen=True, slots=True)
 class LockedProgress:
-    """The time until which the figures are counted, and the time now. Both are whole minutes."""
+    """The time in the locked row of RollupProgress, and the time now. Both are whole minutes."""
 
     rolled_until: datetime
     """All figures that were due by this time are counted."""
@@ -191,7 +191,10 @@ async def roll_up(connection: Connection, period: Period, *, has_public_url: boo
 
 
 async def record_waiting_call_count(connection: Connection, minute: datetime) -> None:
-    """Counts the scheduled calls that wait now, and stores the number in the row of `minute`."""
+    """Counts the scheduled calls that wait now, for each tenant and for all tenants together.
+
+    Stores the numbers among the figures of `minute`.
+    """
     await connection.execute(_COUNT_WAITING_SQL, minute)
 
 

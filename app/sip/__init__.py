@@ -1,7 +1,7 @@
 """Parses SIP addresses by RFC 3261, and reports findings with explanations. Imports no other package of Callgate.
 
-grammar.py has the grammar as regular expressions. diagnosis.py explains why a text does not match it. rules.py and hosts.py
-check the parts of texts that match. docs/sip.md explains every code.
+grammar.py has the grammar as regular expressions. diagnosis.py explains why a text does not match it, and finds its valid
+parts. rules.py and hosts.py check the valid parts. docs/sip.md explains every code of a finding.
 """
 
 from app.sip.call_parameters import SipAuthFindings, check_from, check_sip_auth

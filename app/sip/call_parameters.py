@@ -60,7 +60,7 @@ def check_sip_auth(username: str | None, password: str | None) -> SipAuthFinding
 
 
 def _check_credential(value: str, code: str, parameter: str, report: Report) -> None:
-    """Reports a value that is too long, and each character that is illegal in SIP or that SIP programs handle differently.
+    """Reports a value that is too long; in any other value, each character that SIP forbids or SIP programs treat differently.
 
     The codes of the findings begin with `code`. Their texts call the value `parameter`.
 

@@ -47,8 +47,8 @@ def unescape_repeatedly(text: str) -> str:
 def has_escaped_control(text: str) -> bool:
     """Returns whether decoding the text, once or repeatedly, gives a control character or line separator.
 
-    "%0d" and "%250d" become CR, and so does "%%30d", because "%30" is the digit 0. A text that is escaped more often than
-    `unescape_repeatedly` decodes counts, too.
+    "%0d" and "%250d" become CR, and so does "%%30d", because "%30" is the digit 0. Also returns True for a text that still has
+    escapes after `unescape_repeatedly`.
     """
     decoded = unescape_repeatedly(_CONTROL_OR_LINE_SEPARATOR.sub(" ", text))
     return _CONTROL_OR_LINE_SEPARATOR.search(decoded) is not None or unquote(decoded) != decoded

@@ -28,7 +28,7 @@ class Severity(StrEnum):
 class Finding:
     """A finding about a text. `code` is stable. `start` (included) and `end` (excluded) count characters.
 
-    `detail` is one sentence that says how to fix it. It never contains a password or the value of a header.
+    `detail` is one sentence that says how to correct the text, and never contains a password or the value of a header.
     """
 
     code: str
@@ -76,7 +76,7 @@ SEVERITIES: Final[Mapping[str, Severity]] = MappingProxyType(
 
 
 class Report(list[Finding]):
-    """The first MAX_FINDINGS findings of one validation. If these contain no error, the first error replaces the last of them.
+    """The first MAX_FINDINGS findings of one validation. If none is an error, the first later error replaces the last of them.
 
     The number is limited to bound the work. The error is kept, so that a truncated list never makes an address look valid. If
     `is_closed` is true, the report is complete and `add` ignores further findings.

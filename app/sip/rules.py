@@ -1,4 +1,4 @@
-"""Checks the parts of a URI that matches the grammar, by the rules of RFC 3261 and of Twilio.
+"""Checks the parts of a URI that match the grammar, by the rules of RFC 3261 and of Twilio.
 
 A new finding also needs its code in `findings.py` and a row in docs/sip.md (docs/adding.md).
 """

@@ -152,7 +152,7 @@ def _check_parts(text: str, scheme: str | None, parts: UriParts, report: Report)
 
 
 def _check_lengths(text: str, report: Report) -> None:
-    """Reports an address or headers that are too long. Then closes the report, so that it takes no other findings."""
+    """Reports an address or headers that are too long. If there is such a finding, closes the report to further ones."""
     # In every SIP URI the first "?" after the "@", or the first at all, starts the headers.
     question = text.find("?", text.find("@") + 1)
     end = len(text) if question < 0 else question

@@ -1,4 +1,4 @@
-"""Adds when to search Twilio for a call whose outcome is unknown, and when Twilio rejected a credential.
+"""Adds the time of the next search at Twilio for a call whose outcome is unknown, and the time when a credential was rejected.
 
 The version before this one keeps working on the new schema (expand, then contract).
 """

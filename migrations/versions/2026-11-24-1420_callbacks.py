@@ -1,7 +1,7 @@
 """Adds the order of Twilio's callbacks, the tenants' callback settings and the table of deliveries.
 
-A delivery is a callback that Callgate still has to send, or has sent, to a tenant. The version before this one keeps working on
-the new schema (expand, then contract).
+A delivery is a webhook request that Callgate has sent, or still has to send, to a tenant. The version before this one keeps
+working on the new schema (expand, then contract).
 """
 
 from collections.abc import Sequence

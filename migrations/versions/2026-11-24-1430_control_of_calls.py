@@ -1,4 +1,4 @@
-"""Adds requests to end a call that must still be sent to Twilio, and the time when a call was deleted at Twilio.
+"""Adds a table of requests to end calls that Callgate still has to send, and the time when a call was deleted at Twilio.
 
 The version before this one keeps working on the new schema.
 """

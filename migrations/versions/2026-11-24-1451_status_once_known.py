@@ -1,4 +1,4 @@
-"""Makes each creation of a call write two index entries less.
+"""Makes each creation of a call write two index entries fewer.
 
 The new index by status leaves out calls without a status. The index that revision 0010 replaced is dropped, because no running
 version needs it.

@@ -1,5 +1,6 @@
-"""Lets new rows leave out a value that is stored elsewhere: in another column, in the row's call or in its event.
+"""Lets new rows of calls, events and deliveries leave out a value that is stored elsewhere.
 
+The value is then in another column of the row, or in the call or event that the row belongs to.
 Existing rows stay as they are.
 """
 

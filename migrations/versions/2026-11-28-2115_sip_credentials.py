@@ -1,4 +1,4 @@
-"""Adds SIP credentials that have a name, and a trigger that notifies every process of changes to them.
+"""Adds the table of named SIP credentials, and a trigger that notifies every process of changes to them.
 
 The version before this one keeps working on the new schema (expand, then contract).
 """

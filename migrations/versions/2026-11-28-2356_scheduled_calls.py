@@ -1,4 +1,4 @@
-"""Adds the tables of scheduled calls, of queues, of the limits of their rate, and of calls that count for a limit.
+"""Adds the tables of scheduled calls, queues, dialling limits, turns of callers, and calls that count toward a limit.
 
 `call.execution` may have the new value `scheduled`.
 """
@@ -56,7 +56,7 @@ def _create_queues_and_pace() -> None:
         sa.CheckConstraint("burst > 0", name="burst"),
         sa.CheckConstraint("max_concurrent > 0", name="max_concurrent"),
     )
-    # What creations read of it is cached. A grant changes the other columns only.
+    # Processes cache these columns. A grant (a worker takes the right to dial a call) changes only the other columns.
     op.execute("""
         CREATE TRIGGER notify_of_tenants
         AFTER INSERT OR UPDATE OF calls_per_second, burst, max_concurrent OR DELETE OR TRUNCATE ON pace

@@ -22,7 +22,7 @@ UUID7 = """
         ), 'hex')::uuid
     $$
 """
-# Its caller's turn and its class are those of the call that has ended. The time to ring is as long as it was for that call.
+# A redial has the caller and the priority of the call that has ended, and as much time to ring as that call had.
 REDIAL = """
     CREATE FUNCTION callgate_redial() RETURNS trigger LANGUAGE plpgsql AS $$
     DECLARE

@@ -25,8 +25,8 @@ def upgrade() -> None:
         sa.Column("halted_at", sa.DateTime(timezone=True), nullable=True),
         sa.CheckConstraint("id = 1", name="one_row"),
     )
-    # With the rights of its owner, so that all roles see the same. A part that the server hides is "-". The timeline of
-    # pg_control_checkpoint() would be the old one until the first checkpoint after a promotion.
+    # The function runs with the rights of its owner, so that all roles get the same result. A part that the server hides is
+    # "-". The timeline of pg_control_checkpoint() would be the old one until the first checkpoint after a promotion.
     op.execute("""
         CREATE FUNCTION callgate_server() RETURNS text LANGUAGE plpgsql VOLATILE SECURITY DEFINER
         SET search_path = pg_catalog, pg_temp AS $$

@@ -9,9 +9,9 @@ down_revision: str | None = "0029"
 branch_labels: Sequence[str] | None = None
 depends_on: Sequence[str] | None = None
 
-# As in revision 0028, within a block that catches what would fail again with each attempt. An error that passes, such as a
-# deadlock, is raised: the end is written again, with its redial. Errors of a DECLARE are caught by an outer block only.
-# Its caller's turn and its class are those of the call that has ended. The time to ring is as long as it was for that call.
+# As in revision 0028, within a block that catches errors that would occur again at each attempt. A temporary error, such as a
+# deadlock, is raised, so that the end is written again, with its redial. Errors of a DECLARE are caught by an outer block only.
+# A redial has the caller and the priority of the call that has ended, and as much time to ring as that call had.
 REDIAL = """
     CREATE OR REPLACE FUNCTION callgate_redial() RETURNS trigger LANGUAGE plpgsql AS $$
     BEGIN

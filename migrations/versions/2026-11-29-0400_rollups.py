@@ -39,7 +39,7 @@ def upgrade() -> None:
         sa.Column("rolled_until", sa.DateTime(timezone=True), nullable=False),
         sa.CheckConstraint("id = 1", name="one_row"),
     )
-    # What an installation has already is rolled up for a week back.
+    # The calls and deliveries of the last seven days in an existing installation are counted, too.
     op.execute("INSERT INTO rollup_progress (rolled_until) SELECT date_trunc('minute', now()) - interval '7 days'")
 
 

@@ -13,7 +13,8 @@ down_revision: str | None = "0032"
 branch_labels: Sequence[str] | None = None
 depends_on: Sequence[str] | None = None
 
-# As in revision 0029, but for the last line. A standby that is promoted was started at another time than its primary.
+# As in revision 0029, but if Postgres hides the timeline, the server's start time is used instead of "-". A standby that is
+# promoted was started at another time than its primary.
 SERVER = """
     CREATE OR REPLACE FUNCTION callgate_server() RETURNS text LANGUAGE plpgsql VOLATILE SECURITY DEFINER
     SET search_path = pg_catalog, pg_temp AS $$
@@ -33,7 +34,7 @@ SERVER = """
     END $$
 """
 START = "'started ' || extract(epoch FROM pg_postmaster_start_time())"
-# The row goes on naming the server for which grants were made, in the words of the new function.
+# If the row names this server, it is changed to the name that the new function gives the server.
 REPLACE = """
     DO $migration$
     DECLARE

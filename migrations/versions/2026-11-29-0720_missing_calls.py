@@ -1,4 +1,4 @@
-"""Adds to each concurrent call that counts for a limit the time since when Twilio no longer knows this call."""
+"""Adds to each row of `dial_slot` (a call that counts toward a limit) the time since which Twilio no longer knows the call."""
 
 from collections.abc import Sequence
 

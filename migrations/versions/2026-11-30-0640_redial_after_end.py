@@ -1,4 +1,4 @@
-"""Counts the time of a redial (a new call to the same person) from the end of the call, also if its end is known late."""
+"""Counts the delay of a redial (a new call to the same person) from the end of the first call, even if that is known late."""
 
 from collections.abc import Sequence
 

@@ -1,4 +1,7 @@
-"""Adds two figures of calls: expected callbacks that are missing, and prices that are not read from Twilio again."""
+"""Adds two numbers of calls to the rollups.
+
+They are the number of calls without an expected callback, and of calls without a price whose price is not read again.
+"""
 
 from collections.abc import Sequence
 

@@ -1,4 +1,4 @@
-"""Adds the times at which an account whose calls Twilio refuses for the moment was first refused and is tried again."""
+"""Adds two times for an account whose calls Twilio refuses for the moment: of the first refusal, and of the next try."""
 
 from collections.abc import Sequence
 

@@ -10,7 +10,7 @@ import pytest
 from playwright.async_api import Browser, Page, Request, async_playwright
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-# Nothing of the browser's own may reach for the network, or the hosts in `Seen` would be about the browser.
+# Chromium must send no requests of its own: PageRecord is to record only the hosts that pages request.
 CHROMIUM_FLAGS = [
     "--no-sandbox",
     "--disable-gpu",

@@ -10,7 +10,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 
 def write_self_signed_certificate(folder: Path) -> Path:
-    """Returns a file with a private key and a self-signed certificate for 127.0.0.1 and 0.0.0.0."""
+    """Writes a private key and a self-signed certificate for 127.0.0.1 and 0.0.0.0 to one file, and returns its path."""
     key = ec.generate_private_key(ec.SECP256R1())
     subject = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "callgate tests")])
     hosts = [x509.IPAddress(ipaddress.ip_address(address)) for address in ("127.0.0.1", "0.0.0.0")]

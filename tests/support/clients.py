@@ -14,7 +14,7 @@ from app.observability.metrics import EXPOSITION_INTERVAL_S
 
 TIMEOUT_S: Final = 60.0
 NO_CERTIFICATES: Final = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-"""A TLS context that trusts no server. It is created at once, while loading the system's certificates takes long."""
+"""A TLS context that trusts no server. Loading the system's certificates instead would take long."""
 
 http_get = partial(httpx.get, timeout=TIMEOUT_S, verify=NO_CERTIFICATES)
 http_post = partial(httpx.post, timeout=TIMEOUT_S, verify=NO_CERTIFICATES)
@@ -30,7 +30,7 @@ def sync_http_client(**options: Any) -> httpx.Client:
 
 
 async def metric_value(base_url: str, series: str) -> float:
-    """Returns the current value of a time series in /metrics, such as `callgate_expired_total{what="calls"}`; 0 without it."""
+    """Returns a time series' current value in /metrics, 0 if there is none. Example: `callgate_expired_total{what="calls"}`."""
     await asyncio.sleep(EXPOSITION_INTERVAL_S)
     async with http_client(base_url=base_url) as prometheus:
         lines = (await prometheus.get("/metrics")).text.splitlines()

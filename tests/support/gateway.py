@@ -31,7 +31,10 @@ URLS_WITH_MANY_USER_NAMES: Final = {
     member: "https://h.example/?" + "&".join(f"a=https://{member}{number}@b" for number in range(5))
     for member in ("url", "fallback_url")
 }
-"""Two members with 5 user names each. One text may have 8, and all texts of a request together may have 8, too."""
+"""Two members of a call request whose URLs have 5 user names each.
+
+Each member alone is accepted, but together they exceed the limit of 8 for one request (app.security.redaction.MAX_USERINFOS).
+"""
 
 _numbers = itertools.count(1)
 LONG_TIMEOUTS: Final = {"twilio_read_timeout": 20, "request_budget": 25}

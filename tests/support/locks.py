@@ -1,7 +1,7 @@
 """SQL about the sessions in the current database that wait for a lock. Other databases of the server do not count."""
 
-# Not pg_stat_activity, whose answer does not change within a transaction. A session that waits for a row waits for a
-# transaction, which belongs to no database. The session's other locks do.
+# pg_stat_activity is not used, because what it returns does not change within a transaction. A session that waits for a row
+# waits for the lock of a transaction, which has no database. Another lock that the session holds shows its database.
 _FROM_SESSIONS = """
     FROM pg_locks AS waiting JOIN pg_locks AS held USING (pid) JOIN pg_database ON oid = held.database
     WHERE NOT waiting.granted AND datname = current_database()

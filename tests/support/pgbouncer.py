@@ -1,4 +1,4 @@
-"""Runs a real PgBouncer before the tests' Postgres, if it is installed (`.ci/from-trixie --libraries-of pgbouncer`)."""
+"""Runs a real PgBouncer in front of the tests' Postgres, if it is installed (`.ci/from-trixie --libraries-of pgbouncer`)."""
 
 import asyncio
 import contextlib

@@ -1,4 +1,4 @@
-"""A proxy before Postgres that replaces the server's process id with its own, as connection poolers do."""
+"""A proxy in front of Postgres that replaces the server's process id with its own, as connection poolers do."""
 
 import asyncio
 from collections.abc import AsyncIterator

@@ -10,7 +10,7 @@ _OTHER_CLOCK = """CREATE OR REPLACE FUNCTION "{schema}".{name}() RETURNS timesta
 
 
 async def url_with_other_clock(database: Database, url: str, *, offset: str) -> str:
-    """Returns a URL for the database at `url`. In its sessions, Postgres's clock differs by the interval `offset`."""
+    """Returns a URL for the database at `url`. In its sessions, Postgres's clock is ahead by `offset`."""
     schema = f"clock {offset}".replace(" ", "_")
     await database.fetch(f'CREATE SCHEMA IF NOT EXISTS "{schema}"')
     for name in ("clock_timestamp", "now"):

@@ -6,9 +6,9 @@ from contextlib import asynccontextmanager
 import asyncpg
 
 RAISE_EXCEPTION = "P0001"
-"""An SQLSTATE that Callgate does not expect."""
+"""An SQLSTATE that Callgate does not translate to DatabaseUnavailable."""
 QUERY_CANCELED = "57014"
-"""An SQLSTATE that means: Postgres cannot do this now."""
+"""The SQLSTATE of a canceled statement, which Callgate translates to DatabaseUnavailable."""
 
 
 @asynccontextmanager

@@ -1,10 +1,4 @@
-"""A TCP proxy that holds back data of a client or of the server.
-
-After a client's data is held back, the client is disconnected, and the data reaches the server later or never. The server's
-data is only delayed.
-
-Also a database host that never answers.
-"""
+"""Two faults of a network: data that is held back (`HoldingProxy`), and a database host that never answers."""
 
 import asyncio
 import socket
@@ -19,6 +13,12 @@ TIMEOUT_S = 60
 
 @dataclass
 class HoldingProxy:
+    """A TCP proxy that holds back data of a client or of the server.
+
+    If it holds back a client's data, it disconnects the client, and the data reaches the server later or never. The server's
+    data is only delayed.
+    """
+
     port: int = 0
     _marker: bytes | None = None
     _passing: int = 0
@@ -29,11 +29,11 @@ class HoldingProxy:
     answer_released: asyncio.Event = field(default_factory=asyncio.Event)
 
     def hold_answer(self, marker: bytes) -> None:
-        """Makes the proxy hold back the server's next data with `marker`, until `answer_released` is set."""
+        """Makes the proxy hold back the server's next data that contains `marker`, until `answer_released` is set."""
         self._answer_marker = marker
 
     def hold(self, marker: bytes, *, passing: int = 0) -> None:
-        """Makes the proxy hold back data with `marker`, after it has forwarded `passing` pieces of data with `marker`."""
+        """Makes the proxy hold back a client's data that contains `marker`, after `passing` such pieces have been forwarded."""
         self._marker, self._passing = marker, passing
 
     @property

@@ -15,7 +15,11 @@ from tests.support.pooler import pass_on
 async def behind_tls(
     database_url: str, pem: Path, *, direct: bool = False, client_certificates: bool = False
 ) -> AsyncIterator[str]:
-    """Yields a URL of the same database that accepts only TLS. `pem` is a file with the server's key and certificate."""
+    """Yields a URL of the same database, at which only TLS is accepted. `pem` is a file with the server's key and certificate.
+
+    If `direct` is true, a connection begins with TLS, without Postgres's SSLRequest. If `client_certificates` is true, clients
+    must present the certificate in `pem`.
+    """
     url = make_url(database_url)
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     context.load_cert_chain(pem)

@@ -1,4 +1,4 @@
-"""Runs the two clients of Twilio's Python package against the gateway: the synchronous one in a thread, and the other one."""
+"""Connects both clients of Twilio's Python package to the gateway: the synchronous one and the asynchronous one."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
