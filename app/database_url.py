@@ -99,6 +99,7 @@ class _DatabaseURLParser:
         user, _, self._hosts = authority.rpartition("@")
         self._user, _, self._password = (unquote(part) for part in user.partition(":"))
         self._database = unquote(path)
+        self._query_may_begin_in_password = "@" in query
         self._parameters: dict[str, str] = {}
         # As in libpq, a + stands for itself and not for a space.
         for name, value in parse_qsl(query.replace("+", "%2B"), keep_blank_values=True):
@@ -119,6 +120,8 @@ class _DatabaseURLParser:
             keepalive=self._keepalive(),
         )
         for name in self._parameters:
+            if self._query_may_begin_in_password:
+                raise DatabaseURLError(_INVALID_HOST_MESSAGE)
             hint = _HINTS_BY_PARAMETER.get(name, "it is unknown")
             raise DatabaseURLError(f"has the unsupported parameter {name if name.isprintable() else '?'}: {hint}")
         return url
