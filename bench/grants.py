@@ -11,7 +11,7 @@ import base64
 import json
 import signal
 import statistics
-import subprocess
+import tempfile
 import time
 from collections.abc import Sequence
 from uuid import UUID
@@ -91,8 +91,9 @@ async def measure(api: Api, few: int, many: int) -> None:
 
 async def measure_dialling(api: Api, tenant_id: str) -> None:
     """Runs one worker that dials for DIAL_S seconds, and prints its calls per second and its processor time per call."""
-    worker = Process(["worker"], api.environment, subprocess.DEVNULL)
-    await worker.start()
+    with tempfile.TemporaryFile() as log:
+        worker = Process(["worker"], api.environment, log)
+        await worker.start()
     assert worker.running
     started = "SELECT count(*) FROM call WHERE tenant_id = %s AND execution = 'started'"
     with psycopg.connect(api.database, autocommit=True) as postgres:

@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO
 
 from app.local.postgres import EmbeddedPostgres
 from app.schema import migrate
@@ -64,7 +64,7 @@ def run_with_api(
 
 
 @asynccontextmanager
-async def _running_api(database: str, log: Any, upstream_s: float, settings: Mapping[str, str]) -> AsyncIterator[Api]:
+async def _running_api(database: str, log: IO[bytes], upstream_s: float, settings: Mapping[str, str]) -> AsyncIterator[Api]:
     port, upstream_port = free_port(), free_port()
     upstream = await asyncio.create_subprocess_exec(
         sys.executable, "-m", "bench.upstream", str(upstream_port), str(upstream_s), stderr=log

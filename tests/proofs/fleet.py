@@ -12,7 +12,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from math import inf
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import httpx
 
@@ -42,7 +42,7 @@ class Process:
 
     arguments: list[str]
     environment: dict[str, str]
-    log: Any
+    log: IO[bytes]
     port: int | None = None
     running: ForkedProcess | None = None
 
