@@ -28,7 +28,8 @@ def doctor(
     Each credential is checked with a request to Twilio that reads one call. Nothing is changed. The exit code is 1 if a check
     fails; warnings do not affect it.
     """
-    from app.doctor.checks import CheckResult, run_checks
+    from app.doctor.checks import run_checks
+    from app.doctor.results import CheckResult
     from app.observability.logs import configure_logging
     from app.settings import SettingsError
 

@@ -12,7 +12,9 @@ from app.database.engine import Database, PostgresServerInfo
 from app.database.errors import describe_failure, remedy_for
 from app.database.heartbeats import summarize_workers
 from app.doctor.grants import check_dial_grants
-from app.doctor.settings import CheckResult, CheckState, check_public_url, check_settings
+from app.doctor.public_url import check_public_url
+from app.doctor.results import CheckResult, CheckState
+from app.doctor.settings import check_settings
 from app.doctor.twilio_client import CredentialCheck, open_credential_check
 from app.doctor.workloads import WorkloadChecks
 from app.errors import DatabaseUnavailable
@@ -27,8 +29,6 @@ from app.tenants.directory import TenantDirectory
 from app.twilio.clock import MAX_TRUSTED_OFFSET, MIN_OFFSET_TO_WARN
 from app.twilio.errors import TwilioCredentialRejected, TwilioError
 from app.twilio.schemas import Credential
-
-__all__ = ["CheckResult", "run_checks"]
 
 MIN_POSTGRES_VERSION = 14
 _WARN_SKEW_S, _MAX_SKEW_S = 2.0, 30.0

@@ -6,7 +6,7 @@ The result also warns if Postgres hides its timeline, by which a failover to ano
 from collections.abc import Mapping
 
 from app.database.engine import Database
-from app.doctor.settings import CheckResult
+from app.doctor.results import CheckResult
 from app.scheduling.grant_halts import HIDDEN_SERVER_ID_PART, START_TIME_PREFIX, HaltReason, read_grant_halt_state
 
 _CHECK_NAME = "grants"

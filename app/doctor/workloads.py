@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
-from app.doctor.settings import CheckResult
+from app.doctor.results import CheckResult
 from app.settings import Settings
 from app.tenants.caller import Caller
 from app.tenants.directory import TenantDirectory

@@ -15,7 +15,8 @@ from uuid_utils.compat import uuid7
 
 from app.database.engine import Database
 from app.database.heartbeats import record_heartbeat
-from app.doctor.checks import CheckResult, run_checks
+from app.doctor.checks import run_checks
+from app.doctor.results import CheckResult
 from app.local.postgres import EmbeddedPostgres
 from app.settings import Settings
 from tests.cli.running import environment, failure, run
