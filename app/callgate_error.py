@@ -55,14 +55,14 @@ class CallgateError(Exception):
         call_id: UUID | None = None,
         field_errors: tuple[FieldError, ...] = (),
         upstream: TwilioErrorResponse | None = None,
-        after_s: int | None = None,
+        retry_after_s: int | None = None,
         scope: str | None = None,
     ) -> None:
         self.detail = detail or self.default_detail
         self.call_id = call_id
         self.field_errors = field_errors
         self.upstream = upstream
-        self.after_s = after_s
+        self.retry_after_s = retry_after_s
         # The scope that the API key lacks.
         self.scope = scope
         super().__init__(self.detail)

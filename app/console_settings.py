@@ -5,7 +5,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, TypeAdapter, ValidationError, field_validator
 from pydantic_settings import BaseSettings
 
-from app.setting_values import is_trusted_url, parse_console_url, seconds_setting
+from app.setting_values import is_https_or_loopback_url, parse_console_url, seconds_setting
 
 _DAY_S = 86_400
 
@@ -58,7 +58,7 @@ class ConsoleSettings(BaseSettings):
     @field_validator("console_oidc_issuer")
     @classmethod
     def _check_oidc_issuer(cls, value: str | None) -> str | None:
-        if value is not None and not is_trusted_url(value):
+        if value is not None and not is_https_or_loopback_url(value):
             raise ValueError("must be an https:// URL, because its answers decide who may log in")
         return value
 

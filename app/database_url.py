@@ -65,7 +65,7 @@ class DatabaseURL:
     # Host and port, in the order of the URL. Empty: PGHOST or this machine.
     hosts: tuple[tuple[str, int], ...]
     # The arguments of asyncpg.connect() that do not depend on the host.
-    arguments: Mapping[str, Any] = field(repr=False)
+    connect_arguments: Mapping[str, Any] = field(repr=False)
     server_settings: Mapping[str, str]
     # The timeout for each host.
     connect_timeout_s: float | None
@@ -113,7 +113,7 @@ class _DatabaseURLParser:
             self._take_choice_parameter(name, accepted)
         url = DatabaseURL(
             hosts=self._read_hosts(),
-            arguments=self._connect_arguments(),
+            connect_arguments=self._connect_arguments(),
             server_settings=self._server_settings(),
             connect_timeout_s=self._take_number_parameter("connect_timeout") or None,
             statement_cache_size=self._statement_cache_size(),

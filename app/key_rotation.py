@@ -10,7 +10,7 @@ from typing import Any
 
 from app.audit.events import Actor
 from app.audit.store import record_audit_event
-from app.calls.statistics import count_fingerprints
+from app.calls.statistics import count_fingerprints_by_key_id
 from app.database.engine import Database, driver_connection
 from app.security.keyring import Keyring, SecretUnreadable
 from app.tenants.repository import (
@@ -160,7 +160,7 @@ class KeyRotation:
         last = None
         while True:
             async with self.database.begin() as session:
-                counted, last = await count_fingerprints(session, after=last, limit=_CALLS_PER_PAGE)
+                counted, last = await count_fingerprints_by_key_id(session, after=last, limit=_CALLS_PER_PAGE)
             calls.update(counted)
             if last is None:
                 return calls

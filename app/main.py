@@ -44,7 +44,7 @@ from app.http.key_attempts import FailedAuthenticationLimiter
 from app.http.middleware import RequestMiddleware
 from app.http.openapi import complete_document
 from app.http.operations import CONSOLE_PREFIX, OperationsPort
-from app.http.problems import Problem, ProblemRenderer, install_handlers, is_call_creation
+from app.http.problems import Problem, ProblemRenderer, install_error_handlers, is_call_creation
 from app.http.readiness import Readiness
 from app.http.routes import add_routes, describe_access, public, require_access_declarations
 from app.http.worker_gauges import WorkerGauges
@@ -117,7 +117,7 @@ def create_app(settings: Settings, tracing: Tracing | None = None) -> FastAPI:
         renderers[CONSOLE_PREFIX] = ErrorPageRenderer()
         add_routes(app, *console_router.ROUTERS)
     error_renderers = ErrorRenderers(ProblemRenderer(), renderers)
-    install_handlers(app, metrics, error_renderers)
+    install_error_handlers(app, metrics, error_renderers)
     app.add_middleware(HeadMethodMiddleware)
     app.add_middleware(
         RequestMiddleware,
@@ -220,7 +220,7 @@ def _complete_openapi(app: FastAPI) -> None:
             document,
             schemas=definitions["$defs"] | subresources_openapi.component_schemas(),
             examples=examples.EXAMPLE_COMPONENTS
-            | delivery_router.EXAMPLES
+            | delivery_router.DELIVERY_EXAMPLES
             | queue_examples.COMPONENTS
             | admin_openapi.EXAMPLE_COMPONENTS,
         )

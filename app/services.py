@@ -46,7 +46,7 @@ from app.tenants.models import TENANT_CHANGES_CHANNEL
 from app.tenants.repository import mark_api_keys_used, mark_credentials_used
 from app.twilio.client import HttpClient, TwilioClient, make_http_client
 from app.twilio.clock import TwilioClock
-from app.twilio.forwarding import Forwarding
+from app.twilio.forwarding import RequestForwarder
 from app.twilio.schemas import Credential, OnCredentialUse
 
 
@@ -84,7 +84,7 @@ class _SharedObjects:
     mark_credential_used: OnCredentialUse
     creation_twilio: TwilioClient
     twilio: TwilioClient
-    forwarding: Forwarding
+    forwarding: RequestForwarder
     settlement: Settlement
     callback_urls: CallbackUrls | None
     validate_callback: UrlValidator
@@ -164,7 +164,7 @@ async def _shared_objects(settings: Settings, metrics: Metrics) -> AsyncIterator
                 mark_credential_used=mark_credential_used,
                 creation_twilio=make_twilio(creation_http),
                 twilio=make_twilio(http),
-                forwarding=Forwarding(
+                forwarding=RequestForwarder(
                     forwarding_http, base_url=settings.twilio_base_url, metrics=metrics, on_use=mark_credential_used
                 ),
                 settlement=Settlement(

@@ -111,19 +111,19 @@ def parse_delivery_allow(text: str) -> tuple[list[IPv4Network | IPv6Network], li
 def check_key_set_location(text: str) -> str:
     """Returns `text`, which must be the absolute path of a key set (RFC 7517), or the URL of a key set or discovery document.
 
-    Raises ValueError for any other text, and for a URL that `is_trusted_url` does not accept.
+    Raises ValueError for any other text, and for a URL that `is_https_or_loopback_url` does not accept.
     """
     if "://" not in text:
         if not Path(text).is_absolute():
             raise ValueError("must be an https:// URL or an absolute path")
         return text
     parse_url(text)
-    if not is_trusted_url(text):
+    if not is_https_or_loopback_url(text):
         raise ValueError("must be an https:// URL: an attacker who can change the key set can make tokens")
     return text
 
 
-def is_trusted_url(url: str) -> bool:
+def is_https_or_loopback_url(url: str) -> bool:
     """Returns whether responses from the URL are safe from changes on the network: it is https, or http on this machine."""
     try:
         parts = urlsplit(parse_url(url))

@@ -19,7 +19,7 @@ from app.setting_values import (
     SETTING_PREFIX,
     check_key_set_location,
     decode_secret_keys,
-    is_trusted_url,
+    is_https_or_loopback_url,
     parse_delivery_allow,
     parse_networks,
     parse_public_url,
@@ -252,7 +252,11 @@ class Settings(ConsoleSettings):
             raise ValueError(
                 f"{SETTING_PREFIX}WORKLOAD_ISSUER is not set, so {SETTING_PREFIX}WORKLOAD_KEYS… would have no effect"
             )
-        if self.workload_issuer is not None and self.workload_keys is None and not is_trusted_url(self.workload_issuer):
+        if (
+            self.workload_issuer is not None
+            and self.workload_keys is None
+            and not is_https_or_loopback_url(self.workload_issuer)
+        ):
             raise ValueError(
                 f"{SETTING_PREFIX}WORKLOAD_ISSUER is not an https:// URL, so {SETTING_PREFIX}WORKLOAD_KEYS must be set"
             )

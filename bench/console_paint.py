@@ -13,7 +13,7 @@ from pathlib import Path
 
 from playwright.async_api import Browser, BrowserContext, Page
 
-from app.local.postgres import remove_data
+from app.local.postgres import remove_postgres_data
 from tests.cli.running import environment, free_port, running
 from tests.support.browser import CHROMIUM, chromium
 
@@ -74,7 +74,7 @@ def main() -> None:
             url = demo.wait_for(r"API +(http://127\.0\.0\.1:\d+)")[1]
             link = demo.wait_for(r"Console +(http://127\.0\.0\.1:\d+/console/link/[\w-]+)\n")[1]
             asyncio.run(measure(url, link))
-        remove_data(state)
+        remove_postgres_data(state)
 
 
 if __name__ == "__main__":

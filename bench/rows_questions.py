@@ -13,7 +13,7 @@ from uuid_utils.compat import uuid7
 
 from app.calls import leases, repository, statistics
 from app.calls.control import repository as control
-from app.calls.creation.store import NewCall, SettledCall, insert_intents, write_outcomes
+from app.calls.creation.store import AttemptOutcome, NewCall, insert_intents, write_outcomes
 from app.calls.ids import creation_time_of_id, lowest_call_id_at
 from app.calls.models import Call
 from app.calls.repository import CallFilter
@@ -105,9 +105,9 @@ async def _claim_deliveries(session: AsyncSession, _: Call) -> object:
     return await deliveries.claim_deliveries(
         _HotPathDatabase(session),
         months=months,
-        lease=deliver.LEASE,
-        limit=deliver.MAX_CONCURRENT,
-        per_tenant=deliver.CLAIM_PER_TENANT,
+        lease=deliver.DELIVERY_LEASE,
+        limit=deliver.MAX_CONCURRENT_ATTEMPTS,
+        per_tenant=deliver.MAX_CLAIMED_PER_TENANT,
         busy_tenant_ids=(),
         after_tenant_id=after,
     )
@@ -121,7 +121,7 @@ async def create_calls(database: Database, like: Call, *, together: int) -> None
     """
     calls = [_new_call(like) for _ in range(together)]
     await insert_intents(database, calls)
-    await write_outcomes(database, [_settled_call(call) for call in calls])
+    await write_outcomes(database, [_attempt_outcome(call) for call in calls])
 
 
 def _new_call(like: Call) -> NewCall:
@@ -136,13 +136,13 @@ def _new_call(like: Call) -> NewCall:
     return NewCall(**{each.name: getattr(like, each.name) for each in fields(NewCall)} | own)
 
 
-def _settled_call(call: NewCall) -> SettledCall:
+def _attempt_outcome(call: NewCall) -> AttemptOutcome:
     """Returns what is to be written about `call` after Twilio has created it."""
     answer = creation_answer(call.account_sid, f"CA{secrets.token_hex(16)}")
     resource = CallResource.parse_answer(answer | {"to": call.to, "to_formatted": call.to, "from": call.from_})
     assert resource
     change = _SETTLEMENT.change_to_started(resource, data={"attempts": [{"answer": 201, "ms": 180}]})
-    return SettledCall.from_change(call, change)
+    return AttemptOutcome.from_change(call, change)
 
 
 # The functions get a session `s` and a call `c`.
@@ -196,9 +196,11 @@ QUESTIONS: dict[str, Question] = {
     ),
     "fetch by id": lambda s, c: repository.get_call(s, c.id, tenant_id=c.tenant_id),
     "fetch by sid": lambda s, c: repository.get_call_by_sid(s, c.sid or "", tenant_id=c.tenant_id),
-    "fetch by idempotency key": lambda s, c: repository.find_calls_by_key(s, [(c.tenant_id, c.idempotency_key or "")]),
+    "fetch by idempotency key": lambda s, c: repository.find_calls_by_idempotency_key(
+        s, [(c.tenant_id, c.idempotency_key or "")]
+    ),
     "claim refreshes": lambda s, _: leases.claim_refreshes(s, lease=_LEASE, limit=refresh.BATCH_SIZE, busy_accounts=()),
-    "claim abandoned": lambda s, _: repository.claim_abandoned(s, older_than=_LEASE, limit=resolve.ABANDONED_BATCH_SIZE),
+    "claim abandoned": lambda s, _: repository.lock_abandoned_calls(s, older_than=_LEASE, limit=resolve.ABANDONED_BATCH_SIZE),
     "claim searches": lambda s, _: leases.claim_searches(s, lease=_LEASE, limit=resolve.SEARCH_BATCH_SIZE, busy_accounts=()),
     "claim deliveries": _claim_deliveries,
     "claim requests to end calls": lambda s, _: control.claim_pending_updates(s, lease=_LEASE, limit=20, busy_accounts=()),

@@ -6,7 +6,7 @@ import time
 from datetime import timedelta
 from statistics import median, quantiles
 
-from app.jobs.retain import Retention
+from app.jobs.retain import RetentionEnforcer
 from app.observability import Metrics
 from bench.report import markdown_table
 from bench.rows_data import CALL_EVERY_MS
@@ -47,7 +47,9 @@ async def measure_creations_while_expiring(subject: MeasuredDatabase, *, seconds
     The job deletes the older half of the calls, and runs in every second round. Returns a report in Markdown, with a table.
     """
     metrics = Metrics()
-    retention = Retention(subject.database, metrics, retention_period=timedelta(milliseconds=CALL_EVERY_MS * subject.rows / 2))
+    retention = RetentionEnforcer(
+        subject.database, metrics, retention_period=timedelta(milliseconds=CALL_EVERY_MS * subject.rows / 2)
+    )
     taken: dict[str, list[float]] = {"at rest": [], "at work": []}
     await _time_creations(subject, seconds)  # what is touched first is slow
     for _ in range(_ROUNDS):
@@ -78,7 +80,7 @@ async def _time_creations(subject: MeasuredDatabase, seconds: float) -> list[flo
     return taken
 
 
-async def _expire(retention: Retention) -> None:
+async def _expire(retention: RetentionEnforcer) -> None:
     await retention.drop_partitions()
     while True:
         await retention.expire_calls()

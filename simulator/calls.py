@@ -25,7 +25,7 @@ from simulator.listing import render_call_page
 from simulator.negotiation import require_json
 from simulator.parameters import UpdateParameters, validate_update
 from simulator.resource import render_call_resource
-from simulator.state import State
+from simulator.state import SimulatorState
 from simulator.store import Call
 from simulator.subscription import CallbackSubscription
 
@@ -35,12 +35,12 @@ STATE_SCOPE_KEY = "simulator"
 router = APIRouter(prefix="/2010-04-01/Accounts/{account_sid}", tags=["Twilio"])
 
 
-def get_state(request: Request) -> State:
-    state: State = request.scope[STATE_SCOPE_KEY]
+def get_state(request: Request) -> SimulatorState:
+    state: SimulatorState = request.scope[STATE_SCOPE_KEY]
     return state
 
 
-StateDep = Annotated[State, Depends(get_state)]
+StateDep = Annotated[SimulatorState, Depends(get_state)]
 
 
 def authenticate(account_sid: str, request: Request) -> Account:
@@ -154,7 +154,7 @@ def _json_response(body: bytes) -> Response:
     return Response(body, media_type="application/json")
 
 
-def _update_call(call: Call, parameters: UpdateParameters, now: datetime, state: State) -> None:
+def _update_call(call: Call, parameters: UpdateParameters, now: datetime, state: SimulatorState) -> None:
     at = call.stage_at(now).progress
     if at.has_ended or (parameters.redirects and at.status is not Status.IN_PROGRESS):
         raise TwilioError(21220)

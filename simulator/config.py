@@ -7,7 +7,7 @@ from typing import Literal
 
 from simulator.accounts import Account
 from simulator.lifecycle import TALKING_S
-from simulator.limits import Limits
+from simulator.limits import AccountLimits
 
 Clock = Callable[[], datetime]
 
@@ -38,7 +38,7 @@ class SimulatorConfig:
     max_calls: int = 200_000
     """The most calls, and the most ledger entries and deliveries, that stay in memory. The oldest are dropped first."""
     clock: Clock = utc_now
-    limits: Limits = field(default_factory=Limits)
+    limits: AccountLimits = field(default_factory=AccountLimits)
     """The limits of each account, until a control route sets other limits for the account."""
     ended_call_code: Literal[21220, 20404] = 21220
     """The error code for a request to end a call that has ended."""

@@ -8,7 +8,7 @@ from pydantic import BaseModel, Field, SecretStr
 from simulator.accounts import ACCOUNT_SID_PATTERN, Account
 from simulator.calls import StateDep
 from simulator.ledger import LedgerEntry
-from simulator.limits import Limits
+from simulator.limits import AccountLimits
 
 PathAccountSid = Annotated[str, Path(pattern=f"^{ACCOUNT_SID_PATTERN.pattern}$")]
 
@@ -99,12 +99,12 @@ async def promote_auth_token(sid: PathAccountSid, state: StateDep) -> Registered
 
 
 @router.get("/accounts/{sid}/limits", summary="Get the limits of an account")
-async def read_limits(sid: PathAccountSid, state: StateDep) -> Limits:
+async def read_limits(sid: PathAccountSid, state: StateDep) -> AccountLimits:
     return state.limited_accounts.limits_of(sid)
 
 
 @router.put("/accounts/{sid}/limits", summary="Set the limits of an account")
-async def set_limits(sid: PathAccountSid, limits: Limits, state: StateDep) -> Limits:
+async def set_limits(sid: PathAccountSid, limits: AccountLimits, state: StateDep) -> AccountLimits:
     """Sets the limits of an account. Omitted members get their defaults.
 
     Existing calls stay and count toward the limits. Calls that wait in the queue are dialled at the new rate.

@@ -17,12 +17,12 @@ from simulator.form import Form, read_form
 from simulator.ledger import LedgerEntry
 from simulator.negotiation import require_json
 from simulator.parameters import CallParameters, validate_creation
-from simulator.state import State
+from simulator.state import SimulatorState
 from simulator.store import Call
 
 
 class CallCreation:
-    def __init__(self, state: State) -> None:
+    def __init__(self, state: SimulatorState) -> None:
         self._state = state
 
     async def handle_creation(self, request: Request, account_sid: str) -> Response:

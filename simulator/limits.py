@@ -18,7 +18,7 @@ from simulator.store import Call
 MAX_QUEUE_S = 86_400
 
 
-class Limits(BaseModel):
+class AccountLimits(BaseModel):
     """The limits of an account. By default it has none.
 
     All times are seconds of the simulator's clock, whatever its speed.
@@ -44,7 +44,7 @@ class Limits(BaseModel):
 class LimitedAccount:
     """The queue and the concurrent calls of an account with limits."""
 
-    def __init__(self, limits: Limits) -> None:
+    def __init__(self, limits: AccountLimits) -> None:
         self.limits = limits
         self._waiting: OrderedDict[str, Call] = OrderedDict()
         """The calls that wait in the queue, by sid, in the order in which they will leave it."""
@@ -84,7 +84,7 @@ class LimitedAccount:
         self._remove_dialled_calls(now)
         return self._recompute_queue_times(now) if self._waiting.pop(call.sid, None) is not None else []
 
-    def change_limits(self, limits: Limits, concurrent: list[Call], now: datetime) -> list[Call]:
+    def change_limits(self, limits: AccountLimits, concurrent: list[Call], now: datetime) -> list[Call]:
         """Replaces the limits. Existing calls stay; `concurrent` has those that have not ended.
 
         Returns the calls whose time to leave the queue has changed.
@@ -122,7 +122,7 @@ class LimitedAccount:
 class LimitedAccounts:
     """The accounts that have limits, by account sid."""
 
-    def __init__(self, default: Limits) -> None:
+    def __init__(self, default: AccountLimits) -> None:
         self._default = default
         self._accounts: dict[str, LimitedAccount] = {}
 
@@ -133,11 +133,11 @@ class LimitedAccounts:
             account = self._accounts[account_sid] = LimitedAccount(self._default)
         return account
 
-    def limits_of(self, account_sid: str) -> Limits:
+    def limits_of(self, account_sid: str) -> AccountLimits:
         account = self._accounts.get(account_sid)
         return self._default if account is None else account.limits
 
-    def change_limits(self, account_sid: str, limits: Limits, concurrent: list[Call], now: datetime) -> list[Call]:
+    def change_limits(self, account_sid: str, limits: AccountLimits, concurrent: list[Call], now: datetime) -> list[Call]:
         """Changes the limits of an account. `concurrent` has its calls that have not ended.
 
         Returns the calls whose time to leave the queue has changed.

@@ -15,7 +15,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from simulator import calls, control, fault_control, subresource_routes
 from simulator.config import SimulatorConfig
 from simulator.errors import TwilioError
-from simulator.state import State
+from simulator.state import SimulatorState
 
 DESCRIPTION = """\
 A stand-in for Twilio's Calls resource, for development and tests only. No phone rings.
@@ -32,7 +32,7 @@ class SimulatorMiddleware:
     get no `Twilio-Request-Id`.
     """
 
-    def __init__(self, app: ASGIApp, state: State) -> None:
+    def __init__(self, app: ASGIApp, state: SimulatorState) -> None:
         self.app = app
         self.state = state
 
@@ -59,9 +59,9 @@ def _http_date(moment: datetime) -> bytes:
     return format_datetime(moment, usegmt=True).encode()
 
 
-def create_app(config: SimulatorConfig, state: State | None = None) -> FastAPI:
+def create_app(config: SimulatorConfig, state: SimulatorState | None = None) -> FastAPI:
     """Returns the simulator as an ASGI application. Pass a `state` of your own to read it while the application runs."""
-    state = state or State(config)
+    state = state or SimulatorState(config)
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:

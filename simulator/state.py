@@ -11,7 +11,7 @@ from simulator.display_rules import DisplayRules
 from simulator.fault_choice import FaultChoice
 from simulator.ledger import Ledger
 from simulator.lifecycle import plan_call, plan_ended_by_api
-from simulator.limits import LimitedAccounts, Limits
+from simulator.limits import AccountLimits, LimitedAccounts
 from simulator.list_faults import ListFaultState
 from simulator.parameters import CallParameters
 from simulator.request_counts import RequestCounts
@@ -21,7 +21,7 @@ from simulator.subresources import Subresources
 NO_QUEUE_TIME = timedelta()
 
 
-class State:
+class SimulatorState:
     def __init__(self, config: SimulatorConfig) -> None:
         self.config = config
         self.accounts = Accounts(config.accounts, open_mode=config.open_mode)
@@ -94,7 +94,7 @@ class State:
         for moved in limited_account.remove_ended_call(call, now) if limited_account is not None else ():
             self.callbacks.schedule_callbacks(moved)
 
-    def limit_account(self, account_sid: str, limits: Limits, now: datetime) -> None:
+    def limit_account(self, account_sid: str, limits: AccountLimits, now: datetime) -> None:
         """Sets the limits of an account. Existing calls stay. Calls that wait in the queue are dialled at the new rate."""
         concurrent = [call for call in self.calls.newest_first(account_sid) if not call.plan.has_ended(now)]
         for moved in self.limited_accounts.change_limits(account_sid, limits, concurrent, now):

@@ -116,7 +116,7 @@ async def fetch_media(
 @router.post("/_simulator/calls/{call_sid}/notifications", status_code=201, tags=["control"], summary="Add a notification")
 async def add_notification(call_sid: str, fields: dict[str, str], request: Request, state: StateDep) -> dict[str, Any]:
     """Adds a notification, which only Twilio itself creates. `fields` override those of the resource."""
-    call = state.calls.find(call_sid)
+    call = state.calls.find_in_any_account(call_sid)
     if call is None:
         raise TwilioError(20404, request.url.path)
     return state.subresources.add_twilio_created(KINDS_BY_SEGMENT["Notifications"], call, fields, state.now())

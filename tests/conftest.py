@@ -14,7 +14,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 from sqlalchemy import make_url
 
-from app.local.postgres import EmbeddedPostgres, remove_data
+from app.local.postgres import EmbeddedPostgres, remove_postgres_data
 from app.schema import migrate
 from tests.support.callbacks import PUBLIC_URL
 from tests.support.gateway import LONG_TIMEOUTS, Gateway, Tenant, running_gateway, settings_for
@@ -61,7 +61,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 
 def _end(postgres: EmbeddedPostgres, directory: Path) -> None:
     postgres.stop()
-    remove_data(directory)
+    remove_postgres_data(directory)
     shutil.rmtree(directory)
 
 

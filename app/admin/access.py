@@ -15,7 +15,7 @@ from typing import Annotated, Any, TypeVar
 from fastapi import APIRouter, Depends, Path, Request, Response
 from pydantic import BaseModel, ValidationError
 
-from app.admin.problems import NOTHING_CHANGED, api_error_for_operator_error
+from app.admin.problems import NOTHING_CHANGED_DETAIL, api_error_for_operator_error
 from app.audit.events import Actor
 from app.errors import (
     InvalidRequest,
@@ -32,7 +32,7 @@ from app.http.idempotency_key import REPLAYED_HEADER
 from app.http.limits import NO_NUL_PATTERN
 from app.http.openapi import header_references, json_example_references
 from app.http.operations import ADMIN_PREFIX
-from app.http.problems import READ_ERRORS
+from app.http.problems import DATABASE_READ_ERRORS
 from app.http.query import refuse_unknown_parameters
 from app.http.routes import ScopedRoute
 from app.security.keyring import Keyring
@@ -42,7 +42,7 @@ from app.tenants.errors import OperatorError
 
 Model = TypeVar("Model", bound=BaseModel)
 
-SLOT_LIMITED_READ_ERRORS = (*READ_ERRORS, Overloaded)
+SLOT_LIMITED_READ_ERRORS = (*DATABASE_READ_ERRORS, Overloaded)
 """The error classes that a route may raise if it reads through SlotLimitedTransactions."""
 CHANGE_ERRORS = (TenantSuspended, *SLOT_LIMITED_READ_ERRORS)
 """The error classes that a route may raise if it changes something."""
@@ -139,7 +139,7 @@ def parse_body(model: type[Model], body: Mapping[str, Any]) -> Model:
     try:
         return model.model_validate(body)
     except ValidationError as error:
-        raise InvalidRequest(NOTHING_CHANGED, field_errors=tuple(field_errors_from(error))) from None
+        raise InvalidRequest(NOTHING_CHANGED_DETAIL, field_errors=tuple(field_errors_from(error))) from None
 
 
 def openapi_creation_responses(

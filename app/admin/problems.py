@@ -21,7 +21,7 @@ from app.tenants.errors import InvalidMember, NoSuchResource, OperatorError, Res
 
 # What identifies a resource in the path of a request, by the kind of the resource. All other kinds have an id.
 _IDENTIFIER_NOUNS: Final = {"account": "SID", "SIP credential": "name"}
-NOTHING_CHANGED: Final = "Nothing was changed; `errors` lists every fault."
+NOTHING_CHANGED_DETAIL: Final = "Nothing was changed; `errors` lists every fault."
 
 
 def api_error_for_operator_error(error: OperatorError) -> CallgateError:
@@ -38,5 +38,5 @@ def api_error_for_operator_error(error: OperatorError) -> CallgateError:
         case TenantVersionOutdated():
             return PreconditionFailed()
         case InvalidMember(pointer=pointer, code=code):
-            return InvalidRequest(NOTHING_CHANGED, field_errors=(FieldError(pointer, code, str(error)),))
+            return InvalidRequest(NOTHING_CHANGED_DETAIL, field_errors=(FieldError(pointer, code, str(error)),))
     return InternalError()

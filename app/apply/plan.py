@@ -43,9 +43,9 @@ from app.apply.tenant_settings import (
     effective_value,
     stored_settings,
 )
-from app.scheduling.pace_limits import UNLIMITED
+from app.scheduling.pace_limits import UNLIMITED_PACE
 from app.security.keyring import Keyring
-from app.tenants.administration_accounts import SECRET_ADVICE, SECRET_PATTERN
+from app.tenants.administration_accounts import TWILIO_SECRET_ADVICE, TWILIO_SECRET_PATTERN
 from app.tenants.administration_sip import is_same_sip_auth, sip_auth_errors
 from app.tenants.administration_store import TenantSettings
 from app.tenants.caller import workload_name
@@ -212,8 +212,8 @@ class _Planner:
             username, secret = credential.key_sid or account.account_sid, self.secrets[secret_path]
             if (username, secret) in added or self._is_credential_stored(username, secret, secret_path, stored, to_revoke):
                 continue
-            if not SECRET_PATTERN.fullmatch(secret):
-                self.problems.append(FileProblem(f"must be {SECRET_ADVICE}", secret_path))
+            if not TWILIO_SECRET_PATTERN.fullmatch(secret):
+                self.problems.append(FileProblem(f"must be {TWILIO_SECRET_ADVICE}", secret_path))
             yield CredentialAddition(
                 tenant_id=tenant_id,
                 action="add",
@@ -235,10 +235,10 @@ class _Planner:
     ) -> Iterator[Change]:
         if not account.has_member("pace"):
             return
-        before = stored.pace if stored else UNLIMITED
+        before = stored.pace if stored else UNLIMITED_PACE
         change = None if account.pace is None else account.pace.pace_change
         try:
-            after = UNLIMITED if change is None else before.with_changes(change)
+            after = UNLIMITED_PACE if change is None else before.with_changes(change)
         except InvalidMember as error:
             self.problems.append(FileProblem(str(error), (*path, *error.pointer.removeprefix("/").split("/"))))
             return

@@ -31,7 +31,7 @@ from app.scheduling.administration import PaceAdministration
 from app.security.keyring import Keyring
 from app.tenants.administration import TenantAdministration
 from app.tenants.caller import COMMAND_LINE_CALLER
-from app.tenants.postponed_calls import StoredChange, apply_to_waiting_calls
+from app.tenants.postponed_calls import StoredChange, apply_settings_to_waiting_calls
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +75,7 @@ class DeclarationService:
         plan = await self._make_changes(declaration, secrets)
         # Also if nothing has changed: an earlier `apply` may have stored the settings and then failed here. The transaction
         # above must not do this, because grants of the tenant's calls would wait for its end.
-        await apply_to_waiting_calls(
+        await apply_settings_to_waiting_calls(
             self.database,
             *(
                 StoredChange(tenant.id, hours_changed=tenant.has_member("hours"), is_stopped=bool(tenant.suspended))

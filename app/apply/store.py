@@ -9,7 +9,7 @@ import asyncpg
 
 from app.database.connection import SESSION_SETTINGS, Connection
 from app.errors import CommandFailed
-from app.scheduling.pace_limits import UNLIMITED, PaceLimits
+from app.scheduling.pace_limits import UNLIMITED_PACE, PaceLimits
 from app.scheduling.pace_store import find_paces
 from app.tenants.administration_store import AccountRow, TenantRow, find_accounts, find_tenants
 from app.tenants.sip_credential_store import EncryptedSipAuth, find_encrypted_sip_credentials
@@ -89,7 +89,7 @@ async def read_tenants(
     credentials, paces = await _read_credentials(connection, account_ids), await find_paces(connection, account_ids)
     for account in accounts:
         tenants[account.tenant_id].accounts[account.account_sid] = AccountState(
-            account, credentials.get(account.id, []), paces.get(account.id, UNLIMITED)
+            account, credentials.get(account.id, []), paces.get(account.id, UNLIMITED_PACE)
         )
     for sip_auth in await find_encrypted_sip_credentials(connection, list(tenants)):
         tenants[sip_auth.credential.tenant_id].sip_credentials[sip_auth.credential.name] = sip_auth

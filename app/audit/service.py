@@ -10,7 +10,7 @@ from app.audit.store import AuditFilter, AuditRow, list_audit_events
 from app.database.pool import TransactionRunner
 
 # 8 bytes of microseconds and 16 of the id, in base64url.
-CURSOR_PATTERN = re.compile(r"[A-Za-z0-9_-]{32}")
+AUDIT_CURSOR_PATTERN = re.compile(r"[A-Za-z0-9_-]{32}")
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
 
@@ -33,7 +33,7 @@ def _encode_audit_cursor(event: AuditRow) -> str:
 
 def decode_audit_cursor(cursor: str) -> tuple[datetime, UUID] | None:
     """Returns the time and id of the previous page's last event, from the cursor; None if the cursor is malformed."""
-    if not CURSOR_PATTERN.fullmatch(cursor):
+    if not AUDIT_CURSOR_PATTERN.fullmatch(cursor):
         return None
     decoded = base64.urlsafe_b64decode(cursor)
     try:

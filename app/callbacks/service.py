@@ -97,7 +97,7 @@ class CallbackService:
         if tag is None:
             account_id = await self._untagged.account_of_untagged_call(call_id)
         else:
-            account_id = self._urls.account_id_in_tag(call_id, tag) if self._urls else None
+            account_id = self._urls.account_id_in_valid_tag(call_id, tag) if self._urls else None
         if account_id is None:
             raise self._forged_callback_error("untagged")
         return account_id
@@ -165,7 +165,7 @@ class CallbackService:
             raise
         for call in settled:
             if call.id in written and call.execution == "started":
-                self._settlement.count_settled(call)
+                self._settlement.add_settled_to_metrics(call)
         self._count_and_log_critical_events(changed[call_id] for call_id in written)
         return [
             LOCKED

@@ -33,7 +33,7 @@ class CallbackUrls:
         tag = base64.urlsafe_b64encode(account_id.bytes + proof).decode().rstrip("=")
         return f"{self.base}/{call_id}?{TAG_PARAMETER}={tag}"
 
-    def account_id_in_tag(self, call_id: UUID, tag: str) -> UUID | None:
+    def account_id_in_valid_tag(self, call_id: UUID, tag: str) -> UUID | None:
         """Returns the account id in the tag, or None if the tag is not valid for this call.
 
         A valid tag was made for this call with a key of the keyring.

@@ -26,11 +26,11 @@ from app.database.base import Base
 
 # True for a call that may exist at Twilio although its record has no sid. Queries repeat this condition literally, because
 # Postgres uses a partial index only if it can prove that the query implies the condition of the index.
-MAY_HAVE_STARTED = text("(execution IN ('pending', 'unknown') OR settled_by = 'none_found')")
+MAY_HAVE_STARTED_SQL = text("(execution IN ('pending', 'unknown') OR settled_by = 'none_found')")
 
 # True for a scheduled call that was not dialled, according to its record: it waits, was canceled, or has expired. If the
 # database has lost the call's grant (the right to dial it), the call may have been dialled.
-NEVER_DIALLED = text("(execution = 'scheduled' OR settled_by IN ('canceled', 'expired'))")
+NEVER_DIALLED_SQL = text("(execution = 'scheduled' OR settled_by IN ('canceled', 'expired'))")
 
 
 class Call(LastTwilioAnswerMixin, Base):
@@ -81,9 +81,9 @@ class Call(LastTwilioAnswerMixin, Base):
             "account_sid",
             "address_key",
             "pending_since",
-            postgresql_where=MAY_HAVE_STARTED,
+            postgresql_where=MAY_HAVE_STARTED_SQL,
         ),
-        Index("ix_call_account_sid_address_key_undialled", "account_sid", "address_key", postgresql_where=NEVER_DIALLED),
+        Index("ix_call_account_sid_address_key_undialled", "account_sid", "address_key", postgresql_where=NEVER_DIALLED_SQL),
         Index("ix_call_search_at", "search_at", postgresql_where=text("search_at IS NOT NULL")),
         Index("ix_call_refresh_at", "refresh_at", postgresql_where=text("refresh_at IS NOT NULL")),
         Index("ix_call_queue_id_id", "queue_id", "id", postgresql_where=text("queue_id IS NOT NULL")),

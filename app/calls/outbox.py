@@ -18,10 +18,10 @@ from app.twilio.schemas import TERMINAL_STATUSES
 NewDelivery = dict[str, Any]
 """A delivery to insert: maps the names of columns of the table `delivery` to values."""
 
-SETTLED: Final = "settled"
-CORRECTED: Final = "corrected"
+SETTLED_EVENT: Final = "settled"
+CORRECTED_EVENT: Final = "corrected"
 # The events in the order in which they happen. Deliveries store these numbers.
-_POSITION_OF_EVENT = {SETTLED: -2, CORRECTED: -1, "initiated": 0, "ringing": 1, "answered": 2, "completed": 3}
+_POSITION_OF_EVENT = {SETTLED_EVENT: -2, CORRECTED_EVENT: -1, "initiated": 0, "ringing": 1, "answered": 2, "completed": 3}
 _EVENT_OF_STATUS = {"initiated": "initiated", "ringing": "ringing", "in-progress": "answered"} | dict.fromkeys(
     TERMINAL_STATUSES, "completed"
 )
@@ -57,13 +57,13 @@ def delivery_of_event_settled(
     The caller must add the event of the returned delivery to the call's `deliveries_written`.
     """
     execution = settlement["execution"]
-    if SETTLED not in (call.status_callback_events or ()) or execution not in ("started", "not_started"):
+    if SETTLED_EVENT not in (call.status_callback_events or ()) or execution not in ("started", "not_started"):
         return None
-    event = SETTLED
-    if SETTLED in events_with_delivery:
-        if execution != "started" or CORRECTED in events_with_delivery:
+    event = SETTLED_EVENT
+    if SETTLED_EVENT in events_with_delivery:
+        if execution != "started" or CORRECTED_EVENT in events_with_delivery:
             return None
-        event = CORRECTED
+        event = CORRECTED_EVENT
     candidates = {
         "CallSid": settlement.get("sid"),
         "AccountSid": call.account_sid,

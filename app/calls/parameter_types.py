@@ -91,11 +91,11 @@ def require_at_most_five_passports(value: str) -> str:
     return value
 
 
-Text = Annotated[
+ParameterText = Annotated[
     str, StringConstraints(min_length=1), AfterValidator(_require_no_nul), AfterValidator(refuse_too_many_userinfos)
 ]
 Secret = Annotated[SecretStr, Field(min_length=1, max_length=8192), AfterValidator(_require_valid_secret)]
-HttpUrl = Annotated[Text, AfterValidator(_require_http_url), Field(json_schema_extra={"format": "uri"})]
+HttpUrl = Annotated[ParameterText, AfterValidator(_require_http_url), Field(json_schema_extra={"format": "uri"})]
 # The URL of a callback that Twilio always sends itself. Not for status callbacks: `status_callbacks` decides who sends those.
 CallbackUrl = Annotated[HttpUrl, AfterValidator(_require_url_valid_for_twilio)]
 # Named types become components of the OpenAPI document. For an inline type, a client generator would invent a name from the

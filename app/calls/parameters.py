@@ -22,13 +22,13 @@ from app.calls.parameter_types import (
     HttpMethod,
     HttpUrl,
     MachineDetection,
+    ParameterText,
     ProgressEvents,
     RecordingChannels,
     RecordingEvents,
     RecordingTrack,
     RedialStatuses,
     Secret,
-    Text,
     Trim,
     require_at_most_five_passports,
 )
@@ -44,18 +44,20 @@ class CallParameters(BaseModel):
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, hide_input_in_errors=True)
 
-    to: Text = Field(
+    to: ParameterText = Field(
         description="Whom to call: a SIP URI (`sip:kate@example.com`), an E.164 number or `client:name`. "
         "SIP headers are appended to the URI, percent-encoded (`?X-hatchkey=4815162342`)."
     )
-    from_: Text = Field(
+    from_: ParameterText = Field(
         alias="from",
         max_length=255,
         description="For a SIP call the user part of the From header: letters, digits and `+-_.` only. "
         "For a phone number: an E.164 number that the account owns or has verified.",
     )
     url: HttpUrl | None = Field(None, description="The URL from which Twilio fetches the TwiML when the call is answered.")
-    twiml: Text | None = Field(None, max_length=4000, description="The TwiML itself. Twilio ignores it if `url` is given.")
+    twiml: ParameterText | None = Field(
+        None, max_length=4000, description="The TwiML itself. Twilio ignores it if `url` is given."
+    )
     application_sid: str | None = Field(
         None,
         pattern=r"^AP[0-9a-fA-F]{32}$",
@@ -89,13 +91,15 @@ class CallParameters(BaseModel):
     recording_status_callback: CallbackUrl | None = Field(None, description="The URL that receives the recording's events.")
     recording_status_callback_method: HttpMethod | None = Field(None, description="POST by default.")
     recording_status_callback_event: RecordingEvents | None = Field(None, description="`completed` by default.")
-    recording_configuration_id: Text | None = Field(None, description="The id of a recording configuration.")
+    recording_configuration_id: ParameterText | None = Field(None, description="The id of a recording configuration.")
     trim: Trim | None = Field(None, description="`trim-silence` by default.")
-    sip_auth_username: Text | None = Field(None, description="The user name for the digest authentication of the SIP endpoint.")
+    sip_auth_username: ParameterText | None = Field(
+        None, description="The user name for the digest authentication of the SIP endpoint."
+    )
     sip_auth_password: Secret | None = Field(
         None, description="The password for `sip_auth_username`. Never stored, logged or shown."
     )
-    caller_id: Text | None = Field(None, description="An E.164 number or `name@company.com` that made this call.")
+    caller_id: ParameterText | None = Field(None, description="An E.164 number or `name@company.com` that made this call.")
     machine_detection: MachineDetection | None = Field(
         None, description="Answering machine detection. It is off if `send_digits` is given."
     )
@@ -113,12 +117,14 @@ class CallParameters(BaseModel):
         pattern=r"^BY[0-9a-fA-F]{32}$",
         description="A BYOC trunk; ignored unless `to` is a phone number.",
     )
-    call_reason: Text | None = Field(None, description="The reason of the call that is shown to the callee (branded calling).")
+    call_reason: ParameterText | None = Field(
+        None, description="The reason of the call that is shown to the callee (branded calling)."
+    )
     call_token: Secret | None = Field(
         None, description="The token of an inbound call that is forwarded. Never stored, logged or shown."
     )
     client_notification_url: HttpUrl | None = Field(None, description="The URL for push notifications to `client:` targets.")
-    passports: Annotated[Text, AfterValidator(require_at_most_five_passports)] | None = Field(
+    passports: Annotated[ParameterText, AfterValidator(require_at_most_five_passports)] | None = Field(
         None, description="SHAKEN PASSporTs in base64, at most 5, separated by commas."
     )
 
@@ -234,7 +240,7 @@ class CallUpdate(BaseModel):
         description="`canceled` ends a call that is queued or ringing, but not one in progress. `completed` ends both.",
     )
     url: HttpUrl | None = Field(None, description="The URL from which Twilio fetches the TwiML that continues the call.")
-    twiml: Text | None = Field(None, max_length=4000, description="The TwiML itself, instead of `url`.")
+    twiml: ParameterText | None = Field(None, max_length=4000, description="The TwiML itself, instead of `url`.")
     method: HttpMethod | None = Field(None, description="How `url` is fetched; POST by default.")
     fallback_url: HttpUrl | None = Field(None, description="The URL that Twilio fetches if `url` fails.")
     fallback_method: HttpMethod | None = Field(None, description="How `fallback_url` is fetched; POST by default.")

@@ -17,7 +17,7 @@ from uuid_utils.compat import uuid7
 from app.calls import progress
 from app.calls.callback_fields import restore_callback_fields
 from app.calls.last_answer import CallRow, stored_attributes_for
-from app.calls.models import MAY_HAVE_STARTED, NEVER_DIALLED, Call, CallEvent, PendingUpdate
+from app.calls.models import MAY_HAVE_STARTED_SQL, NEVER_DIALLED_SQL, Call, CallEvent, PendingUpdate
 from app.calls.outbox import NewDelivery, needs_final_delivery
 from app.calls.store import insert_deliveries_sql
 from app.scheduling.grant_halt_sql import MAY_GRANT_SQL
@@ -105,7 +105,9 @@ async def get_call_by_sid(session: AsyncSession, sid: str, *, tenant_id: str) ->
     return (await session.scalars(statement)).one_or_none()
 
 
-async def find_calls_by_key(session: AsyncSession, keys: Collection[tuple[str, str]]) -> dict[tuple[str, str], Call]:
+async def find_calls_by_idempotency_key(
+    session: AsyncSession, keys: Collection[tuple[str, str]]
+) -> dict[tuple[str, str], Call]:
     """Returns the existing calls for pairs of tenant id and idempotency key. A pair without a call is not in the result."""
     keys_of_tenants = defaultdict[str, list[str]](list)
     for tenant_id, key in keys:
@@ -199,7 +201,7 @@ async def list_events(
     return [StoredEvent(*row) for row in rows]
 
 
-async def claim_abandoned(session: AsyncSession, *, older_than: timedelta, limit: int) -> Sequence[Call]:
+async def lock_abandoned_calls(session: AsyncSession, *, older_than: timedelta, limit: int) -> Sequence[Call]:
     """Locks and returns calls that have been pending for longer than `older_than`. Skips rows that are already locked.
 
     A call's record is committed before the request to Twilio, and its outcome afterwards. If the process dies in between, the
@@ -266,10 +268,10 @@ async def count_rival_creations(session: AsyncSession, call: Call, *, span: time
     since, until = call.pending_since - (span or _UNLIMITED_SPAN), call.pending_since + (span or _UNLIMITED_SPAN)
     key = address_key(call.to)
     others = select(func.count()).where(Call.account_sid == call.account_sid, Call.id != call.id)
-    dialled = MAY_HAVE_STARTED, Call.pending_since.between(since, until)
+    dialled = MAY_HAVE_STARTED_SQL, Call.pending_since.between(since, until)
     possibly_dialled = (
         text(_MAY_HAVE_LOST_GRANTS).bindparams(bindparam("since", since, DateTime(timezone=True))),
-        NEVER_DIALLED,
+        NEVER_DIALLED_SQL,
         cast(Call.parameters["not_before"].astext, DateTime(timezone=True)) <= until,
         or_(Call.settled_at.is_(None), Call.settled_at >= since),
     )

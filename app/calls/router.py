@@ -24,7 +24,7 @@ from app.errors import (
 from app.http.authentication import CallerDep
 from app.http.limits import NO_NUL_PATTERN
 from app.http.list_responses import list_response
-from app.http.problems import READ_ERRORS, error_responses
+from app.http.problems import DATABASE_READ_ERRORS, error_responses
 from app.http.query import refuse_unknown_parameters
 from app.http.routes import ScopedRoute, needs
 from app.http.times import Timestamp
@@ -62,7 +62,7 @@ _ADDRESS_CONSTRAINTS: dict[str, Any] = {"min_length": 1, "max_length": 2048, "pa
 _CURSOR_SCHEMA: dict[str, Any] = {"pattern": f"^{ids.CURSOR_PATTERN.pattern}$"}
 
 _CALL_PATH = f"/v1/calls/{examples.EXAMPLE_RECORD['id']}"
-_LIST_ERRORS = (*READ_ERRORS, Overloaded)
+_LIST_ERRORS = (*DATABASE_READ_ERRORS, Overloaded)
 
 
 @router.get(
@@ -111,7 +111,7 @@ async def list_calls(
     response_model=CallRecord,
     responses={
         200: {"content": examples.STARTED_EXAMPLE},
-        **error_responses(CallNotFound, *READ_ERRORS, instance=_CALL_PATH),
+        **error_responses(CallNotFound, *DATABASE_READ_ERRORS, instance=_CALL_PATH),
     },
 )
 @needs(Scope.READ)

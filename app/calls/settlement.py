@@ -193,7 +193,7 @@ class Settlement:
         if bound.delivery is not None:
             await repository.add_delivery(session, bound.delivery)
         if not was_started and call.execution == "started":
-            self.count_settled(call)
+            self.add_settled_to_metrics(call)
         run_after_commit(session, lambda: self.count_and_log_critical_events(call, bound.events))
 
     def bind_twilio_call_in_memory(
@@ -235,7 +235,7 @@ class Settlement:
         await repository.add_event(session, call.id, change.event, dict(change.data))
         if delivery is not None:
             await repository.add_delivery(session, delivery)
-        self.count_settled(call)
+        self.add_settled_to_metrics(call)
 
     async def plan_next_search(self, session: Session, call: Call, *, clean_searches: int) -> None:
         """Schedules the next search of Twilio's list. `clean_searches` is the number of searches so far that found no call."""
@@ -243,7 +243,7 @@ class Settlement:
         call.clean_searches = clean_searches
         call.search_at = None if wait is None else await repository.transaction_start_time(session) + wait
 
-    async def plan_search_after_inconclusive(self, session: Session, call: Call) -> None:
+    async def plan_search_after_inconclusive_search(self, session: Session, call: Call) -> None:
         """Schedules the next search after an inconclusive one, which failed or could not decide whether the call exists.
 
         The intervals grow. After `_STOP_SEARCHING_AFTER` no further search is scheduled.
@@ -253,7 +253,7 @@ class Settlement:
         wait = min(max(self.plan.wait_until_first_search, age / 4), _MAX_SEARCH_INTERVAL)
         call.search_at = now + wait if age < _STOP_SEARCHING_AFTER else None
 
-    def count_settled(self, call: SettledRecord) -> None:
+    def add_settled_to_metrics(self, call: SettledRecord) -> None:
         """Adds a call to the metrics, by its outcome and with the time that it was pending. Does nothing without an outcome.
 
         Call this method when the record has just been committed or is about to be committed.
@@ -263,7 +263,7 @@ class Settlement:
             waited = call.settled_at - call.pending_since
             self.metrics.calls.settle_seconds_series(call.settled_by).observe(waited.total_seconds())
 
-    def count_undialled(self, change: RecordChange, number: int) -> None:
+    def add_undialled_to_metrics(self, change: RecordChange, number: int) -> None:
         """Adds scheduled calls to the metrics: `number` calls that `change` has ended before they were dialled."""
         self.metrics.calls.settled_series(change.columns["settled_by"]).inc(number)
 

@@ -56,7 +56,9 @@ async def count_followed_calls(session: AsyncSession) -> FollowedCallCounts:
     return FollowedCallCounts(most_overdue, all_ - unpriced, unpriced)
 
 
-async def count_fingerprints(session: AsyncSession, *, after: UUID | None, limit: int) -> tuple[dict[bytes, int], UUID | None]:
+async def count_fingerprints_by_key_id(
+    session: AsyncSession, *, after: UUID | None, limit: int
+) -> tuple[dict[bytes, int], UUID | None]:
     """Counts the fingerprints (keyed hashes of requests) in a page of calls, by the id of the secret key that made the hash.
 
     The page has the `limit` calls that follow the id `after`. Only calls with an idempotency key are counted. Also returns the

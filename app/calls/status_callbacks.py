@@ -8,7 +8,7 @@ from uuid import UUID
 
 from app.calls.callback_urls import CallbackUrls
 from app.calls.models import Call
-from app.calls.outbox import SETTLED
+from app.calls.outbox import SETTLED_EVENT
 from app.calls.parameter_types import validate_url_for_twilio
 from app.calls.parameters import CallRequest, CallUpdate
 from app.errors import FieldError, InvalidRequest
@@ -103,13 +103,13 @@ def callback_columns_for_new_attempt(
     follow to the same URL. So the result then has the event `settled`, and the recorded URL if `columns` has none.
     """
     target = columns if columns["status_callback"] else recorded
-    if SETTLED not in events_with_delivery or target["status_callback"] is None:
+    if SETTLED_EVENT not in events_with_delivery or target["status_callback"] is None:
         return columns
     events = columns["status_callback_events"] or []
     return {
         "status_callback": target["status_callback"],
         "status_callback_method": target["status_callback_method"],
-        "status_callback_events": events if SETTLED in events else [SETTLED, *events],
+        "status_callback_events": events if SETTLED_EVENT in events else [SETTLED_EVENT, *events],
     }
 
 
@@ -164,9 +164,9 @@ def _parameters_for_twilio(request: CallRequest) -> dict[str, Any]:
     """
     own = {name: value for name in _CALLBACK_PARAMETERS if (value := getattr(request, name)) is not None}
     events = own.get("status_callback_event", ())
-    if SETTLED not in events:
+    if SETTLED_EVENT not in events:
         return own
-    others = [event for event in events if event != SETTLED]
+    others = [event for event in events if event != SETTLED_EVENT]
     # Without events, Twilio would send `completed`.
     return own | {"status_callback_event": others} if others else dict.fromkeys(own)
 
@@ -176,10 +176,10 @@ def _columns_for_settled_only(request: CallRequest, account: UsableAccount, vali
 
     All columns are None if `settled` was not requested. If neither the request nor the tenant has a URL, no event is delivered.
     """
-    if SETTLED not in (_requested_events(request, account) or ()):
+    if SETTLED_EVENT not in (_requested_events(request, account) or ()):
         return dict.fromkeys(CALLBACK_COLUMNS)
     columns = _callback_columns(request, account, validate_url)
-    return columns | {"status_callback_events": [SETTLED] if columns["status_callback"] else None}
+    return columns | {"status_callback_events": [SETTLED_EVENT] if columns["status_callback"] else None}
 
 
 def _requested_events(request: CallRequest, account: UsableAccount) -> list[str] | None:

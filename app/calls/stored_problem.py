@@ -43,7 +43,7 @@ def is_retried_when_scheduled(error: CallgateError) -> bool:
 
 def error_as_json(error: CallgateError) -> dict[str, Any]:
     """Returns the error as a JSON object, which is stored in the call's record. `restore_error` converts it back."""
-    stored: dict[str, Any] = {"slug": error.slug, "detail": error.detail, "after_s": error.after_s}
+    stored: dict[str, Any] = {"slug": error.slug, "detail": error.detail, "after_s": error.retry_after_s}
     if error.upstream:
         stored["upstream"] = asdict(error.upstream)
     if error.field_errors:
@@ -63,7 +63,7 @@ def restore_error(stored: dict[str, Any], *, call_id: UUID) -> CallgateError:
         call_id=call_id,
         field_errors=tuple(FieldError(**each) for each in stored.get("errors", ())),
         upstream=TwilioErrorResponse(**upstream) if upstream else None,
-        after_s=stored.get("after_s"),
+        retry_after_s=stored.get("after_s"),
     )
     error.repeat_with_same_key = is_temporary_problem(error.slug)
     return error

@@ -48,12 +48,12 @@ def _upstream_problem(
     `rejected_detail` is the detail of an UpstreamRejected. If it is None, the default detail is used.
     """
     if not isinstance(error, TwilioNotProcessed):
-        return UpstreamUnreachable(call_id=call_id, after_s=5)
+        return UpstreamUnreachable(call_id=call_id, retry_after_s=5)
     class_ = next(classes[kind] for kind in type(error).__mro__ if kind in classes)
     answer = error.answer
     return class_(
         rejected_detail if class_ is UpstreamRejected else None,
         call_id=call_id,
         upstream=TwilioErrorResponse(answer.status, answer.code, answer.message, answer.more_info, answer.request_id),
-        after_s=max(1, round(answer.retry_after_s or 1)) if class_ is UpstreamThrottled else None,
+        retry_after_s=max(1, round(answer.retry_after_s or 1)) if class_ is UpstreamThrottled else None,
     )

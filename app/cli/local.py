@@ -184,13 +184,13 @@ def clean() -> None:
 
     Also removes the data of the embedded Postgres, which may be elsewhere.
     """
-    from app.local.postgres import remove_data
+    from app.local.postgres import remove_postgres_data
     from app.local.state import StateFolder
     from app.settings import load_settings
 
     folder = StateFolder(load_settings().state_dir)
     folder.require_not_running()
-    remove_data(folder.directory)
+    remove_postgres_data(folder.directory)
     folder.remove()
     typer.echo(f"Removed {folder.directory}.")
 

@@ -103,7 +103,7 @@ def serve(
     starts nevertheless, responds with 503, and recovers by itself.
     """
     from app.http.limits import ServerLimits
-    from app.http.listening import listen
+    from app.http.listening import open_listening_sockets
     from app.http.server import server_config
     from app.serve_settings import require_serve_settings
 
@@ -111,9 +111,9 @@ def serve(
     settings = service_settings()
     require_serve_settings(settings)
     ops_port = ops_port or settings.ops_port
-    sockets = listen(host, port)
+    sockets = open_listening_sockets(host, port)
     if ops_port:
-        sockets += listen(host, ops_port, option="--ops-port")
+        sockets += open_listening_sockets(host, ops_port, option="--ops-port")
     config = server_config(
         partial(create_api, ops_port),
         ServerLimits.from_settings(settings, ops_port=ops_port),
@@ -206,7 +206,7 @@ def migrate_database(settings: Settings) -> str | None:
     If a newer version of Callgate has already migrated the schema, creates only the partitions, and returns the schema's
     revision; otherwise returns None. Must not be called inside an event loop. Raises MigrationFailed or DatabaseUnavailable.
     """
-    from app.jobs.partitions import Partitioner
+    from app.jobs.partitions import PartitionCreator
     from app.schema import migrate as migrate_schema
     from app.schema import newer_revision
 
@@ -215,7 +215,7 @@ def migrate_database(settings: Settings) -> str | None:
     if newer is None:
         migrate_schema(url)
     # Create the next partitions before the first worker does: Postgres refuses some inserts while a partition is attached.
-    asyncio.run(_run_with_database(url, lambda database: Partitioner(database).step()))
+    asyncio.run(_run_with_database(url, lambda database: PartitionCreator(database).step()))
     return newer
 
 
@@ -245,15 +245,15 @@ def simulator(
     It places no real calls; docs/simulator.md describes what it does. To use it, set CALLGATE_TWILIO_BASE_URL of
     `callgate serve` and `callgate worker` to its address.
     """
-    from app.http.listening import listen
+    from app.http.listening import open_listening_sockets
     from app.http.server import server_config
     from simulator.config import SimulatorConfig
-    from simulator.limits import Limits
+    from simulator.limits import AccountLimits
     from simulator.main import create_app as create_simulator
 
     configure_error_logging()
-    sockets = listen(host, port)
-    limits = Limits(calls_per_second=calls_per_second, max_concurrent=max_concurrent)
+    sockets = open_listening_sockets(host, port)
+    limits = AccountLimits(calls_per_second=calls_per_second, max_concurrent=max_concurrent)
     app = create_simulator(SimulatorConfig(open_mode=True, speed=speed, limits=limits))
     typer.echo(f"The simulator listens on http://{host}:{port} (docs: /docs). Ctrl-C stops it.")
     _run_server(server_config(app, date_header=False, log_level="warning"), sockets)

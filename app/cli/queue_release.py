@@ -33,9 +33,9 @@ def halt(as_json: AsJson = False) -> None:
     call is dialled, and a release that was running fails.
     """
     from app.audit.events import command_actor
-    from app.scheduling.halt import GrantHalt
+    from app.scheduling.halt import GrantHaltCommand
 
-    halted = run_with_pool(lambda pool: GrantHalt(pool).run(command_actor()))
+    halted = run_with_pool(lambda pool: GrantHaltCommand(pool).run(command_actor()))
     if as_json:
         show_values({"since": halted.since, "was_halted": halted.was_halted, "certain": halted.is_complete}, as_json=True)
     elif halted.was_halted:
@@ -80,14 +80,14 @@ def release(
 
 async def _release_grants(skipped: list[str], *, is_dry_run: bool) -> ReleaseReport:
     from app.audit.events import command_actor
-    from app.jobs.release.service import GrantRelease
+    from app.jobs.release.service import GrantReleaseCommand
     from app.observability import Metrics
     from app.services import dial_time_budget, services
 
     settings = service_settings()
     budget = dial_time_budget(settings)
     async with services(settings, Metrics()) as state:
-        grants = GrantRelease(
+        grants = GrantReleaseCommand(
             database=state["database"],
             directory=state["directory"],
             twilio=state["twilio"],

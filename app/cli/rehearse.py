@@ -113,7 +113,7 @@ def _read_settings(tenant: str | None, queue: str | None, change: PaceChange) ->
     is no such tenant or queue, or if several tenants have such a queue.
     """
     from app.local.rehearsal import RehearsalSettings, read_rehearsal_settings
-    from app.scheduling.pace_limits import UNLIMITED
+    from app.scheduling.pace_limits import UNLIMITED_PACE
     from app.settings import load_settings
 
     async def read(pool: Pool) -> RehearsalSettings:
@@ -121,7 +121,7 @@ def _read_settings(tenant: str | None, queue: str | None, change: PaceChange) ->
             return await read_rehearsal_settings(connection, tenant, queue, change)
 
     if tenant is None and queue is None:
-        return RehearsalSettings(queue_pace=UNLIMITED.with_changes(change))
+        return RehearsalSettings(queue_pace=UNLIMITED_PACE.with_changes(change))
     return replace(run_with_pool(read), slow_when_queued=load_settings().slow_when_queued)
 
 
@@ -132,17 +132,17 @@ def _with_twilio_limits(
 
     If `calls_per_second` is None, Twilio's rate is the account's limit in Callgate or, without a limit, 1 call a second.
     """
-    from simulator.limits import Limits
+    from simulator.limits import AccountLimits
 
     rate = calls_per_second or float(settings.account_pace.calls_per_second or _TWILIO_CALLS_PER_SECOND)
-    limits = Limits(calls_per_second=rate, max_concurrent=max_concurrent)
+    limits = AccountLimits(calls_per_second=rate, max_concurrent=max_concurrent)
     return replace(settings, twilio=limits, call_duration_s=call_seconds)
 
 
 @contextmanager
 def _scratch_database() -> Iterator[str]:
     """Yields the URL of a temporary database with Callgate's schema and a simulated clock. Works only in the main thread."""
-    from app.local.postgres import EmbeddedPostgres, remove_data
+    from app.local.postgres import EmbeddedPostgres, remove_postgres_data
     from app.local.rehearsal import prepare_database
     from app.schema import migrate
 
@@ -156,7 +156,7 @@ def _scratch_database() -> Iterator[str]:
                 migrate(postgres.url)
                 yield postgres.url
         finally:
-            remove_data(directory)
+            remove_postgres_data(directory)
 
 
 def _run_rehearsal(lines: Sequence[bytes], queue: str, settings: RehearsalSettings, start: datetime) -> list[RehearsedCall]:

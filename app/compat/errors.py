@@ -48,8 +48,8 @@ class TwilioErrorRenderer:
 
     def render(self, error: CallgateError, *, method: str, path: str, state: Mapping[str, Any]) -> Response:
         headers = {}
-        if error.after_s is not None:
-            headers["Retry-After"] = str(error.after_s)
+        if error.retry_after_s is not None:
+            headers["Retry-After"] = str(error.retry_after_s)
         if isinstance(error, Unauthorized):
             headers["WWW-Authenticate"] = 'Basic realm="Callgate"'
         if error.call_id is not None:

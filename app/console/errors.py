@@ -40,8 +40,8 @@ class ErrorPageRenderer:
             "request_id": state["request_id"],
         }
         response = render_response("error.html", error.status, path, state, context)
-        if error.after_s is not None:
-            response.headers["Retry-After"] = str(error.after_s)
+        if error.retry_after_s is not None:
+            response.headers["Retry-After"] = str(error.retry_after_s)
         return response
 
     def render_unknown_outcome(self, call_id: UUID, *, request_id: str) -> Response:

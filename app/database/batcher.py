@@ -243,7 +243,7 @@ class Batcher(Generic[Item, Result]):
             return
         loop = asyncio.get_running_loop()
         if loop.time() - waiting.since > _MAX_LOCK_WAIT_S:
-            error = DatabaseUnavailable(after_s=2)
+            error = DatabaseUnavailable(retry_after_s=2)
             error.reason, error.commit_in_doubt = "locked", False
             waiting.fail(error)
             return

@@ -117,7 +117,7 @@ class Connector:
 
         A host of None stands for asyncpg's default host.
         """
-        given = self.url.arguments.get("target_session_attrs")
+        given = self.url.connect_arguments.get("target_session_attrs")
         hosts: list[tuple[str, int] | None] = list(self.url.hosts or (None,))
         if given not in (None, "any", "prefer-standby"):
             # The host of the last connection is tried first. After a failover, connecting to the first host in the URL may take
@@ -127,7 +127,7 @@ class Connector:
         return ((host, session_attrs) for session_attrs, host in itertools.product(choices, hosts))
 
     async def _connect_to(self, host: tuple[str, int] | None, session_attrs: str | None) -> Connection:
-        arguments = {**self.url.arguments, "target_session_attrs": session_attrs}
+        arguments = {**self.url.connect_arguments, "target_session_attrs": session_attrs}
         if host is not None:
             arguments["host"], arguments["port"] = host
         if self.url.statement_cache_size is not None:

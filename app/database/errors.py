@@ -140,7 +140,7 @@ def first_message_line(error: BaseException) -> str:
 
 
 def _database_unavailable(reason: str, *, commit_in_doubt: bool) -> DatabaseUnavailable:
-    unavailable = DatabaseUnavailable(after_s=_RETRY_AFTER_S)
+    unavailable = DatabaseUnavailable(retry_after_s=_RETRY_AFTER_S)
     unavailable.reason = reason
     unavailable.commit_in_doubt = commit_in_doubt
     return unavailable

@@ -14,12 +14,12 @@ from urllib.parse import urlencode, urlsplit, urlunsplit
 from pydantic_core import to_json
 from standardwebhooks import Webhook
 
-from app.calls.outbox import CORRECTED, SETTLED
+from app.calls.outbox import CORRECTED_EVENT, SETTLED_EVENT
 from app.calls.schemas import CallRecord
 from app.tenants.callback_settings import CallbackFormat, CallbackMethod
 from app.twilio.signature import compute_signature
 
-_EVENT_TYPES: Final = {SETTLED: "call.settled", CORRECTED: "call.corrected"}
+_EVENT_TYPES: Final = {SETTLED_EVENT: "call.settled", CORRECTED_EVENT: "call.corrected"}
 _CALLBACK_EVENT_TYPE: Final = "call.callback"
 _PORT: Final = re.compile(r":[0-9]*\Z")
 

@@ -22,7 +22,7 @@ from app.http.bodies import JSON_BODY_ERRORS, NO_BODY_ERRORS, JsonBody, refuse_b
 from app.http.field_errors import field_errors_from
 from app.http.idempotency_key import refuse_idempotency_key
 from app.http.openapi import json_example_references, json_request_body
-from app.http.problems import READ_ERRORS, error_responses
+from app.http.problems import DATABASE_READ_ERRORS, error_responses
 from app.http.query import refuse_unknown_parameters
 from app.http.routes import ScopedRoute, needs
 from app.tenants.scopes import Scope
@@ -50,7 +50,7 @@ _EXAMPLE = {
     "fields": {"CallSid": "CAaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa", "CallStatus": "completed", "CallDuration": "12"},
 }
 _DUE = _EXAMPLE | {"state": "pending", "attempts": 0, "next_attempt_at": "2026-11-23T10:00:00.000Z", "delivered_at": None}
-EXAMPLES: dict[str, Any] = {
+DELIVERY_EXAMPLES: dict[str, Any] = {
     "deliveries": {"summary": "Delivered at the second attempt", "value": {"deliveries": [_EXAMPLE]}},
     "delivery_due": {"summary": "Due again", "value": _DUE},
     "replayed": {"summary": "All deliveries are replayed", "value": {"replayed": 17, "continue_since": None}},
@@ -72,7 +72,7 @@ DeliveryServiceDep = Annotated[DeliveryService, Depends(delivery_service)]
     summary="List the deliveries of a call to its status_callback",
     responses={
         200: {"content": json_example_references("deliveries")},
-        **error_responses(CallNotFound, *READ_ERRORS, instance=_CALL_PATH),
+        **error_responses(CallNotFound, *DATABASE_READ_ERRORS, instance=_CALL_PATH),
     },
 )
 @needs(Scope.READ)
@@ -96,7 +96,7 @@ async def list_call_deliveries(caller: CallerDep, service: DeliveryServiceDep, i
             CallNotFound,
             DeliveryNotFound,
             *NO_BODY_ERRORS,
-            *READ_ERRORS,
+            *DATABASE_READ_ERRORS,
             method="POST",
             instance=f"{_CALL_PATH}/{_EXAMPLE['id']}/retry",
         ),

@@ -92,7 +92,7 @@ _FIELDS_WITHOUT_COLUMN = ("webhook_id", "url", "method", "fields", "traceparent"
 _OWN_COLUMNS = [each.name for each in fields(ClaimedDelivery) if each.name not in _FIELDS_WITHOUT_COLUMN]
 
 
-def tenants_with_pending_sql(condition: str = "true") -> str:
+def tenants_with_pending_deliveries_sql(condition: str = "true") -> str:
     """Returns the recursive CTE `tenant`: the ids of tenants that have pending deliveries, in order, beginning after the id $1.
 
     Its last row is null, which ends the recursion. The query jumps from one tenant to the next in an index, so it takes no
@@ -126,7 +126,7 @@ def _claim_deliveries_sql(months: MonthRange | None) -> str:
     # Of the other rows of the same calls.
     all_months = months.extended_back(_MAX_DELIVERY_SPAN_OF_CALL).condition_sql("at") if months else "true"
     return f"""
-        WITH RECURSIVE {tenants_with_pending_sql(due_months)}, due AS (
+        WITH RECURSIVE {tenants_with_pending_deliveries_sql(due_months)}, due AS (
             SELECT own.call_id, own.id, own.at, own.position
             FROM tenant CROSS JOIN LATERAL (
                 SELECT call_id, id, at, position FROM delivery

@@ -18,7 +18,7 @@ from app.tenants.directory import AuthenticatedApiKey, TenantDirectory, api_key_
 
 _MAX_KEY_LENGTH = 128
 
-bearer = HTTPBearer(
+bearer_scheme = HTTPBearer(
     scheme_name="ApiKey",
     description="A Callgate API key (`cgk_…`), created with `callgate keys create TENANT`, or the projected service account "
     "token of a Kubernetes workload. Twilio's keys are not accepted.",
@@ -27,7 +27,7 @@ bearer = HTTPBearer(
 
 
 async def authenticate_client(
-    request: Request, credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(bearer)]
+    request: Request, credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(bearer_scheme)]
 ) -> Caller | OperatorCaller:
     """Returns the client to which the API key or token in the request belongs.
 
@@ -39,7 +39,7 @@ async def authenticate_client(
 
 
 async def authenticate_caller(
-    request: Request, credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(bearer)]
+    request: Request, credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(bearer_scheme)]
 ) -> Caller:
     """Returns the client to which the API key or token belongs, for routes that only clients of tenants may use.
 

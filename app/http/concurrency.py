@@ -59,7 +59,7 @@ class ConcurrencyLimit:
                     await stack.enter_async_context(own)
                     await stack.enter_async_context(self._process)
             except TimeoutError:
-                raise Overloaded(_OVERLOADED_DETAIL, after_s=1) from None
+                raise Overloaded(_OVERLOADED_DETAIL, retry_after_s=1) from None
             yield
 
 

@@ -55,7 +55,7 @@ class FailedAuthenticationLimiter:
             return
         wait_s = forgotten_at + self._seconds_per_key - _MINUTE_S - self._clock()
         if wait_s > 0:
-            raise TooManyAttempts(after_s=ceil(wait_s))
+            raise TooManyAttempts(retry_after_s=ceil(wait_s))
 
     def record_wrong_key(self, address: str, key_hash: bytes) -> None:
         """Counts a wrong key for the address. If this key was valid before, forgets its hash."""

@@ -12,7 +12,7 @@ class CannotListen(CommandFailed):
     """A socket cannot listen on the host and port, usually because another process uses the port."""
 
 
-def listen(host: str, port: int, *, option: str = "--port") -> list[socket.socket]:
+def open_listening_sockets(host: str, port: int, *, option: str = "--port") -> list[socket.socket]:
     """Returns a listening socket for every address of `host`. The socket for `::` also accepts IPv4.
 
     Raises CannotListen if the host is unknown, or if one of the sockets cannot be opened.

@@ -26,7 +26,7 @@ from app.http.error_renderers import ErrorRenderer, ErrorRenderers
 from app.http.limits import MAX_BODY_BYTES
 from app.http.operations import OperationsPort
 from app.http.problems import count_and_log_error
-from app.http.request_body import body_too_large, limit_body, read_body, replay_body
+from app.http.request_body import body_too_large_error, limit_body, read_body, replay_body
 from app.http.request_log import UNLOGGED_PATHS, count_and_log_request, method_label
 from app.observability import Metrics
 from app.observability.context import bind_log_fields, clear_log_fields
@@ -115,7 +115,7 @@ class RequestMiddleware:
             # CALLGATE_DRAIN_TIMEOUT is over. uvicorn would send a 500, which would say that no call was started. A call whose
             # intent (its first record) may be committed may have been started.
             call_id = exchange.state.get("placed") or exchange.state.get("intent")
-            await exchange.send_fallback_error(ShuttingDown(after_s=1), possibly_started_call_id=call_id)
+            await exchange.send_fallback_error(ShuttingDown(retry_after_s=1), possibly_started_call_id=call_id)
             raise
         except ResponseTruncated as error:
             logger.warning("response_truncated", reason=str(error))
@@ -140,7 +140,7 @@ class RequestMiddleware:
         declared, limit = _content_length(exchange.headers), self.large_body_limit(scope)
         if limit is not None:
             if declared > limit:
-                raise body_too_large(limit)
+                raise body_too_large_error(limit)
             await self.app(scope, limit_body(receive, limit=limit, timeout_s=self.body_timeout_s), exchange.send)
             return
         if declared > MAX_BODY_BYTES:

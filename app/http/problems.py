@@ -138,7 +138,7 @@ def problem_of(
         detail=error.detail,
         instance=instance,
         execution=error.execution if is_of_creation else None,
-        retry=Retry(safe=error.is_safe_to_repeat, same_key=error.repeat_with_same_key, after_s=error.after_s),
+        retry=Retry(safe=error.is_safe_to_repeat, same_key=error.repeat_with_same_key, after_s=error.retry_after_s),
         request_id=request_id,
         call_id=error.call_id,
         scope=error.scope,
@@ -176,8 +176,8 @@ class ProblemRenderer:
     def render(self, error: CallgateError, *, method: str, path: str, state: Mapping[str, Any]) -> Response:
         problem = problem_of(error, method=method, instance=path, request_id=state["request_id"])
         headers = {}
-        if error.after_s is not None:
-            headers["Retry-After"] = str(error.after_s)
+        if error.retry_after_s is not None:
+            headers["Retry-After"] = str(error.retry_after_s)
         if isinstance(error, Unauthorized):
             headers["WWW-Authenticate"] = 'Bearer realm="callgate"'
         return JSONResponse(
@@ -200,7 +200,7 @@ def count_and_log_error(error: CallgateError, metrics: Metrics, scope: Scope) ->
         bind_log_fields(call_id=str(error.call_id))
 
 
-def install_handlers(app: FastAPI, metrics: Metrics, renderers: ErrorRenderers) -> None:
+def install_error_handlers(app: FastAPI, metrics: Metrics, renderers: ErrorRenderers) -> None:
     """Registers handlers that render CallgateErrors and FastAPI's own errors. RequestMiddleware renders all others."""
 
     async def answer(request: Request, error: CallgateError, headers: dict[str, str] | None = None) -> Response:
@@ -255,7 +255,7 @@ def _field_error_of_fastapi(detail: dict[str, Any]) -> FieldError:
     return FieldError(prefixes.get(place, "/") + "/".join(map(str, names)), detail["type"], detail["msg"])
 
 
-READ_ERRORS = (InvalidRequest, InternalError, DatabaseUnavailable)
+DATABASE_READ_ERRORS = (InvalidRequest, InternalError, DatabaseUnavailable)
 """The errors of a route that reads from the database."""
 
 

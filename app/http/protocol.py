@@ -92,7 +92,7 @@ class BoundedProtocol(HttpToolsProtocol):
         elif len(others) >= 2 * limit:
             self.transport.abort()
         else:
-            self._refuse(TooManyConnections(after_s=1))
+            self._refuse(TooManyConnections(retry_after_s=1))
 
     # Input
 

@@ -63,14 +63,14 @@ def limit_body(receive: Receive, *, limit: int, timeout_s: float) -> Receive:
             raise RequestTimeout from None
         received += len(message.get("body", b""))
         if received > limit:
-            raise body_too_large(limit)
+            raise body_too_large_error(limit)
         is_complete = not message.get("more_body", False)
         return message
 
     return receive_limited
 
 
-def body_too_large(limit: int) -> BodyTooLarge:
+def body_too_large_error(limit: int) -> BodyTooLarge:
     return BodyTooLarge(f"The body is longer than the limit of {limit} bytes.")
 
 

@@ -27,7 +27,7 @@ from app.errors import (
 )
 from app.http.authentication import authenticate_caller, authenticate_client
 from app.http.problems import PROBLEM_MEDIA_TYPE, error_responses
-from app.tenants.access import PUBLIC, AllowedClients, RouteAccess
+from app.tenants.access import PUBLIC_ACCESS, AllowedClients, RouteAccess
 from app.tenants.scopes import Scope
 
 Endpoint = TypeVar("Endpoint", bound=Callable[..., Any])
@@ -53,7 +53,7 @@ def needs(
 
 def public(endpoint: Endpoint) -> Endpoint:
     """Declares that an endpoint needs no API key. This is a decorator."""
-    return _declare_access(PUBLIC)(endpoint)
+    return _declare_access(PUBLIC_ACCESS)(endpoint)
 
 
 def _declare_access(access: RouteAccess) -> Callable[[Endpoint], Endpoint]:
@@ -74,7 +74,7 @@ class ScopedRoute(APIRoute):
         if not isinstance(declared, RouteAccess):
             raise TypeError(f"{path}: {endpoint.__name__} does not declare what it needs: see app/http/routes.py")
         self.access = declared
-        if declared is not PUBLIC:
+        if declared is not PUBLIC_ACCESS:
             options["dependencies"] = [Depends(self.authentication_dependency()), *(options.get("dependencies") or ())]
         super().__init__(path, endpoint, **options)
 
@@ -103,7 +103,7 @@ def access_of(route: RouteContext) -> RouteAccess | None:
     """
     endpoint = route.endpoint or getattr(route.original_route, "app", None)
     declared = getattr(endpoint, _ACCESS_ATTRIBUTE, None)
-    is_checked = isinstance(route.original_route, ScopedRoute) or declared is PUBLIC
+    is_checked = isinstance(route.original_route, ScopedRoute) or declared is PUBLIC_ACCESS
     return declared if isinstance(declared, RouteAccess) and is_checked else None
 
 

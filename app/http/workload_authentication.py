@@ -61,7 +61,7 @@ async def _validate_uncached_token(request: Request, tokens: WorkloadTokenValida
         attempts.record_wrong_key(address, digest)
         raise _refused_token_error(request, error.reason, error.detail) from None
     except JwkSetUnavailable:
-        raise WorkloadKeysUnavailable(after_s=5) from None
+        raise WorkloadKeysUnavailable(retry_after_s=5) from None
     attempts.record_valid_key(digest)
     return account
 

@@ -1,7 +1,7 @@
 """Delivers the events of calls to tenants' URLs, with retries until the receiver has them.
 
-A receiver that hangs or is down does not delay other tenants: the attempts in flight are limited per tenant. If MAX_CONCURRENT
-attempts are in flight, a step waits until the first of them ends.
+A receiver that hangs or is down does not delay other tenants: the attempts in flight are limited per tenant. If
+MAX_CONCURRENT_ATTEMPTS are in flight, a step waits until the first of them ends.
 """
 
 import asyncio
@@ -33,12 +33,12 @@ from app.tenants.errors import OperatorError
 
 logger = structlog.stdlib.get_logger(__name__)
 
-MAX_CONCURRENT = 64
+MAX_CONCURRENT_ATTEMPTS = 64
 MAX_CONCURRENT_PER_TENANT = 12
 # Deliveries claimed per tenant in one batch.
-CLAIM_PER_TENANT = 6
+MAX_CLAIMED_PER_TENANT = 6
 # Longer than an attempt and the write of its result take. If the database is slower, the attempt may be repeated.
-LEASE = timedelta(seconds=45)
+DELIVERY_LEASE = timedelta(seconds=45)
 # How long results are gathered for one commit. It delays the next event of the same call if that event was claimed before the
 # attempt ended, or is claimed by another worker. A worker that is killed meanwhile loses these results, so their deliveries are
 # sent again.
@@ -89,7 +89,10 @@ class DeliverySender:
 
     def __post_init__(self) -> None:
         self._attempts = Batcher(
-            self._record_attempts, max_batch=MAX_CONCURRENT, gather_s=_GATHER_RESULTS_S, gather_up_to=CLAIM_PER_TENANT
+            self._record_attempts,
+            max_batch=MAX_CONCURRENT_ATTEMPTS,
+            gather_s=_GATHER_RESULTS_S,
+            gather_up_to=MAX_CLAIMED_PER_TENANT,
         )
 
     async def step(self) -> bool:
@@ -98,10 +101,12 @@ class DeliverySender:
         Returns whether more deliveries may be due now. If the end of an attempt makes another delivery of its call due, the
         event `wake` is set, so that the worker runs the next step soon.
         """
-        if len(self._running) >= MAX_CONCURRENT:
+        if len(self._running) >= MAX_CONCURRENT_ATTEMPTS:
             await asyncio.wait(self._running, return_when=asyncio.FIRST_COMPLETED)
-        busy = [tenant for tenant, count in self._in_flight.items() if count > MAX_CONCURRENT_PER_TENANT - CLAIM_PER_TENANT]
-        free = MAX_CONCURRENT - len(self._running)
+        busy = [
+            tenant for tenant, count in self._in_flight.items() if count > MAX_CONCURRENT_PER_TENANT - MAX_CLAIMED_PER_TENANT
+        ]
+        free = MAX_CONCURRENT_ATTEMPTS - len(self._running)
         due = await self._claim(limit=free, busy=busy)
         started_after, self._last_claimed_tenant_id = (
             self._last_claimed_tenant_id,
@@ -115,7 +120,7 @@ class DeliverySender:
         if not due and busy and not started_after and self._running:
             await self._wait_while_tenants_are_busy()
         most = max(Counter(delivery.tenant_id for delivery in due).values(), default=0)
-        return most == CLAIM_PER_TENANT or len(due) == free or bool(busy or started_after)
+        return most == MAX_CLAIMED_PER_TENANT or len(due) == free or bool(busy or started_after)
 
     async def _wait_while_tenants_are_busy(self) -> None:
         """Waits for `recheck_interval_s`, or until an attempt ends or `wake` is set. Then other deliveries may be due."""
@@ -138,9 +143,9 @@ class DeliverySender:
         due = await claim_deliveries(
             self.database,
             months=recent if is_limited else None,
-            lease=LEASE,
+            lease=DELIVERY_LEASE,
             limit=limit,
-            per_tenant=CLAIM_PER_TENANT,
+            per_tenant=MAX_CLAIMED_PER_TENANT,
             busy_tenant_ids=busy,
             finished_delivery_ids=self._finished_delivery_ids,
             after_tenant_id=self._last_claimed_tenant_id,

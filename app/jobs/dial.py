@@ -125,7 +125,7 @@ class ScheduledCallDialer:
         """Ends a batch of waiting calls whose `ring_by` has passed: they will not be dialled. Returns their number."""
         change = self.settlement.change_to_expired()
         expired = await end_expired_calls(self.database, change, limit=_EXPIRED_BATCH_SIZE)
-        self.settlement.count_undialled(change, len(expired))
+        self.settlement.add_undialled_to_metrics(change, len(expired))
         return len(expired)
 
     async def drain(self) -> None:

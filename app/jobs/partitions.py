@@ -15,7 +15,7 @@ PARTITIONED_TABLES = (*AUDIT_TABLES, *CALL_TABLES)
 
 
 @dataclass(frozen=True, slots=True)
-class Partitioner:
+class PartitionCreator:
     database: Database
 
     async def step(self) -> bool:

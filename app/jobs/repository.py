@@ -15,7 +15,7 @@ from sqlalchemy.orm import aliased
 
 from app.audit.models import AuditEvent
 from app.calls.ids import lowest_call_id_at
-from app.calls.models import MAY_HAVE_STARTED, Call, CallEvent, PendingUpdate
+from app.calls.models import MAY_HAVE_STARTED_SQL, Call, CallEvent, PendingUpdate
 from app.database.partitions import Partition
 from app.deliveries.models import Delivery
 
@@ -49,7 +49,7 @@ async def lock_calls_to_delete(
         rival.account_sid == Call.account_sid,
         rival.address_key == Call.address_key,
         rival.pending_since.between(Call.pending_since - max_rival_distance, Call.pending_since + max_rival_distance),
-        MAY_HAVE_STARTED,
+        MAY_HAVE_STARTED_SQL,
         or_(rival.execution != "not_started", rival.search_at.is_not(None)),
     )
     statement = (

@@ -32,7 +32,7 @@ from app.jobs.search_result import SearchFinding, SearchResult, evaluate_candida
 from app.observability import Metrics
 from app.observability.tracing import trace_background_work
 from app.tenants.directory import TenantDirectory
-from app.twilio.call_list import PAGE_SIZE
+from app.twilio.call_list import CALL_LIST_PAGE_SIZE
 from app.twilio.client import TwilioClient
 from app.twilio.errors import TwilioError
 from app.twilio.schemas import CallResource
@@ -66,7 +66,9 @@ class OutcomeResolver:
         Returns false if there were none.
         """
         async with self.database.begin() as session:
-            abandoned = await repository.claim_abandoned(session, older_than=self.max_start_delay, limit=ABANDONED_BATCH_SIZE)
+            abandoned = await repository.lock_abandoned_calls(
+                session, older_than=self.max_start_delay, limit=ABANDONED_BATCH_SIZE
+            )
             for call in abandoned:
                 await self.settlement.apply_change(
                     session, call, self.settlement.change_to_unknown(data={"reason": "abandoned"})
@@ -197,7 +199,7 @@ class OutcomeResolver:
                     )
                 await self.settlement.plan_next_search(session, locked, clean_searches=clean)
             elif result != "bound":
-                await self.settlement.plan_search_after_inconclusive(session, locked)
+                await self.settlement.plan_search_after_inconclusive_search(session, locked)
         self.metrics.calls.searches.labels(result).inc()
 
     async def _write_finding(self, session: Session, call: Call, finding: SearchFinding) -> None:
@@ -220,7 +222,7 @@ def _shows_all_candidates(page: Sequence[Mapping[str, Any]], call: Call) -> bool
     The page has the newest calls first. It is enough that it goes back to before the request, or that it is the whole list.
     """
     last = CallResource.parse_answer(page[-1]) if page else None
-    is_whole_list = len(page) < PAGE_SIZE
+    is_whole_list = len(page) < CALL_LIST_PAGE_SIZE
     return is_whole_list or (
         last is not None and last.date_created is not None and last.date_created < earliest_date_created(call.pending_since)
     )

@@ -34,7 +34,7 @@ _LOWEST_ID: Final = UUID(int=0)
 
 
 @dataclass(slots=True)
-class Retention:
+class RetentionEnforcer:
     """Deletes calls, or rows of partitioned tables, that are older than `retention_period`."""
 
     database: Database

@@ -4,7 +4,7 @@ from collections.abc import Collection
 from datetime import datetime, timedelta
 from typing import NamedTuple
 
-from app.calls.models import MAY_HAVE_STARTED
+from app.calls.models import MAY_HAVE_STARTED_SQL
 from app.database.engine import Database
 
 _JOBS_WITH_DUE_WORK = """
@@ -23,7 +23,7 @@ _MATCHING_RECORDS = f"""
     SELECT (SELECT min(created_at) FROM twilio_account WHERE account_sid = $1) AS account_added_at,
         ARRAY(SELECT sid FROM call WHERE sid = ANY ($2::text[])) AS sids,
         ARRAY(
-            SELECT "to" FROM call WHERE account_sid = $1 AND {MAY_HAVE_STARTED}
+            SELECT "to" FROM call WHERE account_sid = $1 AND {MAY_HAVE_STARTED_SQL}
             AND (address_key = ANY ($3::text[]) OR address_key IS NULL OR strpos("to", '%') > 0)
         ) AS open_addresses
 """  # noqa: S608  # our own names

@@ -25,11 +25,11 @@ from app.jobs.gauges import BacklogGauges
 from app.jobs.heartbeat import HeartbeatWriter
 from app.jobs.isolation import log_and_suppress_errors
 from app.jobs.lost_grants import LostGrantWatch
-from app.jobs.partitions import AUDIT_TABLES, Partitioner
+from app.jobs.partitions import AUDIT_TABLES, PartitionCreator
 from app.jobs.pending_updates import PendingUpdateSender
 from app.jobs.refresh import CallRefresher
 from app.jobs.resolve import OutcomeResolver
-from app.jobs.retain import Retention
+from app.jobs.retain import RetentionEnforcer
 from app.jobs.rollup import CallCountRollUp
 from app.jobs.store import jobs_with_due_work
 from app.jobs.unrecorded_calls import UnrecordedCallDetector
@@ -99,7 +99,7 @@ def make_jobs(settings: Settings, state: Services, metrics: Metrics, deliverer: 
         Job("dial", dialer.step, _MAX_PAUSE_WITHOUT_WAKE_UP_S, dialer.drain, dialer.wake),
         Job("deliver", deliverer.step, _MAX_PAUSE_WITHOUT_WAKE_UP_S, deliverer.drain, deliverer.wake),
     ]
-    audit = Retention(state["database"], metrics, timedelta(days=settings.audit_retention_days), AUDIT_TABLES)
+    audit = RetentionEnforcer(state["database"], metrics, timedelta(days=settings.audit_retention_days), AUDIT_TABLES)
     figures_kept_for, has_public_url = timedelta(days=settings.rollup_retention_days), bool(settings.public_url)
     rollup = CallCountRollUp(state["database"], figures_kept_for, calls_kept_for, has_public_url=has_public_url)
     jobs = [
@@ -114,12 +114,12 @@ def make_jobs(settings: Settings, state: Services, metrics: Metrics, deliverer: 
         Job("gauges", BacklogGauges(state["database"], metrics, counters).step, _GAUGES_EVERY_S),
         Job("rollup", rollup.step, _ROLL_UP_EVERY_S),
         Job("leases", refresher.delete_expired_leases, _LEASES_EVERY_S),
-        Job("partitions", Partitioner(state["database"]).step, _PARTITIONS_EVERY_S),
+        Job("partitions", PartitionCreator(state["database"]).step, _PARTITIONS_EVERY_S),
         Job("expire_audit_default_partition", audit.expire_default_partitions, _RETENTION_EVERY_S),
         Job("drop_audit_partitions", audit.drop_partitions, _RETENTION_EVERY_S),
     ]
     if calls_kept_for is not None:
-        retention = Retention(state["database"], metrics, calls_kept_for, max_start_delay=resolver.max_start_delay)
+        retention = RetentionEnforcer(state["database"], metrics, calls_kept_for, max_start_delay=resolver.max_start_delay)
         steps = (retention.expire_calls, retention.expire_default_partitions, retention.drop_partitions)
         jobs += [Job(step.__name__, step, _RETENTION_EVERY_S) for step in steps]
     return jobs

@@ -220,7 +220,7 @@ class EmbeddedPostgres:
         return f"The end of {log}: {' | '.join(log.read_text(errors='replace').splitlines()[-5:])}"
 
 
-def remove_data(directory: Path) -> None:
+def remove_postgres_data(directory: Path) -> None:
     """Deletes PostgreSQL's data of this state folder, even if the data is in a replacement folder.
 
     Raises PostgresAlreadyRunning while a server uses the data, and PostgresError if the data cannot be deleted.

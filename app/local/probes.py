@@ -6,7 +6,7 @@ from contextlib import asynccontextmanager
 
 from app.http.health import probe_app
 from app.http.limits import ServerLimits
-from app.http.listening import listen
+from app.http.listening import open_listening_sockets
 from app.http.server import server_config
 from app.local.server import SHUTDOWN_TIMEOUT_S, LocalServer
 from app.observability import Metrics
@@ -22,7 +22,7 @@ async def serving_probes(settings: Settings, metrics: Metrics, host: str, port: 
     config = server_config(
         probe_app(settings, metrics), ServerLimits.from_settings(settings), timeout_graceful_shutdown=SHUTDOWN_TIMEOUT_S
     )
-    server = LocalServer("the probes", config, listen(host, port, option="--ops-port"))
+    server = LocalServer("the probes", config, open_listening_sockets(host, port, option="--ops-port"))
     serving = asyncio.create_task(server.run_until_exit())
     try:
         yield

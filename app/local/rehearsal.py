@@ -40,7 +40,7 @@ from app.local.rehearsal_report import RehearsedCall, RehearsedOutcome, sorted_b
 from app.local.rehearsal_store import CopiedSettings
 from app.local.rehearsal_twilio import RehearsalClock, RehearsedTwilio, running_simulated_twilio
 from app.observability import Metrics
-from app.scheduling.pace_limits import UNLIMITED, PaceChange, PaceLimits
+from app.scheduling.pace_limits import UNLIMITED_PACE, PaceChange, PaceLimits
 from app.scheduling.pace_store import find_paces, lock_pace, write_pace
 from app.scheduling.store import StoredQueue, find_queue
 from app.services import Services, services
@@ -48,7 +48,7 @@ from app.settings import Settings
 from app.tenants.administration_accounts import AccountAdministration
 from app.tenants.errors import OperatorError
 from app.twilio.client import try_credentials
-from simulator.limits import Limits
+from simulator.limits import AccountLimits
 from simulator.store import Call as PlacedCall
 
 _EXPIRED_BATCH_SIZE: Final = 500
@@ -62,9 +62,9 @@ class RehearsalSettings:
     """The input of a rehearsal: copied settings, the dialling limits of the account and the queue, and Twilio's own limits."""
 
     copied: CopiedSettings = CopiedSettings()  # noqa: RUF009  # frozen
-    account_pace: PaceLimits = UNLIMITED
-    queue_pace: PaceLimits = UNLIMITED
-    twilio: Limits = Limits(calls_per_second=1)  # noqa: RUF009  # frozen
+    account_pace: PaceLimits = UNLIMITED_PACE
+    queue_pace: PaceLimits = UNLIMITED_PACE
+    twilio: AccountLimits = AccountLimits(calls_per_second=1)  # noqa: RUF009  # frozen
     call_duration_s: int = 60
     """How long an answered call lasts, in seconds."""
     slow_when_queued: bool = False
@@ -285,6 +285,6 @@ async def read_rehearsal_settings(
     (copied,) = found
     paces = await find_paces(connection, [each for each in (copied.account_id, copied.queue_id) if each is not None])
     of_account, of_queue = (
-        UNLIMITED if each is None else paces.get(each, UNLIMITED) for each in (copied.account_id, copied.queue_id)
+        UNLIMITED_PACE if each is None else paces.get(each, UNLIMITED_PACE) for each in (copied.account_id, copied.queue_id)
     )
     return RehearsalSettings(copied, of_account, of_queue.with_changes(change))

@@ -10,14 +10,14 @@ from datetime import datetime
 from uuid import UUID
 
 from app.database.engine import Database
-from app.http.listening import listen
+from app.http.listening import open_listening_sockets
 from app.http.server import server_config
 from app.local import rehearsal_store as store
 from app.local.server import LocalServer, StackFailed
 from simulator.config import SimulatorConfig
-from simulator.limits import Limits
+from simulator.limits import AccountLimits
 from simulator.main import create_app
-from simulator.state import State
+from simulator.state import SimulatorState
 from simulator.store import Call
 
 _HOST = "127.0.0.1"
@@ -45,7 +45,7 @@ class RehearsedTwilio:
     """The simulator that replaces Twilio, and the calls of the simulator that have not ended."""
 
     url: str
-    state: State
+    state: SimulatorState
     _calls_under_way: dict[UUID, Call] = field(default_factory=dict)
     # A heap of the calls' ends. The number keeps calls that end at the same time in the order in which they were added.
     _ends: list[tuple[datetime, int, UUID]] = field(default_factory=list)
@@ -53,7 +53,7 @@ class RehearsedTwilio:
 
     def track_call(self, call_id: UUID, sid: str) -> None:
         """Follows a call of the simulator until it ends. `call_id` is the id of the call's record in Callgate."""
-        call = self.state.calls.find(sid)
+        call = self.state.calls.find_in_any_account(sid)
         if call is None:
             raise RuntimeError(f"the simulator has no call {sid}")
         self._calls_under_way[call_id] = call
@@ -94,7 +94,7 @@ class RehearsedTwilio:
 
 @asynccontextmanager
 async def running_simulated_twilio(
-    clock: RehearsalClock, limits: Limits, *, call_duration_s: int, max_calls: int
+    clock: RehearsalClock, limits: AccountLimits, *, call_duration_s: int, max_calls: int
 ) -> AsyncIterator[RehearsedTwilio]:
     """Runs a simulator of Twilio with these limits on its account, until the block ends.
 
@@ -108,8 +108,8 @@ async def running_simulated_twilio(
         clock=clock,
         limits=limits,
     )
-    state = State(config)
-    (listener,) = listen(_HOST, 0)
+    state = SimulatorState(config)
+    (listener,) = open_listening_sockets(_HOST, 0)
     options = server_config(create_app(config, state), date_header=False, timeout_graceful_shutdown=_STOP_TIMEOUT_S)
     server = LocalServer("the simulator", options, [listener])
     serving = asyncio.create_task(server.run_until_exit())

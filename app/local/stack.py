@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import structlog
 
 from app.http.limits import ServerLimits
-from app.http.listening import CannotListen, listen
+from app.http.listening import CannotListen, open_listening_sockets
 from app.http.server import server_config
 from app.jobs.worker import run_worker
 from app.local.postgres import EmbeddedPostgres
@@ -168,8 +168,8 @@ def _listen_at_or_after(port: int | None, default_port: int) -> socket.socket:
     if port is None:
         for candidate in range(default_port, default_port + _MAX_PORT_TRIES):
             with contextlib.suppress(CannotListen):
-                return listen(_HOST, candidate)[0]
-    return listen(_HOST, default_port if port is None else port)[0]
+                return open_listening_sockets(_HOST, candidate)[0]
+    return open_listening_sockets(_HOST, default_port if port is None else port)[0]
 
 
 def _listener_url(listener: socket.socket) -> str:

@@ -109,7 +109,7 @@ class StateFolder:
     def remove(self) -> None:
         """Deletes the files that Callgate has created in the folder, and then the folder if it is empty.
 
-        Does not delete the data of Postgres: `postgres.remove_data` does.
+        Does not delete the data of Postgres: `postgres.remove_postgres_data` does.
         """
         if not self.directory.is_dir():
             return

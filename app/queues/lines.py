@@ -7,7 +7,7 @@ from app.errors import CallgateError, FieldError, InvalidRequest
 from app.http.idempotency_key import validate_idempotency_key
 from app.http.json_objects import parse_json_object
 from app.http.limits import MAX_BODY_BYTES
-from app.http.request_body import body_too_large
+from app.http.request_body import body_too_large_error
 from app.queues.bulk import BulkLine
 
 
@@ -20,7 +20,7 @@ def parse_bulk_line(number: int, text: bytes) -> BulkLine:
     key = None
     try:
         if len(text) > MAX_BODY_BYTES:
-            raise body_too_large(MAX_BODY_BYTES)
+            raise body_too_large_error(MAX_BODY_BYTES)
         body = parse_json_object(text, "The line")
         if "key" not in body:
             raise InvalidRequest(field_errors=(FieldError("/key", "missing", "is required"),))

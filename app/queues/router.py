@@ -16,7 +16,7 @@ from starlette.types import Scope as ASGIScope
 
 from app.admin.access import BODY_ERRORS, SLOT_LIMITED_READ_ERRORS, ActorDep, AdminRoute, TransactionsDep, parse_body
 from app.admin.pages import PageDep
-from app.admin.problems import NOTHING_CHANGED
+from app.admin.problems import NOTHING_CHANGED_DETAIL
 from app.errors import (
     BodyTooLarge,
     CallgateError,
@@ -145,7 +145,7 @@ async def put_queue(
     try:
         change = parse_body(QueueSettings, body).queue_change
     except CallingHoursInvalid as error:
-        raise InvalidRequest(NOTHING_CHANGED, field_errors=error.field_errors) from None
+        raise InvalidRequest(NOTHING_CHANGED_DETAIL, field_errors=error.field_errors) from None
     queue, created = await service.create_or_change(actor, caller.tenant_id, name, change)
     if created:
         response.headers["Location"] = f"{_PREFIX}/{queue.name}"

@@ -15,13 +15,13 @@ from app.queues.progress import QueueProgress, progress_of
 from app.queues.state_store import find_queue_state
 from app.queues.store import QueueRow
 from app.scheduling.hours import CallingHours
-from app.scheduling.pace_limits import UNLIMITED, PaceChange
+from app.scheduling.pace_limits import UNLIMITED_PACE, PaceChange
 from app.scheduling.pace_store import lock_pace, write_pace
 from app.scheduling.schedule import MAX_TIME_AHEAD
 from app.tenants.administration_store import find_tenant
-from app.tenants.errors import InvalidMember, NoSuchResource, no_such_tenant
+from app.tenants.errors import InvalidMember, NoSuchResource, no_such_tenant_error
 from app.tenants.names import RESOURCE_NAME_ADVICE, RESOURCE_NAME_PATTERN
-from app.tenants.postponed_calls import StoredChange, apply_to_waiting_calls
+from app.tenants.postponed_calls import StoredChange, apply_settings_to_waiting_calls
 
 MAX_RING_WITHIN_S: Final = int(MAX_TIME_AHEAD.total_seconds())
 _NAME_PATTERN: Final = re.compile(RESOURCE_NAME_PATTERN)
@@ -52,7 +52,7 @@ class QueueService:
         _validate(name, change)
         async with self.database.transaction() as connection:
             if await find_tenant(connection, tenant_id) is None:
-                raise no_such_tenant(tenant_id)
+                raise no_such_tenant_error(tenant_id)
             created = await store.insert_queue(connection, tenant_id=tenant_id, name=name)
             queue = await _lock_or_raise(connection, tenant_id, name)
             changed = await _write_change(connection, queue, change)
@@ -60,7 +60,7 @@ class QueueService:
                 await record_audit_event(connection, actor, action=action, tenant_id=tenant_id, subject=name, changed=members)
             queue = await _lock_or_raise(connection, tenant_id, name)
         # Repeated even if nothing was changed, because an earlier request may have failed here.
-        await apply_to_waiting_calls(
+        await apply_settings_to_waiting_calls(
             self.database,
             StoredChange(tenant_id, hours_changed="hours" in change, is_stopped=bool(change.get("paused")), queue_id=queue.id),
         )
@@ -79,7 +79,7 @@ class QueueService:
         """
         async with self.database.transaction() as connection:
             if await find_tenant(connection, tenant_id) is None:
-                raise no_such_tenant(tenant_id)
+                raise no_such_tenant_error(tenant_id)
             return await store.list_queues(connection, tenant_id, after=after, limit=limit)
 
     async def get(self, tenant_id: str, name: str) -> QueueRow:
@@ -145,7 +145,7 @@ async def _write_change(connection: Connection, queue: QueueRow, change: QueueCh
     stored = {member: getattr(queue, member) for member in _SETTINGS_IN_QUEUE_TABLE}
     settings = stored | {member: value for member, value in change.items() if member in _SETTINGS_IN_QUEUE_TABLE}
     pace = change.get("pace", PaceChange())
-    limits = UNLIMITED if pace is None else queue.pace.with_changes(pace)
+    limits = UNLIMITED_PACE if pace is None else queue.pace.with_changes(pace)
     changed = [member for member in _SETTINGS_IN_QUEUE_TABLE if settings[member] != stored[member]]
     changed_limits = queue.pace.names_of_differing_limits(limits)
     if changed or changed_limits:

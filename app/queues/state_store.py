@@ -1,6 +1,6 @@
 """Reads queues, the next call of each queue (the waiting call that is due first), and what may delay that call.
 
-Uses no SQLAlchemy. `QueueState.from_row` reads a row of a statement that selects STATE_COLUMNS from STATE_TABLES.
+Uses no SQLAlchemy. `QueueState.from_row` reads a row of a statement that selects QUEUE_STATE_COLUMNS from QUEUE_STATE_TABLES.
 """
 # ruff: noqa: S608  # Statements are put together from constants.
 
@@ -61,7 +61,7 @@ class QueueState:
 
     @classmethod
     def from_row(cls, row: Mapping[str, Any]) -> "QueueState":
-        """Returns the state that a row of a query holds. The first columns of the row must be STATE_COLUMNS."""
+        """Returns the state that a row of a query holds. The first columns of the row must be QUEUE_STATE_COLUMNS."""
         queue = QueueRow.from_row(tuple(row.values())[:_QUEUE_COLUMN_COUNT])
         if row["due_at"] is None:
             return cls(queue, row["read_at"], None, row["own_in_use"])
@@ -99,11 +99,12 @@ def _join_pace_sql(subject_id: str, name: str) -> str:
     ) AS {name} ON true"""
 
 
-STATE_COLUMNS: Final = f"""{QUEUE_COLUMNS}, clock_timestamp() AS read_at, NOT coalesce({MAY_GRANT_SQL}, true) AS is_halted,
+QUEUE_STATE_COLUMNS: Final = f"""{QUEUE_COLUMNS}, clock_timestamp() AS read_at,
+    NOT coalesce({MAY_GRANT_SQL}, true) AS is_halted,
     tenant.suspended_at IS NOT NULL AS is_tenant_suspended, coalesce(queue.hours, tenant.hours) IS NOT NULL AS has_hours,
     head.not_before, head.due_at, head.tries, own_rate, own_is_full, own_is_spent, own_in_use,
     account_rate, account_is_full, account_is_spent, coalesce(account_is_refused, false) AS is_account_refused"""
-STATE_TABLES: Final = f"""{QUEUE_TABLES} JOIN tenant ON tenant.id = queue.tenant_id
+QUEUE_STATE_TABLES: Final = f"""{QUEUE_TABLES} JOIN tenant ON tenant.id = queue.tenant_id
     LEFT JOIN LATERAL (
         SELECT not_before, due_at, tries, account_id FROM scheduled_dial
         WHERE queue_id = queue.id ORDER BY due_at LIMIT 1
@@ -113,6 +114,6 @@ STATE_TABLES: Final = f"""{QUEUE_TABLES} JOIN tenant ON tenant.id = queue.tenant
 
 
 async def find_queue_state(connection: Connection, *, tenant_id: str, name: str) -> QueueState | None:
-    statement = f"SELECT {STATE_COLUMNS} FROM {STATE_TABLES} WHERE queue.tenant_id = $1 AND queue.name = $2"
+    statement = f"SELECT {QUEUE_STATE_COLUMNS} FROM {QUEUE_STATE_TABLES} WHERE queue.tenant_id = $1 AND queue.name = $2"
     row = await connection.fetchrow(statement, tenant_id, name)
     return None if row is None else QueueState.from_row(row)

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from uuid import UUID
 
-from app.scheduling.pace_limits import UNLIMITED, PaceChange, PaceLimits
+from app.scheduling.pace_limits import UNLIMITED_PACE, PaceChange, PaceLimits
 from app.scheduling.pace_store import find_paces, lock_pace, write_pace
 from app.tenants.administration_accounts import AccountAdministration
 from app.tenants.administration_store import AccountRow, CredentialRow, list_credentials
@@ -23,8 +23,8 @@ class PaceAdministration(AccountAdministration):
         async with self.database.transaction() as connection:
             account = await self._lock_account(connection, tenant_id, account_sid)
             # The lock on the account prevents concurrent changes of its pace. `lock_pace` also stops grants.
-            before = (await find_paces(connection, [account.id])).get(account.id, UNLIMITED)
-            pace = UNLIMITED if change is None else before.with_changes(change)
+            before = (await find_paces(connection, [account.id])).get(account.id, UNLIMITED_PACE)
+            pace = UNLIMITED_PACE if change is None else before.with_changes(change)
             if changed := pace.names_of_differing_limits(before):
                 await lock_pace(connection, account.id)
                 await write_pace(connection, account.id, pace)

@@ -40,7 +40,7 @@ class PaceRefusal:
 _REFUSAL_COLUMNS = f"""calls_per_second, burst, max_concurrent, coalesce(in_use >= max_concurrent, false) AS is_full,
     {seconds_until_allowed_sql("pace.at")} AS wait_s"""
 
-ADMISSION_CTES = f"""
+ADMISSION_CTES_SQL = f"""
     , locked AS MATERIALIZED (
         SELECT * FROM pace WHERE subject_id = ANY (ARRAY(SELECT account_id FROM given)) ORDER BY subject_id
         FOR UPDATE SKIP LOCKED

@@ -20,7 +20,7 @@ class HaltResult:
 
 
 @dataclass(frozen=True, slots=True)
-class GrantHalt:
+class GrantHaltCommand:
     database: Pool
     max_wait_s: float = MAX_WAIT_FOR_WRITERS_S
 

@@ -71,7 +71,7 @@ class PaceLimits:
             raise InvalidMember("/pace/max_concurrent", "out_of_range", message)
 
 
-UNLIMITED: Final = PaceLimits()
+UNLIMITED_PACE: Final = PaceLimits()
 
 
 def is_valid_calls_per_second(value: Decimal) -> bool:

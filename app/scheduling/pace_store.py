@@ -12,7 +12,7 @@ from app.database.connection import Connection
 from app.scheduling.pace import next_at_after_rate_change_sql
 from app.scheduling.pace_limits import PaceLimits
 
-LIMIT_COLUMNS: Final = "calls_per_second, burst, max_concurrent"
+PACE_LIMIT_COLUMNS_SQL: Final = "calls_per_second, burst, max_concurrent"
 _WRITE_PACE: Final = f"""
     UPDATE pace SET calls_per_second = $2, burst = $3, max_concurrent = $4,
         next_at = {next_at_after_rate_change_sql("clock.at", "$2", "$3::int")},
@@ -23,14 +23,14 @@ _WRITE_PACE: Final = f"""
 
 async def find_paces(connection: Connection, subject_ids: Sequence[UUID]) -> dict[UUID, PaceLimits]:
     """Returns the dialling limits of accounts and queues, by account or queue id. Those without limits are left out."""
-    statement = f"SELECT subject_id, {LIMIT_COLUMNS} FROM pace WHERE subject_id = ANY ($1)"
+    statement = f"SELECT subject_id, {PACE_LIMIT_COLUMNS_SQL} FROM pace WHERE subject_id = ANY ($1)"
     return pace_limits_by_subject(await connection.fetch(statement, subject_ids))
 
 
 def pace_limits_by_subject(rows: Iterable[Sequence[Any]]) -> dict[UUID, PaceLimits]:
     """Returns dialling limits by `subject_id`, the id of an account or a queue. Rows without limits are left out.
 
-    The columns of `rows` are `subject_id` and LIMIT_COLUMNS.
+    The columns of `rows` are `subject_id` and PACE_LIMIT_COLUMNS_SQL.
     """
     paces = {subject_id: PaceLimits(*limits) for subject_id, *limits in rows}
     return {subject_id: limits for subject_id, limits in paces.items() if limits.is_limited}
@@ -43,7 +43,7 @@ async def lock_pace(connection: Connection, subject_id: UUID) -> PaceLimits:
     without limits, because a missing row cannot be locked.
     """
     await connection.execute("INSERT INTO pace (subject_id) VALUES ($1) ON CONFLICT (subject_id) DO NOTHING", subject_id)
-    statement = f"SELECT {LIMIT_COLUMNS} FROM pace WHERE subject_id = $1 FOR NO KEY UPDATE"
+    statement = f"SELECT {PACE_LIMIT_COLUMNS_SQL} FROM pace WHERE subject_id = $1 FOR NO KEY UPDATE"
     return PaceLimits(*await connection.fetchrow(statement, subject_id))
 
 

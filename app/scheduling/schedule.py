@@ -23,7 +23,7 @@ MAX_DIAL_DELAY = MAX_REDIAL_PAUSE + MAX_TIME_AHEAD
 
 
 @dataclass(frozen=True, slots=True)
-class Schedule:
+class CallSchedule:
     """The columns of `scheduled_dial` (the table of waiting calls) that follow from a request: queue, priority, times."""
 
     queue_id: UUID

@@ -207,7 +207,7 @@ def has_too_many_userinfos(*texts: str) -> bool:
     return len(found) > MAX_USERINFOS or len(of_sip) > MAX_SIP_SECRETS or is_one_too_long
 
 
-def userinfo_in(text: str) -> Iterator[str]:
+def secrets_in_text(text: str) -> Iterator[str]:
     """Yields the user name and password of every URL in a text: as written, percent-decoded, and as a Basic header's value.
 
     The text may be XML, so each is yielded with and without HTML escapes. Also yields SIP user names and passwords in TwiML.

@@ -27,7 +27,9 @@ _SPECIAL_ERRORS: Mapping[type[TwilioError], type[CallgateError]] = {
 
 def unreachable_error() -> UpstreamUnreachable:
     """Returns the error for a read to which Twilio gave no usable answer."""
-    return UpstreamUnreachable("Twilio gave no usable answer. The request changes nothing, so it can be repeated.", after_s=5)
+    return UpstreamUnreachable(
+        "Twilio gave no usable answer. The request changes nothing, so it can be repeated.", retry_after_s=5
+    )
 
 
 def page_too_long_error(page_size_name: str) -> InvalidRequest:

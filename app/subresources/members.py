@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, create_model
 from pydantic_core import PydanticCustomError
 
-from app.calls.parameter_types import Text, refuse_too_many_userinfos, refuse_too_many_userinfos_in_request
+from app.calls.parameter_types import ParameterText, refuse_too_many_userinfos, refuse_too_many_userinfos_in_request
 from app.errors import FieldError, InvalidRequest
 from app.http.field_errors import field_errors_from
 from app.twilio.forwarding import QueryPairs
@@ -33,12 +33,12 @@ def _check_json_object(value: dict[str, Any]) -> dict[str, Any]:
 
 
 _TYPES_BY_KIND: Mapping[str, Any] = {
-    "text": Text,
+    "text": ParameterText,
     "integer": Annotated[int, Field(ge=0)],
     "number": Annotated[Decimal, Field(strict=False, ge=0, max_digits=20)],
     "boolean": bool,
     "json": Annotated[dict[str, Any], AfterValidator(_check_json_object)],
-    "pairs": Annotated[dict[Text, Text], Field(max_length=99)],
+    "pairs": Annotated[dict[ParameterText, ParameterText], Field(max_length=99)],
 }
 
 

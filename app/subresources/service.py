@@ -38,7 +38,7 @@ from app.tenants.caller import Caller
 from app.tenants.directory import TenantDirectory
 from app.twilio.client import try_credentials
 from app.twilio.errors import ANSWER_TOO_LONG, TwilioError, TwilioOutcomeUnknown
-from app.twilio.forwarding import Forwarding, QueryPairs, StreamedResponse, TwilioChangeResponse
+from app.twilio.forwarding import QueryPairs, RequestForwarder, StreamedResponse, TwilioChangeResponse
 from app.twilio.schemas import SID_PATTERN, Credential, parse_storable_json
 from app.twilio.subresources import RECORDINGS, SubresourceOperation
 
@@ -61,7 +61,7 @@ class SubresourceService:
         database: Database,
         calls: CallService,
         directory: TenantDirectory,
-        forwarding: Forwarding,
+        forwarding: RequestForwarder,
         deadline_s: float,
         request_limit: ConcurrencyLimit,
         list_limit: ConcurrencyLimit,

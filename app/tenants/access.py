@@ -20,7 +20,7 @@ class RouteAccess:
     """A scope that an operator may have instead of `scope`."""
 
 
-PUBLIC: Final = RouteAccess(None)
+PUBLIC_ACCESS: Final = RouteAccess(None)
 
 
 def authorize(client: Caller | OperatorCaller, access: RouteAccess) -> None:

@@ -18,9 +18,9 @@ from app.tenants.administration_sip import SipCredentialAdministration
 from app.tenants.administration_store import TenantRow, TenantSettings
 from app.tenants.administration_workloads import WorkloadAdministration
 from app.tenants.callback_settings import CallbackFormat
-from app.tenants.errors import InvalidMember, ResourceExists, TenantVersionOutdated, no_such_tenant
+from app.tenants.errors import InvalidMember, ResourceExists, TenantVersionOutdated, no_such_tenant_error
 from app.tenants.names import check_tenant_name
-from app.tenants.postponed_calls import StoredChange, apply_to_waiting_calls
+from app.tenants.postponed_calls import StoredChange, apply_settings_to_waiting_calls
 from app.tenants.stored_secrets import associated_data_of_callback_secret, generate_callback_secret
 
 SUSPENDED_DESCRIPTION = (
@@ -89,7 +89,7 @@ class TenantAdministration(AccountAdministration, ApiKeyAdministration, SipCrede
         """
         tenant = await self.store_settings(tenant_id, changes, expected_versions=expected_versions)
         # Do this even if nothing has changed: an earlier request may have stored the settings and then failed here.
-        await apply_to_waiting_calls(
+        await apply_settings_to_waiting_calls(
             self.database,
             StoredChange(tenant_id, hours_changed="hours" in changes, is_stopped=bool(changes.get("suspended"))),
         )
@@ -100,7 +100,7 @@ class TenantAdministration(AccountAdministration, ApiKeyAdministration, SipCrede
     ) -> TenantRow:
         """Stores settings as `update_tenant` does, but does not apply them to scheduled calls that already wait.
 
-        The caller must do this with `apply_to_waiting_calls` after the transaction has been committed.
+        The caller must do this with `apply_settings_to_waiting_calls` after the transaction has been committed.
         """
         async with self.database.transaction() as connection:
             tenant = await self._lock_tenant(connection, tenant_id)
@@ -164,7 +164,7 @@ class TenantAdministration(AccountAdministration, ApiKeyAdministration, SipCrede
         encrypted = self.keyring.encrypt(secret, associated_data=associated_data_of_callback_secret(tenant_id))
         async with self.database.transaction() as connection:
             if not await store.update_callback_secret(connection, tenant_id, encrypted):
-                raise no_such_tenant(tenant_id)
+                raise no_such_tenant_error(tenant_id)
             await self._record_audit_event(connection, "tenant.update", tenant_id, tenant_id, ["callback_secret"])
         return secret
 

@@ -20,9 +20,9 @@ MAX_ACCOUNTS_PER_TENANT = 100
 MAX_ACTIVE_CREDENTIALS_PER_ACCOUNT = 20
 """The maximum number of active credentials of an account. Creating a call decrypts all of them."""
 KEY_SID_PATTERN = re.compile(r"SK[0-9a-fA-F]{32}")
-SECRET_PATTERN = re.compile(r"[!-~]{1,256}")
+TWILIO_SECRET_PATTERN = re.compile(r"[!-~]{1,256}")
 """The pattern of an auth token or of an API key's secret. It excludes white space, which is often copied along."""
-SECRET_ADVICE = "1 to 256 printable ASCII characters without spaces"  # noqa: S105  # not a secret
+TWILIO_SECRET_ADVICE = "1 to 256 printable ASCII characters without spaces"  # noqa: S105  # not a secret
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,8 +164,8 @@ class AccountAdministration(Administration):
     ) -> CredentialRow:
         """Inserts a credential and returns it. The transaction must have locked or inserted the credential's account."""
         pointer = "/secret" if key_sid else "/auth_token"
-        if not SECRET_PATTERN.fullmatch(secret):
-            raise InvalidMember(pointer, "invalid_secret", f"a secret of Twilio has {SECRET_ADVICE}")
+        if not TWILIO_SECRET_PATTERN.fullmatch(secret):
+            raise InvalidMember(pointer, "invalid_secret", f"a secret of Twilio has {TWILIO_SECRET_ADVICE}")
         limit = MAX_ACTIVE_CREDENTIALS_PER_ACCOUNT
         if len(await store.list_credentials(connection, [account.id])) >= limit:
             message = f"account {account.account_sid} has {limit} active credentials, the maximum: revoke one"

@@ -9,7 +9,7 @@ from app.database.connection import Connection
 from app.database.pool import TransactionRunner
 from app.security.keyring import Keyring
 from app.tenants.administration_store import TenantRow, find_tenant, lock_tenant
-from app.tenants.errors import no_such_tenant
+from app.tenants.errors import no_such_tenant_error
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,11 +29,11 @@ class Administration:
     async def _require_tenant(self, connection: Connection, tenant_id: str) -> TenantRow:
         tenant = await find_tenant(connection, tenant_id)
         if tenant is None:
-            raise no_such_tenant(tenant_id)
+            raise no_such_tenant_error(tenant_id)
         return tenant
 
     async def _lock_tenant(self, connection: Connection, tenant_id: str) -> TenantRow:
         tenant = await lock_tenant(connection, tenant_id)
         if tenant is None:
-            raise no_such_tenant(tenant_id)
+            raise no_such_tenant_error(tenant_id)
         return tenant

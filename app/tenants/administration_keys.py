@@ -53,7 +53,7 @@ class ApiKeyAdministration(Administration):
             raise RuntimeError("without an idempotency key, each key is new")
         return row, key
 
-    async def create_api_key_idempotently(
+    async def create_key_idempotently(
         self,
         tenant_id: str,
         *,

@@ -12,7 +12,7 @@ from app.security.keyring import Keyring, SecretUnreadable
 from app.tenants.cache import TTLCache, never_coherent
 from app.tenants.callback_settings import CallbackFormat
 from app.tenants.directory_store import add_callback_secret, find_signing_settings
-from app.tenants.errors import OperatorError, no_such_tenant
+from app.tenants.errors import OperatorError, no_such_tenant_error
 from app.tenants.stored_secrets import CALLBACK_SECRET_PREFIX, associated_data_of_callback_secret, generate_callback_secret
 
 
@@ -53,7 +53,7 @@ class SigningSettingsCache:
             )
             stored = await add_callback_secret(self._database, tenant_id, encrypted)
         if stored is None:
-            raise no_such_tenant(tenant_id)
+            raise no_such_tenant_error(tenant_id)
         callback_format: CallbackFormat = "json" if stored.callback_format == "json" else "twilio"
         return SigningSettings(callback_format, SecretStr(self._decrypt(tenant_id, stored.sealed_secret or b"")))
 

@@ -36,5 +36,5 @@ class TenantVersionOutdated(OperatorError):
     """The request expects a version of the tenant that is not the current one: somebody else has changed the tenant."""
 
 
-def no_such_tenant(tenant_id: str) -> OperatorError:
+def no_such_tenant_error(tenant_id: str) -> OperatorError:
     return NoSuchResource("tenant", f"there is no tenant {tenant_id}: see `callgate tenants list`")

@@ -44,7 +44,7 @@ class StoredChange:
     queue_id: UUID | None = None
 
 
-async def apply_to_waiting_calls(database: TransactionRunner, *changes: StoredChange) -> None:
+async def apply_settings_to_waiting_calls(database: TransactionRunner, *changes: StoredChange) -> None:
     """Applies committed settings to scheduled calls that already wait. Idempotent.
 
     The caller must have committed the changes. Once this function returns, no call of a stopped tenant or queue is granted, and
@@ -88,7 +88,7 @@ async def make_calls_due(
     locked, because that transaction dials or cancels them. Changes each call at most once, in the order of their ids, because a
     worker may postpone a call again by the new hours.
 
-    The caller must have waited for grants and inserts that may have read the old hours (`apply_to_waiting_calls`).
+    The caller must have waited for grants and inserts that may have read the old hours (`apply_settings_to_waiting_calls`).
     """
     last_id = UUID(int=0)
     while True:

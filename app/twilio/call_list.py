@@ -7,7 +7,7 @@ from urllib.parse import urlencode
 from app.twilio.errors import TwilioListTooLong, TwilioOutcomeUnknown
 from app.twilio.schemas import CallResource
 
-PAGE_SIZE = 1000
+CALL_LIST_PAGE_SIZE = 1000
 MAX_PAGES = 10
 MAX_PAGE_BYTES = 8 * 1024 * 1024
 """The maximum size of one page of the list. One call takes about 2 kB."""
@@ -27,7 +27,7 @@ async def read_call_pages(
 
     `fetch_page` fetches and parses the page at a path relative to the account's URL.
     """
-    path = f"Calls.json?{urlencode({**filters, 'PageSize': PAGE_SIZE})}"
+    path = f"Calls.json?{urlencode({**filters, 'PageSize': CALL_LIST_PAGE_SIZE})}"
     while True:
         page = await fetch_page(path)
         yield [entry for entry in page["calls"] if isinstance(entry, dict)]

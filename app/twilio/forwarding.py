@@ -53,7 +53,7 @@ class TwilioChangeResponse:
     document: dict[str, Any] | None
 
 
-class Forwarding:
+class RequestForwarder:
     """Forwards requests to Twilio. Methods raise TwilioError for every failure of the network or of Twilio."""
 
     def __init__(self, http: HttpClient, *, base_url: str, metrics: Metrics, on_use: OnCredentialUse | None = None) -> None:

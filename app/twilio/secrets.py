@@ -9,7 +9,7 @@ from collections.abc import Collection, Iterable, Mapping
 from functools import lru_cache
 from typing import Any
 
-from app.security.redaction import Secrets, basic_header_values, redact, userinfo_in
+from app.security.redaction import Secrets, basic_header_values, redact, secrets_in_text
 from app.twilio.addresses import address_spellings
 from app.twilio.schemas import SECRET_PARAMETERS, SID_PATTERN, Credential
 
@@ -39,14 +39,14 @@ def secrets_of_request(
         secret
         for name, value in parameters.items()
         if isinstance(value, str)
-        for secret in ((value,) if name in secret_names else userinfo_in(value))
+        for secret in ((value,) if name in secret_names else secrets_in_text(value))
     ]
     return Secrets(found, more=_credential_secrets(credential)) if found else _credential_secrets(credential)
 
 
 def secrets_of_fields(credential: Credential, fields: Iterable[tuple[str, str]]) -> Secrets:
     """Returns the secrets of a request to a subresource: the credential, and users and passwords in the URLs in `fields`."""
-    found = [secret for _, value in fields for secret in userinfo_in(value)]
+    found = [secret for _, value in fields for secret in secrets_in_text(value)]
     return Secrets(found, more=_credential_secrets(credential)) if found else _credential_secrets(credential)
 
 

@@ -13,14 +13,14 @@ from urllib.parse import urlsplit
 import httpx
 
 from app import __version__
-from app.setting_values import is_trusted_url
+from app.setting_values import is_https_or_loopback_url
 from app.settings import Settings
 from app.twilio.client import HttpClient
 from app.twilio.response_body import BodyTooLong, read_response_body
 from app.twilio.transport import AiohttpTransport
 from app.workloads.key_set import JwkSetSource, JwkSetUnreadable
 
-DISCOVERY_PATH: Final = "/.well-known/openid-configuration"
+OPENID_DISCOVERY_PATH: Final = "/.well-known/openid-configuration"
 URL_READ_INTERVAL_S: Final = 300.0
 URL_MIN_READ_INTERVAL_S: Final = 5.0
 FILE_READ_INTERVAL_S: Final = 5.0
@@ -31,12 +31,12 @@ _MAX_CONTENT_BYTES = 256 * 1024
 
 def jwk_set_source(settings: Settings, *, issuer: str) -> JwkSetSource:
     """Returns the source of the key set that CALLGATE_WORKLOAD_KEYS names. The default is the issuer's discovery document."""
-    location = settings.workload_keys or issuer.rstrip("/") + DISCOVERY_PATH
+    location = settings.workload_keys or issuer.rstrip("/") + OPENID_DISCOVERY_PATH
     if not location.startswith(("http://", "https://")):
         return JwkSetSource(location, partial(_read_file, Path(location)), FILE_READ_INTERVAL_S, FILE_MIN_READ_INTERVAL_S)
     reader = _HttpReader(settings.workload_keys_ca_file, settings.workload_keys_token_file)
     read: Callable[[], Awaitable[bytes]] = partial(reader.get, location, with_token=True)
-    if location.endswith(DISCOVERY_PATH):
+    if location.endswith(OPENID_DISCOVERY_PATH):
         read = partial(_read_discovered_key_set, reader, location, issuer)
     return JwkSetSource(location, partial(_read_within_timeout, read), URL_READ_INTERVAL_S, URL_MIN_READ_INTERVAL_S)
 
@@ -82,7 +82,7 @@ async def _read_discovered_key_set(reader: "_HttpReader", url: str, issuer: str)
     if not isinstance(document, dict) or document.get("issuer") != issuer:
         raise JwkSetUnreadable("discovery_of_another_issuer")
     keys_url = document.get("jwks_uri")
-    if not isinstance(keys_url, str) or not is_trusted_url(keys_url):
+    if not isinstance(keys_url, str) or not is_https_or_loopback_url(keys_url):
         raise JwkSetUnreadable("discovery_without_https_key_set")
     return await reader.get(keys_url, with_token=_origin(keys_url) == _origin(url))
 

@@ -88,7 +88,7 @@ async def test_a_key_without_an_expiry_has_the_default_and_is_created_once(
     administration = replace(gateway.tenants, default_lifetime=lifetime)
 
     async def create(expires_at: datetime | None) -> tuple[ApiKeyRow, str | None]:
-        return await administration.create_api_key_idempotently(
+        return await administration.create_key_idempotently(
             tenant_id,
             name="x",
             creator=COMMAND_LINE_CALLER,

@@ -29,7 +29,7 @@ def wait_of(attempts: FailedAuthenticationLimiter, address: str = ADDRESS, key: 
     try:
         attempts.require_below_failure_limit(address, key)
     except TooManyAttempts as error:
-        return error.after_s
+        return error.retry_after_s
     return None
 
 

@@ -17,7 +17,7 @@ from app.calls.creation.twilio_queue import TwilioQueueWatch
 from app.calls.models import Call
 from app.observability import Metrics
 from simulator.config import SimulatorConfig
-from simulator.limits import Limits
+from simulator.limits import AccountLimits
 from simulator.main import create_app as create_simulator
 from tests.support.gateway import running_app, running_gateway, settings_for
 from tests.support.logs import logging_to
@@ -39,7 +39,7 @@ def warnings(log: io.StringIO) -> list[dict[str, Any]]:
 
 async def test_calls_that_twilio_queues_are_counted_and_warned_of(database_url: str, log: io.StringIO) -> None:
     midnight = datetime(2026, 11, 29, tzinfo=UTC)
-    config = SimulatorConfig(open_mode=True, clock=lambda: midnight, limits=Limits(calls_per_second=1))
+    config = SimulatorConfig(open_mode=True, clock=lambda: midnight, limits=AccountLimits(calls_per_second=1))
     async with running_app(create_simulator(config)) as url, running_gateway(settings_for(database_url)) as gateway:
         tenant = await gateway.add_tenant(url)
         records = [(await tenant.create()).raise_for_status().json() for _ in range(3)]
@@ -54,7 +54,7 @@ async def test_calls_that_twilio_queues_are_counted_and_warned_of(database_url: 
 @pytest.mark.parametrize("slow_when_queued", [False, True])
 async def test_an_account_pauses_while_twilio_queues_its_calls(database_url: str, *, slow_when_queued: bool) -> None:
     midnight = datetime(2026, 11, 29, tzinfo=UTC)
-    config = SimulatorConfig(open_mode=True, clock=lambda: midnight, limits=Limits(calls_per_second=0.01))
+    config = SimulatorConfig(open_mode=True, clock=lambda: midnight, limits=AccountLimits(calls_per_second=0.01))
     settings = settings_for(database_url, slow_when_queued=slow_when_queued)
     async with running_app(create_simulator(config)) as url, running_gateway(settings) as gateway:
         tenant = await gateway.add_tenant(url)

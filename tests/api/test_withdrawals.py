@@ -27,7 +27,7 @@ from app.database.engine import Database
 from app.errors import DatabaseUnavailable
 from app.observability import Metrics
 from app.scheduling.models import NO_QUEUE
-from app.scheduling.schedule import Schedule
+from app.scheduling.schedule import CallSchedule
 from app.services import Services, services
 from tests.support.gateway import BASIC_CALL, LONG_TIMEOUTS, Gateway, Tenant, running_gateway, settings_for
 from tests.support.jobs import dial_all, make_dialer, running_dialer, running_resolver
@@ -473,7 +473,9 @@ async def _new_intent(gateway: Gateway, tenant: Tenant, key: str, *, not_before_
     call_id = (await tenant.create(priority="normal")).json()["id"]
     call = replace(await _intent(gateway, call_id), id=uuid7(), idempotency_key=key)
     not_before = datetime.now(UTC) + not_before_in
-    return ScheduledCall(call, Schedule(NO_QUEUE, uuid7(), 1, not_before, not_before + timedelta(hours=1), not_before, None))
+    return ScheduledCall(
+        call, CallSchedule(NO_QUEUE, uuid7(), 1, not_before, not_before + timedelta(hours=1), not_before, None)
+    )
 
 
 async def test_a_scheduled_intent_whose_request_is_canceled_is_written(gateway: Gateway) -> None:

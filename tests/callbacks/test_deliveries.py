@@ -24,7 +24,7 @@ from app.deliveries.addresses import MAX_URL_LENGTH, AllowList
 from app.deliveries.retries import retry_delay
 from app.deliveries.sender import DeliveryHttpClient
 from app.deliveries.store import DeliveryAttempt
-from app.jobs.deliver import CLAIM_PER_TENANT, MAX_CONCURRENT_PER_TENANT, DeliverySender
+from app.jobs.deliver import MAX_CLAIMED_PER_TENANT, MAX_CONCURRENT_PER_TENANT, DeliverySender
 from app.jobs.refresh import CallRefresher
 from app.observability import Metrics
 from app.security.keyring import Keyring
@@ -591,7 +591,7 @@ async def test_two_workers_send_each_delivery_once(
 async def test_tenants_take_turns_if_the_limit_is_reached(
     gateway: Gateway, twilio: Upstream, deliverer: DeliverySender, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("app.jobs.deliver.MAX_CONCURRENT", 2)
+    monkeypatch.setattr("app.jobs.deliver.MAX_CONCURRENT_ATTEMPTS", 2)
     async with running_upstream(answer(200)) as receiver:
         tenants = [await gateway.add_tenant(twilio.url) for _ in range(5)]
         for tenant in tenants:
@@ -657,10 +657,10 @@ async def test_a_step_goes_on_if_all_attempts_end_while_it_claims(
 ) -> None:
     async with running_upstream(hang) as receiver:
         tenant = await gateway.add_tenant(twilio.url)
-        for _ in range(CLAIM_PER_TENANT + 1):
+        for _ in range(MAX_CLAIMED_PER_TENANT + 1):
             live = await _start(gateway, twilio, tenant, status_callback=receiver.url)
             await live.send_callbacks(("completed", 3))
-        while len(receiver.received) <= CLAIM_PER_TENANT:
+        while len(receiver.received) <= MAX_CLAIMED_PER_TENANT:
             await deliverer.step()
             await asyncio.sleep(0.01)
         receiver.released.set()
@@ -684,10 +684,10 @@ async def test_a_new_delivery_ends_the_wait_for_a_busy_tenant(
     ):
         deliverer.sender = patient
         busy = await gateway.add_tenant(twilio.url)
-        for _ in range(CLAIM_PER_TENANT + 1):
+        for _ in range(MAX_CLAIMED_PER_TENANT + 1):
             live = await _start(gateway, twilio, busy, status_callback=hanging.url)
             await live.send_callbacks(("completed", 3))
-        while len(hanging.received) <= CLAIM_PER_TENANT:
+        while len(hanging.received) <= MAX_CLAIMED_PER_TENANT:
             await deliverer.step()
             await asyncio.sleep(0.01)
         deliverer.recheck_interval_s = 10 * TIMEOUT_S

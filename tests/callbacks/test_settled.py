@@ -13,7 +13,7 @@ from sqlalchemy import text
 from standardwebhooks import Webhook
 from twilio.request_validator import RequestValidator
 
-from app.calls.creation.store import SettledCall, write_outcomes
+from app.calls.creation.store import AttemptOutcome, write_outcomes
 from app.calls.models import Call
 from app.calls.repository import lock_call
 from app.calls.settlement import make_record_change
@@ -358,9 +358,9 @@ async def test_a_batch_writes_the_deliveries_of_current_attempts_only(gateway: G
         refused = make_record_change(
             "call.planted", {}, {"execution": "not_started", "settled_by": "response", "problem": {"slug": "late"}}
         )
-        current, late = SettledCall.from_change(calls[wanting], started), SettledCall.from_change(calls[wanting], refused)
+        current, late = AttemptOutcome.from_change(calls[wanting], started), AttemptOutcome.from_change(calls[wanting], refused)
         late = replace(late, attempt=1)
-        plain = SettledCall.from_change(calls[other], refused)
+        plain = AttemptOutcome.from_change(calls[other], refused)
         written = await write_outcomes(gateway.database, [late, current, plain])
         assert [at is not None for at in written] == [False, True, True]
     assert await _reported(tenant, wanting) == [("settled", "started", "response")]

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from app.local.postgres import remove_data
+from app.local.postgres import remove_postgres_data
 from tests.cli.running import (
     CALLGATE,
     DEADLINE_S,
@@ -50,7 +50,7 @@ def demo(shared_state_dir: Path, default_port_in_use: None) -> Iterator[Process]
 def once_state_dir(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     state_dir = tmp_path_factory.mktemp("once") / "state"
     yield state_dir
-    remove_data(state_dir)
+    remove_postgres_data(state_dir)
 
 
 @pytest.fixture(scope="module")

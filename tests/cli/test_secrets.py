@@ -12,7 +12,7 @@ from sqlalchemy import text
 from app.audit.events import command_actor
 from app.audit.service import AuditLog
 from app.audit.store import AuditFilter
-from app.calls.statistics import count_fingerprints
+from app.calls.statistics import count_fingerprints_by_key_id
 from app.key_rotation import KeyRotation, ReencryptionResult
 from app.security.keyring import Keyring
 from app.tenants.repository import ENCRYPTED_COLUMNS, lock_rows_to_reencrypt
@@ -224,7 +224,7 @@ async def test_calls_are_counted_page_by_page(gateway: Gateway, page: int, datab
     counted, last = 0, None
     while True:
         async with gateway.database.begin() as session:
-            found, last = await count_fingerprints(session, after=last, limit=page)
+            found, last = await count_fingerprints_by_key_id(session, after=last, limit=page)
         if last is None:
             break
         counted += sum(found.values())

@@ -8,7 +8,7 @@ from uuid import UUID
 import pytest
 
 from app.audit.events import AuditAction
-from app.audit.service import CURSOR_PATTERN
+from app.audit.service import AUDIT_CURSOR_PATTERN
 from app.audit.store import AuditFilter, AuditRow
 from app.console.audit.view import AuditLine, AuditQuery
 
@@ -46,7 +46,7 @@ def test_a_filter_that_cannot_be_read_is_named(name: str, text: str) -> None:
 def test_the_next_page_keeps_the_filters() -> None:
     query = AuditQuery(tenant="support & co", action="key.create")
     cursor = "A" * 32
-    assert CURSOR_PATTERN.fullmatch(cursor)
+    assert AUDIT_CURSOR_PATTERN.fullmatch(cursor)
     address = query.page_url(cursor)
     assert address
     assert parse_qs(urlsplit(address).query) == {

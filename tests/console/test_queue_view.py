@@ -12,13 +12,13 @@ from app.queues.progress import QueueProgress, UnknownEndReason
 from app.queues.state_store import NextCall, PaceState, QueueState
 from app.queues.store import CallCounts, QueueRow, WaitingCalls
 from app.queues.wait_reason import WaitReasonName
-from app.scheduling.pace_limits import UNLIMITED
+from app.scheduling.pace_limits import UNLIMITED_PACE
 
 AT = datetime(2026, 11, 28, 9, 30, tzinfo=UTC)
 
 
 def queue(**members: Any) -> QueueRow:
-    values: dict[str, Any] = {"paused": False, "hours": None, "ring_within_s": None, "pace": UNLIMITED} | members
+    values: dict[str, Any] = {"paused": False, "hours": None, "ring_within_s": None, "pace": UNLIMITED_PACE} | members
     return QueueRow(UUID(int=1), "support", "reminders", AT, AT, **values)
 
 

@@ -15,7 +15,7 @@ import pytest
 from playwright.async_api import Browser, BrowserContext, Locator, Page, expect
 
 from app.console.navigation import NAVIGATION
-from app.local.postgres import remove_data
+from app.local.postgres import remove_postgres_data
 from tests.cli.running import Process, environment, free_port, running
 from tests.proofs.receiver import Received, Receiver, receiving
 from tests.support.accessibility import serious_violations_in
@@ -75,7 +75,7 @@ async def browser() -> AsyncIterator[Browser]:
 def state_dir(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     directory = tmp_path_factory.mktemp("story") / "state"
     yield directory
-    remove_data(directory)
+    remove_postgres_data(directory)
 
 
 @pytest.fixture(scope="module")

@@ -6,11 +6,11 @@ import pytest
 
 from app.console.texts import hours_text, pace_text
 from app.scheduling.hours import DAYS, parse_calling_hours
-from app.scheduling.pace_limits import UNLIMITED, PaceLimits
+from app.scheduling.pace_limits import UNLIMITED_PACE, PaceLimits
 
 
 def test_a_pace_is_in_words() -> None:
-    assert pace_text(UNLIMITED) == "not limited"
+    assert pace_text(UNLIMITED_PACE) == "not limited"
     assert pace_text(PaceLimits(Decimal("0.500"), 2, 1000)) == "0.5 a second, bursts of 2, at most 1,000 at the same time"
     assert pace_text(PaceLimits(max_concurrent=3)) == "at most 3 at the same time"
 

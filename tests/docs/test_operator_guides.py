@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 from sqlalchemy import make_url
 
-from app.local.postgres import remove_data
+from app.local.postgres import remove_postgres_data
 from tests.cli.running import DEADLINE_S, environment, free_port, is_listening, running, wait_until
 from tests.support.gateway import SECRET_KEY
 
@@ -150,7 +150,7 @@ def twilio(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 @pytest.fixture
 def machine(tmp_path: Path, empty_database_url: str, twilio: str) -> Iterator[Machine]:
     yield Machine(tmp_path, empty_database_url, twilio)
-    remove_data(tmp_path)
+    remove_postgres_data(tmp_path)
 
 
 def saved(text: str) -> str:

@@ -11,7 +11,7 @@ from starlette.types import Receive, Scope, Send
 from uvicorn.server import ServerState
 
 from app.http.limits import ServerLimits
-from app.http.listening import listen
+from app.http.listening import open_listening_sockets
 from app.http.server import server_config
 from tests.support.gateway import running_server
 from tests.support.raw import TIMEOUT_S, raw_connection, request_head
@@ -42,7 +42,7 @@ async def _start(send: Send, length: int | None) -> None:
 @asynccontextmanager
 async def served(limits: ServerLimits) -> AsyncIterator[tuple[str, ServerState]]:
     with ExitStack() as closing:
-        listeners = [closing.enter_context(listener) for listener in listen("127.0.0.1", 0)]
+        listeners = [closing.enter_context(listener) for listener in open_listening_sockets("127.0.0.1", 0)]
         async with running_server(server_config(app, limits, lifespan="off"), listeners) as server:
             yield f"http://127.0.0.1:{listeners[0].getsockname()[1]}", server.server_state
 

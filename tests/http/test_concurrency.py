@@ -38,7 +38,7 @@ async def test_a_wait_that_is_too_long_is_refused_unless_the_response_has_starte
             with pytest.raises(Overloaded) as refused:
                 async with limit.slot(tenant):
                     pass
-            assert refused.value.after_s == 1
+            assert refused.value.retry_after_s == 1
         gone = asyncio.create_task(_until(done, limit, "one", log, "gone"))
         begun = asyncio.create_task(_begun(limit, log))
         await asyncio.sleep(0)

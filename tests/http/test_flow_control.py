@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from app.http.listening import listen
+from app.http.listening import open_listening_sockets
 from app.http.server import server_config
 from app.main import create_app
 from tests.support.gateway import running_server, settings_for
@@ -21,7 +21,7 @@ _MOST_UNSENT_BYTES = 150_000
 async def test_a_large_response_waits_for_its_client_in_pieces(database_url: str, path: str) -> None:
     config = server_config(create_app(settings_for(database_url)))
     with ExitStack() as closing:
-        listeners = [closing.enter_context(listener) for listener in listen("127.0.0.1", 0)]
+        listeners = [closing.enter_context(listener) for listener in open_listening_sockets("127.0.0.1", 0)]
         for listener in listeners:
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4_096)
         url = f"http://127.0.0.1:{listeners[0].getsockname()[1]}"

@@ -6,7 +6,7 @@ from contextlib import ExitStack
 
 import pytest
 
-from app.http.listening import CannotListen, listen
+from app.http.listening import CannotListen, open_listening_sockets
 from tests.cli.running import free_port
 
 
@@ -24,7 +24,7 @@ def reachable(address: str, port: int) -> bool:
 def test_a_server_listens_on_the_addresses_of_its_host(host: str, *, ipv4: bool, ipv6: bool) -> None:
     port = free_port()
     with ExitStack() as held:
-        for listener in listen(host, port):
+        for listener in open_listening_sockets(host, port):
             held.enter_context(listener)
         assert (reachable("127.0.0.1", port), reachable("::1", port)) == (ipv4, ipv6)
 
@@ -36,7 +36,7 @@ async def test_answers_are_sent_at_once_under_the_loop_of_asyncio() -> None:
     def accept(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         accepted.set_result(writer)
 
-    (listener,) = listen("127.0.0.1", 0)
+    (listener,) = open_listening_sockets("127.0.0.1", 0)
     async with await asyncio.start_server(accept, sock=listener):
         _, client = await asyncio.open_connection(*listener.getsockname())
         connection = (await accepted).get_extra_info("socket")
@@ -49,7 +49,7 @@ def test_localhost_listens_on_all_its_addresses() -> None:
     port = free_port()
     families = {found[0] for found in socket.getaddrinfo("localhost", port, type=socket.SOCK_STREAM)}
     with ExitStack() as held:
-        listeners = [held.enter_context(listener) for listener in listen("localhost", port)]
+        listeners = [held.enter_context(listener) for listener in open_listening_sockets("localhost", port)]
         assert {listener.family for listener in listeners} == families
         assert reachable("localhost", port)
 
@@ -59,4 +59,4 @@ def test_a_port_in_use_is_reported_with_the_option_to_change() -> None:
         taker.bind(("127.0.0.1", 0))
         taker.listen()
         with pytest.raises(CannotListen, match="choose another with --ops-port"):
-            listen("::", taker.getsockname()[1], option="--ops-port")
+            open_listening_sockets("::", taker.getsockname()[1], option="--ops-port")

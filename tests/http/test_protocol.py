@@ -13,7 +13,7 @@ import pytest
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from app.http.limits import MAX_OPERATIONS_CONNECTIONS, ServerLimits
-from app.http.listening import listen
+from app.http.listening import open_listening_sockets
 from app.http.server import server_config
 from app.observability.metrics import EXPOSITION_INTERVAL_S
 from tests.support.clients import http_client
@@ -415,7 +415,7 @@ async def test_connections_at_the_operations_port_are_counted_apart() -> None:
 async def served_with_operations(app: ASGIApp, *, connections: int) -> AsyncIterator[tuple[str, str]]:
     """Serves the app on two ports, and yields the URLs of the clients' port and of the operations port."""
     with ExitStack() as closing:
-        listeners = [closing.enter_context(listener) for _ in range(2) for listener in listen("127.0.0.1", 0)]
+        listeners = [closing.enter_context(listener) for _ in range(2) for listener in open_listening_sockets("127.0.0.1", 0)]
         urls = [f"http://127.0.0.1:{listener.getsockname()[1]}" for listener in listeners]
         limits = ServerLimits(connections, ops_port=listeners[1].getsockname()[1])
         async with running_server(server_config(app, limits, lifespan="off"), listeners):

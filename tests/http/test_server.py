@@ -14,7 +14,7 @@ from tests.support.gateway import running_app
 # Ends itself by SIGTERM as soon as it serves. The handler runs while the event loop waits.
 PROGRAM = """
 import os, signal, threading
-from app.http.listening import listen
+from app.http.listening import open_listening_sockets
 from app.http.server import Server, server_config
 
 async def app(scope, receive, send):
@@ -25,7 +25,7 @@ async def app(scope, receive, send):
     print("shut down", flush=True)
     await send({"type": "lifespan.shutdown.complete"})
 
-Server(server_config(app)).run(listen("127.0.0.1", 0))
+Server(server_config(app)).run(open_listening_sockets("127.0.0.1", 0))
 """
 
 

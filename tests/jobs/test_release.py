@@ -30,11 +30,11 @@ from app.doctor.grants import check_dial_grants
 from app.errors import CommandFailed
 from app.jobs.dial import ScheduledCallDialer
 from app.jobs.lost_grants import LostGrantWatch
-from app.jobs.release.service import GrantRelease, ReleaseReport
+from app.jobs.release.service import GrantReleaseCommand, ReleaseReport
 from app.observability import Metrics
 from app.scheduling.grant_counters import GrantCount, GrantCounters
 from app.scheduling.grant_halts import read_grant_halt_state
-from app.scheduling.halt import GrantHalt
+from app.scheduling.halt import GrantHaltCommand
 from app.services import services
 from app.twilio.addresses import address_spellings
 from app.twilio.schemas import CallResource
@@ -104,10 +104,10 @@ async def halt(gateway: Gateway) -> None:
 
 
 @asynccontextmanager
-async def releasing(gateway: Gateway, *, batch_size: int = 1_000) -> AsyncIterator[GrantRelease]:
+async def releasing(gateway: Gateway, *, batch_size: int = 1_000) -> AsyncIterator[GrantReleaseCommand]:
     async with services(gateway.settings, Metrics()) as state:
         parts = state["database"], state["directory"], state["twilio"], state["settlement"]
-        yield GrantRelease(*parts, timedelta(seconds=1), deadline_s=2, batch_size=batch_size)
+        yield GrantReleaseCommand(*parts, timedelta(seconds=1), deadline_s=2, batch_size=batch_size)
 
 
 async def release(gateway: Gateway, *skipped: str, is_dry_run: bool = False, batch_size: int = 1_000) -> ReleaseReport:
@@ -181,8 +181,8 @@ async def test_a_halt_waits_for_the_grants_that_are_being_made(gateway: Gateway)
     async with pool_of(gateway.settings.require_database_url()) as pool:
         async with gateway.database.transaction() as connection:
             await lock_account_pace(connection, row["account_id"])
-            assert not (await GrantHalt(pool, max_wait_s=0.3).run(command_actor())).is_complete
-            halting = asyncio.create_task(GrantHalt(pool).run(command_actor()))
+            assert not (await GrantHaltCommand(pool, max_wait_s=0.3).run(command_actor())).is_complete
+            halting = asyncio.create_task(GrantHaltCommand(pool).run(command_actor()))
             await asyncio.sleep(0.2)
             assert not halting.done()
         assert (await halting).is_complete
@@ -210,10 +210,10 @@ async def test_a_halt_of_another_role_waits_for_grants_and_not_for_a_backup(gate
     async with another_role(gateway) as url, pool_of(url) as pool:
         async with gateway.database.transaction() as connection:
             await connection.fetch("SELECT FROM pace")  # as pg_dump does
-            assert (await GrantHalt(pool, max_wait_s=30).run(command_actor())).is_complete
+            assert (await GrantHaltCommand(pool, max_wait_s=30).run(command_actor())).is_complete
             assert await lock_account_pace(connection, row["account_id"]) is not None
-            assert not (await GrantHalt(pool, max_wait_s=0.3).run(command_actor())).is_complete
-        assert (await GrantHalt(pool).run(command_actor())).is_complete
+            assert not (await GrantHaltCommand(pool, max_wait_s=0.3).run(command_actor())).is_complete
+        assert (await GrantHaltCommand(pool).run(command_actor())).is_complete
 
 
 async def test_a_call_that_twilio_has_is_started_and_others_wait(gateway: Gateway, dialer: ScheduledCallDialer) -> None:
@@ -484,14 +484,14 @@ async def test_a_halt_by_hand_ends_a_release_that_has_begun(gateway: Gateway) ->
         first, second = await read_grant_halt_state(gateway.database), await read_grant_halt_state(gateway.database)
         assert first is not None
         assert second is not None
-        halted = await GrantHalt(pool).run(command_actor())
+        halted = await GrantHaltCommand(pool).run(command_actor())
         assert (halted.since, halted.was_halted) == (first.halted_at, True)
         with pytest.raises(CommandFailed, match="somebody else halted"):
             await grants._allow_grants(command_actor(), first)
         assert await is_halted(gateway)
         assert counts(await release(gateway)) == [(0, 0, 1)]
         # A second release that ends after the first one does not end a halt that was made in between.
-        await GrantHalt(pool).run(command_actor())
+        await GrantHaltCommand(pool).run(command_actor())
         with pytest.raises(CommandFailed, match="somebody else halted"):
             await grants._allow_grants(command_actor(), second)
         assert await is_halted(gateway)

@@ -19,7 +19,7 @@ from app.calls.search_plan import SearchPlan
 from app.jobs.account_tasks import AccountTasks
 from app.jobs.refresh import CallRefresher
 from app.jobs.resolve import SEARCH_BATCH_SIZE, OutcomeResolver
-from app.twilio.call_list import PAGE_SIZE
+from app.twilio.call_list import CALL_LIST_PAGE_SIZE
 from tests.support.clients import http_client
 from tests.support.gateway import Gateway, Tenant, running_gateway, settings_for
 from tests.support.jobs import run_search, run_step, running_refresher, running_resolver
@@ -296,7 +296,7 @@ UNSURE: dict[str, list[dict[str, Any]]] = {
     "with two candidates": [{}, {}],
     "without an address": [{"to": None}],
     "with a doubtful candidate": [{"direction": None}],
-    "that ends before the call": [{}] + [{"to": "sip:ann@example.com"}] * (PAGE_SIZE - 1),
+    "that ends before the call": [{}] + [{"to": "sip:ann@example.com"}] * (CALL_LIST_PAGE_SIZE - 1),
 }
 
 

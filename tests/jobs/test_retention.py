@@ -13,7 +13,7 @@ from app.calls.ids import lowest_call_id_at
 from app.database.partitions import make_partitions
 from app.jobs.deliver import DeliverySender
 from app.jobs.partitions import AUDIT_TABLES
-from app.jobs.retain import BATCH_SIZE, Retention
+from app.jobs.retain import BATCH_SIZE, RetentionEnforcer
 from app.jobs.worker import make_jobs
 from app.observability import Metrics
 from app.services import services
@@ -26,8 +26,8 @@ OLD = KEEP + timedelta(days=1)
 
 
 @pytest.fixture
-def retention(gateway: Gateway) -> Retention:
-    return Retention(gateway.database, Metrics(), KEEP)
+def retention(gateway: Gateway) -> RetentionEnforcer:
+    return RetentionEnforcer(gateway.database, Metrics(), KEEP)
 
 
 @pytest.fixture
@@ -64,7 +64,7 @@ async def _call(
     return call_id
 
 
-async def _expire_all(retention: Retention) -> None:
+async def _expire_all(retention: RetentionEnforcer) -> None:
     while await retention.expire_calls():
         pass
 
@@ -73,7 +73,7 @@ async def _remaining(gateway: Gateway, tenant: Tenant) -> list[UUID]:
     return await _run(gateway, "SELECT id FROM call WHERE tenant_id = :tenant ORDER BY id", tenant=tenant.id)
 
 
-def _deleted(retention: Retention, what: str) -> float:
+def _deleted(retention: RetentionEnforcer, what: str) -> float:
     return retention.metrics.registry.get_sample_value("callgate_expired_total", {"what": what}) or 0
 
 
@@ -105,7 +105,9 @@ OPEN_CALLS = {
 }
 
 
-async def test_old_calls_are_deleted_and_young_ones_stay(gateway: Gateway, retention: Retention, upstream: Upstream) -> None:
+async def test_old_calls_are_deleted_and_young_ones_stay(
+    gateway: Gateway, retention: RetentionEnforcer, upstream: Upstream
+) -> None:
     tenant = await gateway.add_tenant(upstream.url)
     await _call(gateway, tenant)
     await _call(gateway, tenant, number=2, change_sql=FINISHED_DELIVERY)
@@ -118,7 +120,7 @@ async def test_old_calls_are_deleted_and_young_ones_stay(gateway: Gateway, reten
 
 @pytest.mark.parametrize("open_call", OPEN_CALLS.values(), ids=OPEN_CALLS.keys())
 async def test_an_old_call_with_work_left_stays(
-    gateway: Gateway, retention: Retention, upstream: Upstream, open_call: str
+    gateway: Gateway, retention: RetentionEnforcer, upstream: Upstream, open_call: str
 ) -> None:
     tenant = await gateway.add_tenant(upstream.url)
     kept = await _call(gateway, tenant, change_sql=open_call)
@@ -133,7 +135,7 @@ async def test_the_age_of_a_call_is_counted_by_the_clock_of_postgres(gateway: Ga
     young, old = await _call(gateway, tenant), await _call(gateway, tenant, age=OLD + timedelta(days=40))
     url = await url_with_other_clock(gateway.database, gateway.settings.require_database_url(), offset="-40 days")
     async with running_gateway(settings_for(url)) as behind:
-        await _expire_all(Retention(behind.database, Metrics(), KEEP))
+        await _expire_all(RetentionEnforcer(behind.database, Metrics(), KEEP))
     assert await _remaining(gateway, tenant) == [young]
     assert old != young
 
@@ -153,7 +155,7 @@ _NONE_FOUND = "UPDATE call SET execution = 'not_started', sid = NULL, settled_by
     ],
 )
 async def test_a_call_stays_while_a_search_may_take_it_for_that_of_another_record(
-    gateway: Gateway, retention: Retention, upstream: Upstream, other: str, minutes: int, to: str | None, stays: bool
+    gateway: Gateway, retention: RetentionEnforcer, upstream: Upstream, other: str, minutes: int, to: str | None, stays: bool
 ) -> None:
     tenant = await gateway.add_tenant(upstream.url)
     call = await _call(gateway, tenant)
@@ -168,7 +170,7 @@ async def test_a_call_stays_while_a_search_may_take_it_for_that_of_another_recor
 
 
 async def test_a_key_identifies_one_creation_for_as_long_as_its_record_is_kept(
-    gateway: Gateway, retention: Retention, upstream: Upstream
+    gateway: Gateway, retention: RetentionEnforcer, upstream: Upstream
 ) -> None:
     tenant = await gateway.add_tenant(upstream.url)
     await _call(gateway, tenant, key="k")
@@ -196,7 +198,7 @@ async def test_several_workers_delete_each_call_once_and_skip_locked_calls(gatew
     metrics = Metrics()
     async with gateway.database.begin() as session:
         await session.execute(text("SELECT FROM call WHERE id = :id FOR UPDATE"), {"id": locked})
-        await asyncio.gather(*(_expire_all(Retention(gateway.database, metrics, KEEP)) for _ in range(4)))
+        await asyncio.gather(*(_expire_all(RetentionEnforcer(gateway.database, metrics, KEEP)) for _ in range(4)))
     assert await _remaining(gateway, tenant) == [locked]
     assert metrics.registry.get_sample_value("callgate_expired_total", {"what": "call"}) == 3 * BATCH_SIZE + 1
 
@@ -216,18 +218,20 @@ async def _partitions(gateway: Gateway, table: str) -> set[str]:
     return set(await _run(gateway, names, table=table))
 
 
-async def test_only_partitions_that_are_completely_too_old_are_dropped(gateway: Gateway, retention: Retention) -> None:
+async def test_only_partitions_that_are_completely_too_old_are_dropped(gateway: Gateway, retention: RetentionEnforcer) -> None:
     for table in ("call_event", "delivery"):
         async with gateway.database.begin() as session:
             await make_partitions(session, table, months_ahead=1)
         young = await _partitions(gateway, table)
         await _month_of_data(gateway, table)
-        await asyncio.gather(retention.drop_partitions(), Retention(gateway.database, Metrics(), KEEP).drop_partitions())
+        await asyncio.gather(
+            retention.drop_partitions(), RetentionEnforcer(gateway.database, Metrics(), KEEP).drop_partitions()
+        )
         assert await _partitions(gateway, table) == young
 
 
 async def test_a_partition_with_a_pending_delivery_or_in_use_stays(
-    gateway: Gateway, retention: Retention, upstream: Upstream
+    gateway: Gateway, retention: RetentionEnforcer, upstream: Upstream
 ) -> None:
     tenant, month = await gateway.add_tenant(upstream.url), await _month_of_data(gateway, "delivery")
     first = datetime.strptime(month, "delivery_%Y_%m").replace(tzinfo=UTC)
@@ -244,7 +248,7 @@ async def test_a_partition_with_a_pending_delivery_or_in_use_stays(
 
 
 async def test_a_month_of_events_stays_until_their_deliveries_have_ended(
-    gateway: Gateway, retention: Retention, upstream: Upstream
+    gateway: Gateway, retention: RetentionEnforcer, upstream: Upstream
 ) -> None:
     tenant, month = await gateway.add_tenant(upstream.url), await _month_of_data(gateway, "call_event")
     first = datetime.strptime(month, "call_event_%Y_%m").replace(tzinfo=UTC)
@@ -257,7 +261,7 @@ async def test_a_month_of_events_stays_until_their_deliveries_have_ended(
 
 
 async def test_old_rows_of_the_default_partition_are_deleted_too(
-    gateway: Gateway, retention: Retention, upstream: Upstream
+    gateway: Gateway, retention: RetentionEnforcer, upstream: Upstream
 ) -> None:
     tenant = await gateway.add_tenant(upstream.url)
     pending = await _call(gateway, tenant, change_sql=EVENT_WITH_PENDING_DELIVERY)
@@ -280,10 +284,11 @@ async def test_old_rows_of_the_default_partition_are_deleted_too(
 
 
 async def test_audit_events_have_a_retention_period_of_their_own(gateway: Gateway) -> None:
-    month, audit = await _month_of_data(gateway, "audit_event"), Retention(gateway.database, Metrics(), KEEP, AUDIT_TABLES)
+    month = await _month_of_data(gateway, "audit_event")
+    audit = RetentionEnforcer(gateway.database, Metrics(), KEEP, AUDIT_TABLES)
     tenant = await gateway.add_tenant()
     await _run(gateway, "UPDATE audit_event SET at = :at WHERE action = 'tenant.create'", at=datetime.now(UTC) - OLD)
-    await Retention(gateway.database, Metrics(), KEEP).drop_partitions()
+    await RetentionEnforcer(gateway.database, Metrics(), KEEP).drop_partitions()
     assert month in await _partitions(gateway, "audit_event")
     while await audit.expire_default_partitions():
         pass

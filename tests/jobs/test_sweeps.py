@@ -17,7 +17,7 @@ from sqlalchemy import text
 from app.errors import DatabaseUnavailable
 from app.jobs.call_list_scan import MIN_CALLS_FOR_LIST, find_calls_in_list
 from app.jobs.refresh import MAX_FETCHES_PER_ACCOUNT, CallRefresher
-from app.twilio.call_list import PAGE_SIZE
+from app.twilio.call_list import CALL_LIST_PAGE_SIZE
 from app.twilio.schemas import Credential
 from simulator.config import SimulatorConfig
 from simulator.main import create_app as create_simulator
@@ -339,7 +339,7 @@ async def test_pages_that_move_while_they_are_read_lose_no_call(
     """Foreign calls fill the first page of Twilio's list, and more are created between two requests for pages."""
     await twilio.set_list_faults(moving_pages=True)
     placed = await create(tenant, 15)
-    await twilio.create_for_someone_else(tenant, PAGE_SIZE - 5)
+    await twilio.create_for_someone_else(tenant, CALL_LIST_PAGE_SIZE - 5)
     twilio.clock.move(seconds=120)
 
     async def create_more() -> None:

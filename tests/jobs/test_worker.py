@@ -12,7 +12,7 @@ import pytest
 from sqlalchemy import text
 
 from app.errors import DatabaseUnavailable
-from app.jobs.partitions import Partitioner
+from app.jobs.partitions import PartitionCreator
 from app.jobs.refresh import CallRefresher
 from app.jobs.resolve import OutcomeResolver
 from app.jobs.worker import Job, run_jobs
@@ -453,7 +453,7 @@ async def test_a_young_pending_creation_is_not_changed(gateway: Gateway, resolve
 
 
 async def test_several_workers_make_each_partition_of_the_coming_months_once(gateway: Gateway) -> None:
-    partitioner = Partitioner(gateway.database)
+    partitioner = PartitionCreator(gateway.database)
     await asyncio.gather(partitioner.step(), partitioner.step())
     await partitioner.step()
     async with gateway.database.begin() as session:
@@ -467,7 +467,7 @@ async def test_several_workers_make_each_partition_of_the_coming_months_once(gat
 
 
 async def test_events_are_in_the_partition_of_their_month(gateway: Gateway) -> None:
-    await Partitioner(gateway.database).step()
+    await PartitionCreator(gateway.database).step()
     async with running_upstream(created()) as upstream:
         tenant = await gateway.add_tenant(upstream.url)
         call_id = (await tenant.create()).json()["id"]

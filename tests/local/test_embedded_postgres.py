@@ -22,7 +22,7 @@ from app.local.postgres import (
     EmbeddedPostgres,
     PostgresAlreadyRunning,
     PostgresError,
-    remove_data,
+    remove_postgres_data,
 )
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -52,7 +52,7 @@ def reachable() -> Iterator[Path]:
         Path(parent).chmod(0o755)
         yield Path(parent)
         for lock in list(Path(parent).rglob("postgres.lock")):
-            remove_data(lock.parent)
+            remove_postgres_data(lock.parent)
 
 
 @pytest.fixture(scope="module")
@@ -158,7 +158,7 @@ def test_a_second_start_is_refused_and_changes_nothing(folder: Path) -> None:
         with pytest.raises(PostgresAlreadyRunning, match=f"process {os.getpid()} .*{folder}"):
             EmbeddedPostgres(folder).start()
         with pytest.raises(PostgresAlreadyRunning):
-            remove_data(folder)
+            remove_postgres_data(folder)
         assert query(postgres.url, "SELECT answer FROM kept") == "42"
 
 
@@ -258,7 +258,7 @@ def test_the_server_of_root_runs_as_nobody_and_changes_no_other_folder(new_folde
     with EmbeddedPostgres(new_folder) as postgres:
         assert str(home) in str(postgres.notice)
         assert query(postgres.url, "SELECT answer FROM kept") == "42"
-    remove_data(new_folder)
+    remove_postgres_data(new_folder)
     assert not home.exists()
 
 
@@ -274,10 +274,10 @@ def test_the_folder_of_another_user_or_purpose_is_neither_used_nor_removed(new_f
     os.chown(planted, NOBODY_UID, NOBODY_UID)
     with EmbeddedPostgres(new_folder):
         assert elsewhere(new_folder) != planted
-    remove_data(new_folder)
+    remove_postgres_data(new_folder)
     shutil.rmtree(planted)
     (new_folder / "postgres.elsewhere").write_text(f"{tmp_path}\n{new_folder}")
-    remove_data(new_folder)
+    remove_postgres_data(new_folder)
     assert tmp_path.exists()
 
 

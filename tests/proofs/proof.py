@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 
 from app.database.engine import Database
-from app.jobs.partitions import Partitioner
+from app.jobs.partitions import PartitionCreator
 from app.local.postgres import EmbeddedPostgres
 from app.schema import migrate
 from tests.proofs.fleet import LOG
@@ -67,7 +67,7 @@ async def _make_partitions(database_url: str) -> None:
     """Creates the first partitions. Otherwise the first worker creates them, and a command that runs at that moment fails."""
     database = Database(database_url, pool_size=1)
     try:
-        await Partitioner(database).step()
+        await PartitionCreator(database).step()
     finally:
         await database.close()
 

@@ -27,7 +27,7 @@ from app.deliveries.addresses import AllowList
 from app.errors import DatabaseUnavailable
 from app.security.keyring import Keyring
 from app.tenants.administration_store import TenantSettings
-from app.tenants.postponed_calls import StoredChange, apply_to_waiting_calls, make_calls_due
+from app.tenants.postponed_calls import StoredChange, apply_settings_to_waiting_calls, make_calls_due
 from tests.queues.conftest import QueuedCalls
 from tests.queues.test_queues import HOURS
 from tests.support.gateway import Gateway
@@ -139,7 +139,7 @@ async def test_changes_of_many_tenants_wait_for_inserts_once(calls: QueuedCalls,
     changed = (
         StoredChange(tenant_id, hours_changed=True, is_stopped=False) for tenant_id in (calls.tenant.id, other.tenant.id)
     )
-    await apply_to_waiting_calls(database, *changed)
+    await apply_settings_to_waiting_calls(database, *changed)
     waits_for_inserts = ["pg_locks" in query for query in database.queries]
     assert waits_for_inserts == sorted(waits_for_inserts, reverse=True)
     assert waits_for_inserts[:1] == [True]

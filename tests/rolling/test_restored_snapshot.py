@@ -14,8 +14,8 @@ import pytest
 from app.audit.events import command_actor
 from app.doctor.grants import check_dial_grants
 from app.jobs.lost_grants import LostGrantWatch
-from app.jobs.release.service import GrantRelease
-from app.local.postgres import remove_data
+from app.jobs.release.service import GrantReleaseCommand
+from app.local.postgres import remove_postgres_data
 from app.observability import Metrics
 from app.scheduling.grant_counters import GrantCounters
 from app.scheduling.grant_halts import read_grant_halt_state
@@ -56,7 +56,7 @@ def node() -> Iterator[SnapshotNode]:
         with SnapshotNode(directory) as running:
             yield running
     finally:
-        remove_data(directory)
+        remove_postgres_data(directory)
         shutil.rmtree(directory)
 
 
@@ -72,7 +72,7 @@ async def running(node: SnapshotNode) -> AsyncIterator[tuple[Gateway, Tenant, st
 
 async def release(gateway: Gateway) -> None:
     async with services(gateway.settings, Metrics()) as state:
-        grants = GrantRelease(
+        grants = GrantReleaseCommand(
             state["database"], state["directory"], state["twilio"], state["settlement"], timedelta(seconds=1), deadline_s=2
         )
         await grants.run(command_actor(), skipped_account_sids=[], is_dry_run=False, on_wait=lambda _: None)

@@ -16,7 +16,7 @@ from app.scheduling.pace import (
     next_at_after_rate_change_sql,
     seconds_until_allowed_sql,
 )
-from app.scheduling.pace_limits import UNLIMITED, PaceChange, PaceLimits
+from app.scheduling.pace_limits import UNLIMITED_PACE, PaceChange, PaceLimits
 from app.scheduling.pace_store import find_paces, lock_pace, write_pace
 from app.tenants.errors import InvalidMember
 from tests.support.locks import SESSION_WAITS_FOR_LOCK_SQL
@@ -61,11 +61,11 @@ async def add_slot(connection: Connection | Pool, account_id: UUID, queue_id: UU
 async def test_a_pace_is_stored_exactly_and_a_subject_without_limits_has_none(pool: Pool) -> None:
     account, other = uuid4(), uuid4()
     limits = PaceLimits(Decimal("0.1"), burst=5, max_concurrent=10)
-    assert await set_pace(pool, account, limits) == UNLIMITED
+    assert await set_pace(pool, account, limits) == UNLIMITED_PACE
     async with pool.transaction() as connection:
-        assert await lock_pace(connection, other) == UNLIMITED
+        assert await lock_pace(connection, other) == UNLIMITED_PACE
         assert await find_paces(connection, [account, other, uuid4()]) == {account: limits}
-    assert await set_pace(pool, account, UNLIMITED) == limits
+    assert await set_pace(pool, account, UNLIMITED_PACE) == limits
     async with pool.transaction() as connection:
         assert await find_paces(connection, [account]) == {}
 
@@ -99,7 +99,7 @@ async def test_of_racing_first_settings_both_are_made_in_turn(pool: Pool) -> Non
     before = await asyncio.gather(*(set_pace(pool, account, pace) for pace in paces))
     async with pool.transaction() as connection:
         last = (await find_paces(connection, [account]))[account]
-    assert {UNLIMITED, *paces} == {*before, last}
+    assert {UNLIMITED_PACE, *paces} == {*before, last}
 
 
 @pytest.mark.parametrize(
@@ -198,15 +198,15 @@ async def test_a_pace_that_was_never_used_has_all_its_tokens_after_a_change(pool
 )
 def test_a_limit_out_of_bounds_is_refused_by_member(change: PaceChange, pointer: str, code: str) -> None:
     with pytest.raises(InvalidMember) as refusal:
-        UNLIMITED.with_changes(change)
+        UNLIMITED_PACE.with_changes(change)
     assert (refusal.value.pointer, refusal.value.code) == (pointer, code)
 
 
 def test_a_change_keeps_what_it_does_not_name() -> None:
-    limits = UNLIMITED.with_changes(PaceChange(calls_per_second=Decimal("0.001"), burst=1000, max_concurrent=100_000))
+    limits = UNLIMITED_PACE.with_changes(PaceChange(calls_per_second=Decimal("0.001"), burst=1000, max_concurrent=100_000))
     assert limits.with_changes(PaceChange(max_concurrent=None)) == PaceLimits(Decimal("0.001"), burst=1000)
     assert limits.with_changes(PaceChange(calls_per_second=None)) == PaceLimits(max_concurrent=100_000), (
         "no burst without a pace"
     )
-    assert limits.with_changes(PaceChange(calls_per_second=None, max_concurrent=None)) == UNLIMITED
-    assert limits.names_of_differing_limits(UNLIMITED) == ["calls_per_second", "burst", "max_concurrent"]
+    assert limits.with_changes(PaceChange(calls_per_second=None, max_concurrent=None)) == UNLIMITED_PACE
+    assert limits.names_of_differing_limits(UNLIMITED_PACE) == ["calls_per_second", "burst", "max_concurrent"]

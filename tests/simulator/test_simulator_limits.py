@@ -8,7 +8,7 @@ import httpx
 import pytest
 
 from simulator.config import SimulatorConfig
-from simulator.limits import Limits
+from simulator.limits import AccountLimits
 from tests.simulator.receiving import receiving
 from tests.simulator.running import OPEN_SID, START, Running, plain_client, serve
 
@@ -77,7 +77,7 @@ def test_the_rate_never_exceeds_the_limit_even_if_its_interval_is_no_whole_numbe
 
 def test_the_speed_changes_a_calls_life_but_not_its_time_in_the_queue() -> None:
     with (
-        serve(SimulatorConfig(open_mode=True, speed=100, clock=lambda: START, limits=Limits(calls_per_second=1))) as url,
+        serve(SimulatorConfig(open_mode=True, speed=100, clock=lambda: START, limits=AccountLimits(calls_per_second=1))) as url,
         plain_client(f"{url}/2010-04-01/Accounts/{OPEN_SID}", (OPEN_SID, "any")) as calls,
     ):
         assert queue_times(calls, [create(calls), create(calls)]) == ["0", "1000"]
@@ -195,7 +195,7 @@ def test_a_fault_does_not_dial_a_waiting_call(calls: httpx.Client, control: http
 
 
 def test_a_reset_restores_the_configured_limits() -> None:
-    configured = Limits(calls_per_second=1)
+    configured = AccountLimits(calls_per_second=1)
     with (
         serve(SimulatorConfig(open_mode=True, clock=lambda: START, limits=configured)) as url,
         plain_client(f"{url}/2010-04-01/Accounts/{OPEN_SID}", (OPEN_SID, "any")) as calls,

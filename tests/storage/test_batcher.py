@@ -90,10 +90,10 @@ async def test_a_bad_item_is_found_with_few_writes() -> None:
 
 
 async def test_items_are_not_written_again_while_the_database_is_unavailable() -> None:
-    writer = RecordingWriter(fails=DatabaseUnavailable(after_s=2))
+    writer = RecordingWriter(fails=DatabaseUnavailable(retry_after_s=2))
     batcher = Batcher(writer.write, slow_after_s=60)
     results = await asyncio.gather(*(batcher.submit(number) for number in range(4)), return_exceptions=True)
-    assert all(isinstance(result, DatabaseUnavailable) and result.after_s == 2 for result in results)
+    assert all(isinstance(result, DatabaseUnavailable) and result.retry_after_s == 2 for result in results)
     assert len(writer.batches) <= 2
 
 
@@ -207,7 +207,7 @@ class LockableRows:
         self.batches.append(list(items))
         await asyncio.sleep(0)
         if self._waits and self.locked & set(items):
-            error = DatabaseUnavailable(after_s=2)
+            error = DatabaseUnavailable(retry_after_s=2)
             error.reason = "locked"
             raise error
         return [LOCKED if item in self.locked else f"wrote {item}" for item in items]
@@ -245,7 +245,7 @@ async def test_few_items_that_may_wait_for_a_lock_are_written_at_once() -> None:
     async def write(items: Sequence[int]) -> list[int]:
         if len(items) > 1:
             await four_batches.wait()
-            error = DatabaseUnavailable(after_s=2)
+            error = DatabaseUnavailable(retry_after_s=2)
             error.reason = "locked"
             raise error
         alone.extend(items)

@@ -14,7 +14,7 @@ BASE = "postgresql://callgate:planted@db.example.com/calls"
 
 def tls(url: str) -> dict[str, str]:
     """Returns the TLS parameters of the URL that is passed to asyncpg, which accepts some of them only in a URL."""
-    query = urlsplit(DatabaseURL.parse(url).arguments["dsn"]).query
+    query = urlsplit(DatabaseURL.parse(url).connect_arguments["dsn"]).query
     return {name: values[0] for name, values in parse_qs(query).items()}
 
 
@@ -22,7 +22,7 @@ def tls(url: str) -> dict[str, str]:
 def test_every_scheme_is_accepted(scheme: str) -> None:
     url = DatabaseURL.parse(f"{scheme}://call%40gate:p%2Fa@ss@db.example.com:6432/calls%20x\n")
     assert url.hosts == (("db.example.com", 6432),)
-    assert url.arguments == {"user": "call@gate", "password": "p/a@ss", "database": "calls x"}
+    assert url.connect_arguments == {"user": "call@gate", "password": "p/a@ss", "database": "calls x"}
     assert url.server_settings == {"application_name": "callgate", "timezone": "UTC"}
 
 
@@ -77,7 +77,7 @@ def test_tls_parameters_are_parsed(member: str, expected: dict[str, str], tmp_pa
 
 @pytest.mark.parametrize("member", ["sslmode=require&channel_binding=require", "sslrootcert=system&sslmode=verify-full"])
 def test_neons_url_verifies_the_certificate_with_the_systems_roots(member: str) -> None:
-    assert DatabaseURL.parse(f"{BASE}?{member}").arguments["ssl"] is True
+    assert DatabaseURL.parse(f"{BASE}?{member}").connect_arguments["ssl"] is True
 
 
 @pytest.mark.parametrize(
@@ -112,14 +112,14 @@ def test_parameters_of_the_driver_are_parsed(name: str, tmp_path: Path) -> None:
     file = tmp_path / "passfile"
     file.touch()
     value = {"passfile": str(file), "target_session_attrs": "read-write"}.get(name, "other")
-    found = DatabaseURL.parse(f"{BASE}?{name}={value}").arguments
+    found = DatabaseURL.parse(f"{BASE}?{name}={value}").connect_arguments
     assert found[{"dbname": "database"}.get(name, name)] == value
 
 
 @pytest.mark.parametrize("spelling", ["a+b%20c", "a%2Bb%20c"])
 def test_a_plus_sign_stands_for_itself(spelling: str) -> None:
     for url in (f"postgresql://u:{spelling}@host/d", f"postgresql://host/d?user=u&password={spelling}"):
-        assert DatabaseURL.parse(url).arguments["password"] == "a+b c"
+        assert DatabaseURL.parse(url).connect_arguments["password"] == "a+b c"
 
 
 INVALID_URLS = [

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import SecretStr
 
-from app.security.redaction import Secrets, has_too_many_userinfos, mask_userinfo, redact, userinfo_in
+from app.security.redaction import Secrets, has_too_many_userinfos, mask_userinfo, redact, secrets_in_text
 from app.twilio.schemas import Credential
 from app.twilio.secrets import authorization_header, redact_document, secrets_of_fields, secrets_of_request
 
@@ -96,7 +96,7 @@ def test_a_user_and_a_password_in_the_url_of_a_parameter_may_contain_any_charact
         url = f"https://{userinfo}@example.com:8080/x?a=b"
         assert mask_userinfo(url) == "https://***@example.com:8080/x?a=b"
         user, _, password = userinfo.partition(":")
-        assert {user, password} <= set(userinfo_in(url))
+        assert {user, password} <= set(secrets_in_text(url))
 
 
 @pytest.mark.parametrize("odd", ["'", '"', "&apos;", "&quot;", "&#39;", "&lt;", "&amp;", ">", "\u00a0", "\u3000", "\x85", "@"])
@@ -113,7 +113,7 @@ def test_a_password_in_twiml_may_contain_any_character_that_xml_allows(odd: str)
     ):
         text = twiml.format(f"us3r:{password}")
         assert mask_userinfo(text) == twiml.format("***")
-        assert {"us3r", password, html.unescape(password)} <= set(userinfo_in(text))
+        assert {"us3r", password, html.unescape(password)} <= set(secrets_in_text(text))
 
 
 @pytest.mark.parametrize(
@@ -157,7 +157,7 @@ def test_sip_passwords_in_twiml_are_redacted_as_written_and_without_escapes(cred
 )
 def test_twiml_without_sip_passwords_stays(text: str) -> None:
     assert mask_userinfo(text) == text
-    assert list(userinfo_in(text)) == []
+    assert list(secrets_in_text(text)) == []
 
 
 @pytest.mark.parametrize(
@@ -181,7 +181,7 @@ def test_a_dial_may_have_ten_sip_addresses_with_passwords() -> None:
 def test_a_password_that_begins_with_digits_is_not_taken_for_a_port(digits: str, end: str) -> None:
     text = f"<Play>https://us3r:{digits}{end}x@h.example/a.mp3</Play>"
     assert mask_userinfo(text) == "<Play>https://***@h.example/a.mp3</Play>"
-    assert {"us3r", digits, f"{digits}{end}x"} <= set(userinfo_in(text))
+    assert {"us3r", digits, f"{digits}{end}x"} <= set(secrets_in_text(text))
 
 
 @pytest.mark.parametrize("port", ["", ":", ":0", ":00080", ":9", ":9999", ":60000", ":64999", ":65499", ":65529", ":65535"])
@@ -198,7 +198,7 @@ def test_a_long_text_takes_linear_time() -> None:
     # With quadratic time, this test would not end.
     text = f"https://h.example/{'a' * 2_000_000}?m=a@b"
     assert mask_userinfo(text) == text
-    assert list(userinfo_in(text)) == []
+    assert list(secrets_in_text(text)) == []
 
 
 @pytest.mark.parametrize("period", ["a", "@", "a@", "a:1@", "a?@", "[1]@", "[", "'>", "&quot;", "https://", "https://a&"])
@@ -216,12 +216,12 @@ def test_a_long_password_is_refused_wherever_parsers_let_it_end(end: str) -> Non
 
 
 def test_an_escaped_password_is_redacted() -> None:
-    found = set(userinfo_in("<Redirect>https://us3r:a%26b&amp;c@example.com/</Redirect>"))
+    found = set(secrets_in_text("<Redirect>https://us3r:a%26b&amp;c@example.com/</Redirect>"))
     assert {"a&b&c", "a%26b&amp;c", "a%26b&c"} <= found
 
 
 def test_a_password_with_a_space_that_is_not_ascii_is_found() -> None:
-    assert "a\N{NO-BREAK SPACE}b" in set(userinfo_in("https://us3r:a\N{NO-BREAK SPACE}b@example.com/"))
+    assert "a\N{NO-BREAK SPACE}b" in set(secrets_in_text("https://us3r:a\N{NO-BREAK SPACE}b@example.com/"))
 
 
 def test_urls_without_userinfo_are_kept() -> None:
@@ -246,7 +246,7 @@ def test_urls_without_userinfo_are_kept() -> None:
         "kate@example.com",
     ):
         assert mask_userinfo(text) == text
-        assert list(userinfo_in(text)) == []
+        assert list(secrets_in_text(text)) == []
 
 
 @pytest.mark.parametrize("secret", ["a", "sid", "queued", "1234", "CA", "status", "00000000", "e"])
@@ -353,7 +353,7 @@ async def test_the_longest_secret_at_each_place_is_redacted_in_a_stream(secrets:
 
 
 def test_an_escape_of_thousands_of_digits_is_left_alone() -> None:
-    assert "us3r" in set(userinfo_in(f"https://us3r:p@h/?&#{'1' * 5000};"))
+    assert "us3r" in set(secrets_in_text(f"https://us3r:p@h/?&#{'1' * 5000};"))
 
 
 @pytest.mark.parametrize("size", [1, 3, 7, 1000])

@@ -7,7 +7,7 @@ from uuid import UUID, uuid4
 
 from sqlalchemy import text
 
-from app.calls.creation.store import SettledCall, write_outcomes
+from app.calls.creation.store import AttemptOutcome, write_outcomes
 from app.calls.settlement import make_record_change
 from app.calls.stored_problem import error_as_json
 from app.errors import UpstreamUnreachable
@@ -15,9 +15,9 @@ from tests.support.gateway import Gateway
 from tests.support.upstream import call_resource, created, running_upstream
 
 
-def _outcome(call_id: str, attempt: int, **columns: Any) -> SettledCall:
+def _outcome(call_id: str, attempt: int, **columns: Any) -> AttemptOutcome:
     change = make_record_change("call.planted", {"attempt": attempt}, {"settled_by": "response", **columns})
-    return SettledCall(UUID(call_id), attempt, change)
+    return AttemptOutcome(UUID(call_id), attempt, change)
 
 
 async def test_a_late_outcome_of_an_earlier_attempt_does_not_replace_another_outcome(gateway: Gateway) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 import asyncpg
 from sqlalchemy import URL, make_url
 
-from app.local.postgres import NOBODY_UID, EmbeddedPostgres, remove_data
+from app.local.postgres import NOBODY_UID, EmbeddedPostgres, remove_postgres_data
 
 
 class PostgresServer(EmbeddedPostgres):
@@ -76,6 +76,6 @@ def postgres_pair() -> Iterator[PostgresPair]:
             directory = Path(tempfile.mkdtemp(prefix=f"callgate-{name}-"))
             directory.chmod(0o755)  # root's Postgres runs as the user nobody
             ended.callback(shutil.rmtree, directory)
-            ended.callback(remove_data, directory)
+            ended.callback(remove_postgres_data, directory)
             nodes.append(ended.enter_context(PostgresServer(directory, *nodes)))
         yield PostgresPair(*nodes)

@@ -33,7 +33,7 @@ from app.http.operations import ADMIN_PREFIX
 from app.http.problems import error_responses
 from app.http.routes import needs
 from app.scheduling.administration import PaceAdministration
-from app.scheduling.pace_limits import UNLIMITED
+from app.scheduling.pace_limits import UNLIMITED_PACE
 from app.tenants.caller import Caller, OperatorCaller
 from app.tenants.scopes import Scope
 
@@ -86,7 +86,7 @@ async def list_accounts(tenant_id: TenantIdDep, administration: PaceAdministrati
     listed = await administration.list_accounts(tenant_id, after=page.after_id, limit=page.fetch_limit)
     shown, next_cursor = page.page_and_next_cursor(listed, lambda item: item[0].id)
     paces = await administration.find_paces([row.id for row, _ in shown])
-    records = [AccountRecord.from_row(row, active, paces.get(row.id, UNLIMITED)) for row, active in shown]
+    records = [AccountRecord.from_row(row, active, paces.get(row.id, UNLIMITED_PACE)) for row, active in shown]
     return AccountPage(accounts=records, next_cursor=next_cursor)
 
 
@@ -128,7 +128,7 @@ async def create_account(
         return AccountRecord.from_row(account, credentials)
     mark_response_as_replayed(response)
     paces = await administration.find_paces([account.id])
-    return AccountRecord.from_row(account, credentials, paces.get(account.id, UNLIMITED))
+    return AccountRecord.from_row(account, credentials, paces.get(account.id, UNLIMITED_PACE))
 
 
 @router.patch(

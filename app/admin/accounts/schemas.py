@@ -9,9 +9,9 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, mo
 from pydantic.config import JsonDict
 from pydantic_core import PydanticCustomError
 
-from app.scheduling.pace_limits import UNLIMITED, PaceChange, PaceLimits
+from app.scheduling.pace_limits import UNLIMITED_PACE, PaceChange, PaceLimits
 from app.scheduling.pace_schemas import PaceRecord, PaceSettings
-from app.tenants.administration_accounts import KEY_SID_PATTERN, SECRET_ADVICE, SECRET_PATTERN
+from app.tenants.administration_accounts import KEY_SID_PATTERN, TWILIO_SECRET_ADVICE, TWILIO_SECRET_PATTERN
 from app.tenants.administration_store import AccountRow, CredentialRow
 from app.twilio.schemas import ACCOUNT_SID_PATTERN
 
@@ -22,9 +22,9 @@ _NO_SECRET = SecretStr("")
 
 
 def _check_secret(value: SecretStr) -> SecretStr:
-    """Returns the secret. Raises a validation error if it does not match SECRET_PATTERN."""
-    if not SECRET_PATTERN.fullmatch(value.get_secret_value()):
-        raise PydanticCustomError("invalid_secret", f"must be {SECRET_ADVICE}")
+    """Returns the secret. Raises a validation error if it does not match TWILIO_SECRET_PATTERN."""
+    if not TWILIO_SECRET_PATTERN.fullmatch(value.get_secret_value()):
+        raise PydanticCustomError("invalid_secret", f"must be {TWILIO_SECRET_ADVICE}")
     return value
 
 
@@ -117,7 +117,7 @@ class AccountRecord(BaseModel):
     created_at: datetime
 
     @classmethod
-    def from_row(cls, row: AccountRow, credentials: Sequence[CredentialRow], pace: PaceLimits = UNLIMITED) -> Self:
+    def from_row(cls, row: AccountRow, credentials: Sequence[CredentialRow], pace: PaceLimits = UNLIMITED_PACE) -> Self:
         return cls(
             account_sid=row.account_sid,
             base_url=row.base_url,

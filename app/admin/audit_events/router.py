@@ -7,7 +7,7 @@ from fastapi import Query
 from app.admin.access import EXAMPLE_TENANT, SLOT_LIMITED_READ_ERRORS, TransactionsDep, admin_router
 from app.admin.audit_events.schemas import AuditEventPage, AuditEventRecord
 from app.admin.pages import unknown_cursor_error
-from app.audit.service import CURSOR_PATTERN, AuditLog, decode_audit_cursor
+from app.audit.service import AUDIT_CURSOR_PATTERN, AuditLog, decode_audit_cursor
 from app.audit.store import AuditFilter
 from app.errors import TenantNotFound
 from app.http.authentication import ClientDep
@@ -23,7 +23,7 @@ from app.tenants.scopes import Scope
 router = admin_router()
 
 _FILTER_RULES: dict[str, Any] = {"min_length": 1, "max_length": 256, "pattern": NO_NUL_PATTERN}
-_CURSOR_RULES: dict[str, Any] = {"pattern": f"^{CURSOR_PATTERN.pattern}$"}
+_CURSOR_RULES: dict[str, Any] = {"pattern": f"^{AUDIT_CURSOR_PATTERN.pattern}$"}
 _EVENT_EXAMPLE = {
     "id": "01a20722-9f00-7c3e-9d4b-3f6f0c7b2a11",
     "at": "2026-11-28T12:00:31.004Z",

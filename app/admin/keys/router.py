@@ -98,7 +98,7 @@ async def create_key(
     is 200 with the id and without the key: revoke the key and create another one.
     """
     new = parse_body(NewKey, body)
-    row, key = await administration.create_api_key_idempotently(
+    row, key = await administration.create_key_idempotently(
         tenant_id,
         name=new.name,
         creator=client,

@@ -17,7 +17,7 @@ from app.admin.access import (
     require_operator,
 )
 from app.admin.pages import PageDep
-from app.admin.problems import NOTHING_CHANGED
+from app.admin.problems import NOTHING_CHANGED_DETAIL
 from app.admin.tenants import examples
 from app.admin.tenants.schemas import NewTenant, TenantChange, TenantPage, TenantRecord
 from app.calls.status_callbacks import UrlValidator
@@ -205,7 +205,7 @@ def _validate_tenant_settings(body: NewTenant | TenantChange, validate_url: UrlV
     try:
         settings = body.settings
     except CallingHoursInvalid as error:
-        raise InvalidRequest(NOTHING_CHANGED, field_errors=error.field_errors) from None
+        raise InvalidRequest(NOTHING_CHANGED_DETAIL, field_errors=error.field_errors) from None
     url = settings.get("status_callback")
     if url is not None and (fault := validate_url(url)):
         raise InvalidRequest(field_errors=(FieldError("/callbacks/url", *fault),))

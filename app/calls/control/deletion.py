@@ -57,5 +57,5 @@ async def _update_record(control: CallControl, call: Call) -> None:
         resource = await control.fetch(call)
     except TwilioOutcomeUnknown as error:
         detail = "Twilio gave no usable answer when the call was read. The call was not deleted."
-        raise UpstreamUnreachable(detail, call_id=call.id, after_s=5) from error
+        raise UpstreamUnreachable(detail, call_id=call.id, retry_after_s=5) from error
     await record_fetched_call(control.database, call, resource)

@@ -173,14 +173,14 @@ class CallControl:
             call = await self._store_update_unless_settled(call, update)
             if call.execution != "scheduled":
                 return call
-        raise DatabaseUnavailable("The call could not be canceled and waits to be dialled.", call_id=call.id, after_s=1)
+        raise DatabaseUnavailable("The call could not be canceled and waits to be dialled.", call_id=call.id, retry_after_s=1)
 
     async def _cancel_waiting_call(self, call: Call) -> bool:
         """Ends a scheduled call as canceled. Returns False if a worker has begun to dial the call, or if it has ended."""
         change = self.settlement.change_to_canceled()
         async with self.database.transaction() as connection:
             ended = await end_waiting_calls_by_id(connection, [call.id], change)
-        self.settlement.count_undialled(change, len(ended))
+        self.settlement.add_undialled_to_metrics(change, len(ended))
         return bool(ended)
 
     async def _store_update_unless_settled(self, call: Call, update: CallUpdate) -> Call:

@@ -194,7 +194,7 @@ async def dial(
     """
     progress = _DialProgress(budget, prepared.began, prepared.deadline)
     if progress.remaining_s < budget.min_first_attempt_s or monotonic_seconds() >= prepared.deadline:
-        return NotStartedOutcome(UpstreamUnreachable(_NO_TIME_LEFT_DETAIL, after_s=1), progress.attempts)
+        return NotStartedOutcome(UpstreamUnreachable(_NO_TIME_LEFT_DETAIL, retry_after_s=1), progress.attempts)
     tries = 0
     waiting = list(credentials)
     while True:
@@ -226,7 +226,7 @@ async def dial(
                     raise
             if tries >= _MAX_TRIES or not await progress.pause_before_retry(delay, may_repeat):
                 if isinstance(error, TwilioCredentialRejected):  # but Twilio may accept the next credential
-                    return NotStartedOutcome(UpstreamUnreachable(_NEXT_CREDENTIAL_DETAIL, after_s=1), progress.attempts)
+                    return NotStartedOutcome(UpstreamUnreachable(_NEXT_CREDENTIAL_DETAIL, retry_after_s=1), progress.attempts)
                 return NotStartedOutcome(creation_problem(error), progress.attempts)
         else:
             progress.attempts.append(_make_dial_attempt("started", began, credential, None))

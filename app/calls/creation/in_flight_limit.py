@@ -28,9 +28,9 @@ class InFlightLimit:
     def require_free_slot(self) -> None:
         """Raises Overloaded or ShuttingDown if no tenant could begin a creation now. Takes no slot."""
         if self._closed:
-            raise ShuttingDown(after_s=1)
+            raise ShuttingDown(retry_after_s=1)
         if self._taken.total() >= self._limit:
-            raise Overloaded(after_s=1)
+            raise Overloaded(retry_after_s=1)
 
     def take(self, tenant_id: str, own_limit: int | None) -> None:
         """Takes a slot. Raises Overloaded if the process or the tenant has none left, and ShuttingDown after `close`.
@@ -39,7 +39,7 @@ class InFlightLimit:
         """
         self.require_free_slot()
         if self._taken[tenant_id] >= (own_limit or self._limit_per_tenant):
-            raise Overloaded(after_s=1)
+            raise Overloaded(retry_after_s=1)
         self._taken[tenant_id] += 1
         self._in_flight.inc()
 

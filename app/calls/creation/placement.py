@@ -25,7 +25,7 @@ from app.calls.creation.refused_accounts import apply_outcome_to_account
 from app.calls.creation.rejected_credentials import mark_rejected_credentials
 from app.calls.creation.repository import lock_scheduled_dial
 from app.calls.creation.scheduled.service import ScheduledIntentWriter
-from app.calls.creation.store import MAX_ROWS_PER_STATEMENT, NewCall, SettledCall, write_outcomes
+from app.calls.creation.store import MAX_ROWS_PER_STATEMENT, AttemptOutcome, NewCall, write_outcomes
 from app.calls.creation.twilio_queue import TwilioQueueWatch
 from app.calls.creation.undialled_calls import UndialledCallRecorder
 from app.calls.models import Call
@@ -185,7 +185,7 @@ class CallPlacer:
                 requeue = prepared.requeue if prepared else None
                 problem = error_as_json(outcome.problem)
                 if requeue and is_retried_when_scheduled(outcome.problem):
-                    due_in = max(requeue.retry_in, timedelta(seconds=outcome.problem.after_s or 0))
+                    due_in = max(requeue.retry_in, timedelta(seconds=outcome.problem.retry_after_s or 0))
                     return self.settlement.change_to_scheduled(problem, requeue.row, due_in=due_in, data=data)
                 return self.settlement.change_to_not_started(problem, data=data)
             case UnknownOutcome():
@@ -208,7 +208,7 @@ class CallPlacer:
         change.apply_to(call, now=changed_at)
         call.updated_at = changed_at
         with ExceptionLogger("settlement_not_counted", call):
-            self.settlement.count_settled(call)
+            self.settlement.add_settled_to_metrics(call)
         return call
 
     async def _commit_unknown_for_taken_sid(
@@ -225,7 +225,7 @@ class CallPlacer:
     async def _write_outcomes(
         self, outcomes: Sequence[tuple[Call | NewCall, RecordChange]]
     ) -> list[datetime | RowLocked | None]:
-        return await write_outcomes(self.database, [SettledCall.from_change(call, change) for call, change in outcomes])
+        return await write_outcomes(self.database, [AttemptOutcome.from_change(call, change) for call, change in outcomes])
 
     async def _commit_to_settled_record(
         self, call: Call | NewCall, outcome: Outcome, change: RecordChange, dial_row: DialRow | None

@@ -40,7 +40,7 @@ async def apply_outcome_to_account(database: Database, call: Call | NewCall, out
     # After the refusal of one credential, Twilio may accept the next one, which could not be tried.
     is_answered = outcome.attempts[-1].status is not None and not isinstance(outcome.problem, UpstreamUnreachable)
     if is_answered and is_retried_when_scheduled(outcome.problem):
-        wait = timedelta(seconds=outcome.problem.after_s or _WAIT_WITHOUT_RETRY_AFTER_S)
+        wait = timedelta(seconds=outcome.problem.retry_after_s or _WAIT_WITHOUT_RETRY_AFTER_S)
         if await slow_account_down(database, call.account_id, wait=wait, after_probe=requeue.is_probe):
             fields = {"account_id": str(call.account_id), "problem": outcome.problem.slug, "wait_s": wait.total_seconds()}
             logger.warning("dialling_slowed_down", **fields)

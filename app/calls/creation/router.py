@@ -32,7 +32,7 @@ from app.errors import (
     UpstreamThrottled,
     UpstreamUnreachable,
 )
-from app.http.authentication import authenticate_caller, bearer
+from app.http.authentication import authenticate_caller, bearer_scheme
 from app.http.bodies import JSON_BODY_ERRORS, read_json_object
 from app.http.idempotency_key import REPLAYED_HEADER, idempotency_key_header, read_idempotency_key
 from app.http.openapi import header_references, json_request_body
@@ -77,7 +77,7 @@ async def create_call(request: Request) -> Response:
     that no call was started**; if the outcome is unknown, the status is 202. With an `Idempotency-Key`, a retry after a
     timeout or a crash returns the record and never places a second call.
     """
-    caller = await authenticate_caller(request, await bearer(request))
+    caller = await authenticate_caller(request, await bearer_scheme(request))
     body = await read_json_object(request)
     key = await idempotency_key(request)
     service: CreationService = request.state.creation

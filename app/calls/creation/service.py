@@ -45,7 +45,7 @@ from app.errors import (
     TenantSuspended,
 )
 from app.observability.tracing import current_traceparent
-from app.scheduling.schedule import Schedule
+from app.scheduling.schedule import CallSchedule
 from app.scheduling.store import find_queues
 from app.security.keyring import Keyring
 from app.security.pseudonyms import Pseudonyms
@@ -186,7 +186,7 @@ class CreationService:
 
     async def _find_calls_by_key(self, keys: Sequence[tuple[str, str]]) -> Sequence[Call | None]:
         async with self._database.begin() as session:
-            found = await repository.find_calls_by_key(session, keys)
+            found = await repository.find_calls_by_idempotency_key(session, keys)
         return [found.get(key) for key in keys]
 
     def _may_be_retried(self, call: Call, canonical_body: bytes) -> bool:
@@ -199,14 +199,14 @@ class CreationService:
         if not self._keyring.matches_keyed_hash(call.fingerprint, canonical_body):
             raise IdempotencyKeyReused(call_id=call.id)
         if call.execution == "pending":
-            raise CallPending(call_id=call.id, after_s=1)
+            raise CallPending(call_id=call.id, retry_after_s=1)
         if call.execution != "not_started" or call.problem is None:
             return False
         if is_temporary_problem(call.problem["slug"]):
             return True
         raise restore_error(call.problem, call_id=call.id)
 
-    async def _make_schedule(self, caller: Caller, request: CallRequest) -> Schedule:
+    async def _make_schedule(self, caller: Caller, request: CallRequest) -> CallSchedule:
         """Returns the times of a scheduled call. Raises InvalidRequest for an unknown queue, and as `make_schedule` does."""
         queue = await self._queues.submit((caller.tenant_id, request.queue))
         if queue is None:

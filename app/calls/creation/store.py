@@ -38,7 +38,7 @@ class _NewCallState(RecordColumns):
     pending_since: datetime
     updated_at: datetime
 
-    # The values in Twilio's answer. `SettledCall.from_change` decides how they are stored.
+    # The values in Twilio's answer. `AttemptOutcome.from_change` decides how they are stored.
     uri: str | None = None
     subresource_uris: dict[str, Any] | None = None
     resource: dict[str, Any] | None = None
@@ -194,7 +194,7 @@ _WRITE_COMPLETE_OUTCOMES = _write_outcomes_sql(complete=True)
 
 
 @dataclass(frozen=True, slots=True)
-class SettledCall:
+class AttemptOutcome:
     """The outcome of one attempt to place a call, to be written to the call's pending record."""
 
     call_id: UUID
@@ -250,7 +250,7 @@ async def write_undialled_outcomes(
     then has no effect. Returns one result for each call: whether the outcome was written, or LOCKED if another session has
     locked the row. It is not written if another call has the idempotency key, or if the call is not pending any more.
     """
-    outcomes = {call.id: SettledCall.from_change(call, change) for call in calls}
+    outcomes = {call.id: AttemptOutcome.from_change(call, change) for call in calls}
     rows = [{"deliveries_written": (), **intent_row(call), **outcomes[call.id].outcome_row()} for call in calls]
     inserted = {row["id"] for row in await database.fetch(_INSERT_WITHDRAWN, rows_as_json(rows))}
     # This statement follows the insert, so that it sees the rows with which the insert collided.
@@ -263,7 +263,7 @@ async def write_undialled_outcomes(
     ]
 
 
-async def write_outcomes(database: Database, outcomes: Sequence[SettledCall]) -> list[datetime | RowLocked | None]:
+async def write_outcomes(database: Database, outcomes: Sequence[AttemptOutcome]) -> list[datetime | RowLocked | None]:
     """Writes the outcomes of pending calls, with their events. Returns a result for each outcome.
 
     The result is the time of the change. It is None if the call is missing, not pending any more, or in another attempt. It is

@@ -10,7 +10,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from app.calls.outbox import SETTLED
+from app.calls.outbox import SETTLED_EVENT
 from app.calls.parameter_types import refuse_too_many_userinfos_in_request
 from app.calls.parameters import CallRequest
 from app.calls.phone_numbers import E164_PATTERN, guess_phone_number
@@ -123,7 +123,7 @@ def _sip_credential_findings(body: Mapping[str, Any]) -> Iterator[tuple[FieldErr
 def _ignored_with_application(request: CallRequest) -> tuple[str, ...]:
     """Returns the parameters that Twilio ignores because `application_sid` is given."""
     events = request.status_callback_event or ()
-    if SETTLED not in events:
+    if SETTLED_EVENT not in events:
         return *_IGNORED_WITH_APPLICATION, *_CALLBACKS_IGNORED_WITH_APPLICATION
     # Callgate uses URL and method for `settled`.
     return (*_IGNORED_WITH_APPLICATION, "status_callback_event") if len(events) > 1 else _IGNORED_WITH_APPLICATION

@@ -14,7 +14,7 @@ from app.calls import ids
 from app.console.page_size import PAGE_SIZE
 from app.console.reads import fetch_with_time_limit
 from app.database.pool import TransactionRunner
-from app.deliveries.store import tenants_with_pending_sql
+from app.deliveries.store import tenants_with_pending_deliveries_sql
 
 MAX_COUNTED_DELIVERIES: Final = 1_000
 """Maximum number of waiting deliveries that the overview counts for one tenant."""
@@ -84,7 +84,7 @@ _DELIVERY_COLUMNS = """delivery.id, delivery.call_id, delivery.tenant_id, delive
     delivery.held, coalesce(delivery.url, call.status_callback), call.sid, call."to", call."from" AS from_"""
 
 _LIST_BACKLOGS = f"""
-    WITH RECURSIVE {tenants_with_pending_sql()}
+    WITH RECURSIVE {tenants_with_pending_deliveries_sql()}
     SELECT tenant.tenant_id, own.* FROM tenant CROSS JOIN LATERAL (
         SELECT count(*), count(*) FILTER (WHERE attempts > 0), min(pending_since),
             (array_agg(coalesce(last_error, last_status::text) ORDER BY last_attempt_at DESC) FILTER (WHERE attempts > 0))[1]

@@ -26,11 +26,11 @@ from joserfc.jws import JWSRegistry
 
 from app import __version__
 from app.console.oidc.login import LoginAttempt, ProviderFailed
-from app.setting_values import is_trusted_url
+from app.setting_values import is_https_or_loopback_url
 from app.twilio.client import HttpClient
 from app.twilio.response_body import BodyTooLong, read_response_body
 from app.twilio.transport import AiohttpTransport
-from app.workloads.key_sources import DISCOVERY_PATH
+from app.workloads.key_sources import OPENID_DISCOVERY_PATH
 
 _TIMEOUT_S = 10.0
 _METADATA_MAX_AGE_S = 60.0
@@ -119,7 +119,7 @@ class OidcProvider:
         """Reads the discovery document, and stores it or the reason of the failure."""
         try:
             async with self._new_http_client() as client:
-                metadata = await _get_json(client, self.issuer.rstrip("/") + DISCOVERY_PATH)
+                metadata = await _get_json(client, self.issuer.rstrip("/") + OPENID_DISCOVERY_PATH)
             if metadata.get("issuer") != self.issuer:
                 raise ProviderFailed("discovery_of_another_issuer")
         except ProviderFailed as error:
@@ -173,7 +173,7 @@ def _endpoint_url(metadata: Mapping[str, Any], name: str) -> str:
     Raises ProviderFailed if the document has no such URL, or if it is neither an https URL nor an http URL on this machine.
     """
     address = metadata.get(name)
-    if not isinstance(address, str) or not is_trusted_url(address.partition("?")[0]):
+    if not isinstance(address, str) or not is_https_or_loopback_url(address.partition("?")[0]):
         raise ProviderFailed(f"{name}_not_https")
     return address
 

@@ -7,7 +7,7 @@ from typing import Final
 from app.console.page_size import PAGE_SIZE
 from app.console.reads import fetch_with_time_limit
 from app.database.pool import TransactionRunner
-from app.queues.state_store import STATE_COLUMNS, STATE_TABLES, QueueState
+from app.queues.state_store import QUEUE_STATE_COLUMNS, QUEUE_STATE_TABLES, QueueState
 
 MAX_COUNTED_CALLS: Final = 1_000
 """Maximum number of waiting calls that the list counts for one queue."""
@@ -23,8 +23,8 @@ class QueueLine:
 
 
 _LIST_QUEUES = f"""
-    SELECT {STATE_COLUMNS}, waiting.number AS waiting
-    FROM {STATE_TABLES} CROSS JOIN LATERAL (
+    SELECT {QUEUE_STATE_COLUMNS}, waiting.number AS waiting
+    FROM {QUEUE_STATE_TABLES} CROSS JOIN LATERAL (
         SELECT count(*) AS number
         FROM (SELECT FROM scheduled_dial WHERE queue_id = queue.id LIMIT {MAX_COUNTED_CALLS + 1}) AS some_dials
     ) AS waiting

@@ -58,9 +58,9 @@ async def log_in(request: Request, form: SubmittedFormDep) -> Response:
     except Unauthorized:
         return login_page(request, status=401, next_path=next_path, error_text=_WRONG_KEY_TEXT)
     except TooManyAttempts as error:
-        error_text = f"Too many wrong API keys came from your address. Try again in {error.after_s} s."
+        error_text = f"Too many wrong API keys came from your address. Try again in {error.retry_after_s} s."
         response = login_page(request, status=429, next_path=next_path, error_text=error_text)
-        response.headers["Retry-After"] = str(error.after_s)
+        response.headers["Retry-After"] = str(error.retry_after_s)
         return response
     return await start_session(request, client, RedirectResponse(next_path, status_code=303))
 

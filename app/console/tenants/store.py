@@ -52,6 +52,7 @@ _WHERE_TENANT_SQL: Final = f"tenant_id = $1 ORDER BY {{order}} LIMIT {MAX_LISTED
 _OF_ACCOUNTS_SQL: Final = "= ANY (array(SELECT id FROM account))"
 _CREDENTIALS_SQL: Final = f"""SELECT {CREDENTIAL_COLUMNS} FROM twilio_credential AS credential
     WHERE account_id {_OF_ACCOUNTS_SQL} AND revoked_at IS NULL ORDER BY {CREDENTIAL_ORDER_SQL}"""
+_PACES_SQL: Final = f"SELECT subject_id, {pace_store.PACE_LIMIT_COLUMNS_SQL} FROM pace WHERE subject_id {_OF_ACCOUNTS_SQL}"
 _KEYS_SQL: Final = (
     f"SELECT {API_KEY_COLUMNS} FROM api_key WHERE {_WHERE_TENANT_SQL.format(order='revoked_at IS NOT NULL, id DESC')}"
 )
@@ -62,8 +63,8 @@ _WORKLOADS_SQL: Final = f"SELECT {workload_store.COLUMNS} FROM workload WHERE {_
 _DETAILS_SQL: Final = f"""
     WITH account AS (SELECT {ACCOUNT_COLUMNS} FROM twilio_account WHERE {_WHERE_TENANT_SQL.format(order="id")})
     SELECT tenant, {_rows_array_sql("SELECT * FROM account ORDER BY id")}, {_rows_array_sql(_CREDENTIALS_SQL)},
-        {_rows_array_sql(f"SELECT subject_id, {pace_store.LIMIT_COLUMNS} FROM pace WHERE subject_id {_OF_ACCOUNTS_SQL}")},
-        {_rows_array_sql(_KEYS_SQL)}, {_rows_array_sql(_SIP_CREDENTIALS_SQL)}, {_rows_array_sql(_WORKLOADS_SQL)}
+        {_rows_array_sql(_PACES_SQL)}, {_rows_array_sql(_KEYS_SQL)},
+        {_rows_array_sql(_SIP_CREDENTIALS_SQL)}, {_rows_array_sql(_WORKLOADS_SQL)}
     FROM (SELECT {TENANT_COLUMNS} FROM tenant WHERE id = $1) AS tenant
 """
 

@@ -10,7 +10,7 @@ from app.console.tenants.store import MAX_LISTED_RECORDS, TenantDetails
 from app.console.texts import hours_text, pace_text
 from app.http.operations import CONSOLE_PREFIX
 from app.scheduling.hours import parse_calling_hours
-from app.scheduling.pace_limits import UNLIMITED
+from app.scheduling.pace_limits import UNLIMITED_PACE
 from app.tenants.administration_store import AccountRow, ApiKeyRow, ApiKeyState, CredentialRow, TenantRow
 
 TENANTS_PATH: Final = f"{CONSOLE_PREFIX}/tenants"
@@ -75,7 +75,7 @@ def tenant_state(tenant: TenantRow) -> str:
 
 def _account_view(account: AccountRow, details: TenantDetails) -> AccountView:
     own = [credential for credential in details.credentials if credential.account_id == account.id]
-    return AccountView(account, pace_text(details.paces.get(account.id, UNLIMITED)), own)
+    return AccountView(account, pace_text(details.paces.get(account.id, UNLIMITED_PACE)), own)
 
 
 def _key_views(rows: list[ApiKeyRow], now: datetime) -> list[KeyView]:

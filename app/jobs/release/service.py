@@ -103,7 +103,7 @@ class _AccountAudit:
 
 
 @dataclass(frozen=True, slots=True)
-class GrantRelease:
+class GrantReleaseCommand:
     """Ends a halt of grants (rights to dial one call), so that workers dial scheduled calls again.
 
     After Postgres was restored from a backup, the latest grants may be missing, so a call that was dialled may wait again.

@@ -97,7 +97,7 @@ def pace_exceeded_error(refusal: PaceRefusal, call: Call | NewCall) -> PaceExcee
         return PaceExceeded(
             f"Twilio account {call.account_sid} has as many calls under way as it may have: "
             f"{refusal.max_concurrent}. The next call may be placed when one of them ends.",
-            after_s=_RETRY_AFTER_IF_FULL_S,
+            retry_after_s=_RETRY_AFTER_IF_FULL_S,
         )
     wait_s = refusal.wait_s or 0.1
     rate = (refusal.calls_per_second or Decimal(0)).normalize()
@@ -105,5 +105,5 @@ def pace_exceeded_error(refusal: PaceRefusal, call: Call | NewCall) -> PaceExcee
     return PaceExceeded(
         f"Twilio account {call.account_sid} may place {pace} per second, in bursts of up to {refusal.burst}. "
         f"The next call may be placed in {ceil(wait_s * 10) / 10} s.",
-        after_s=ceil(wait_s),
+        retry_after_s=ceil(wait_s),
     )

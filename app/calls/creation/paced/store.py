@@ -22,13 +22,13 @@ from app.calls.creation.store import (
 )
 from app.database.batcher import LOCKED, RowLocked
 from app.database.engine import Database
-from app.scheduling.admission import ADMISSION_CTES, ADMISSION_RESULT_SQL, PaceRefusal
+from app.scheduling.admission import ADMISSION_CTES_SQL, ADMISSION_RESULT_SQL, PaceRefusal
 from app.scheduling.models import Pace
 
 _INSERT_PACED_INTENTS = insert_calls_sql(
     INTENT_STATE_COLUMNS,
     on_conflict=IDEMPOTENCY_KEY_CONFLICT_TARGET,
-    ctes_before=ADMISSION_CTES,
+    ctes_before=ADMISSION_CTES_SQL,
     final_select=ADMISSION_RESULT_SQL,
 )
 

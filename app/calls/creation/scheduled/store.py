@@ -24,7 +24,7 @@ from app.database.connection import Connection
 from app.database.engine import Database
 from app.scheduling.grant_halt_sql import CURRENT_SERVER_SQL
 from app.scheduling.models import NO_QUEUE
-from app.scheduling.schedule import Schedule
+from app.scheduling.schedule import CallSchedule
 from app.scheduling.scheduled_dial_sql import SCHEDULED_DIAL_COLUMN_SQL, insert_scheduled_dials_sql
 
 MAX_SCHEDULED_ROWS_PER_STATEMENT = 250
@@ -39,7 +39,7 @@ class ScheduledCall:
     """A call that is to be dialled later. The constructor sets `execution` and `queue_id` of `call`."""
 
     call: NewCall
-    schedule: Schedule
+    schedule: CallSchedule
 
     def __post_init__(self) -> None:
         self.call.execution = "scheduled"

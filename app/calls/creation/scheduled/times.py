@@ -6,11 +6,11 @@ from uuid import UUID
 from app.calls.parameters import CallRequest
 from app.errors import FieldError, InvalidRequest
 from app.scheduling.hours import callee_time_zones, is_time_zone, next_time_within_hours
-from app.scheduling.schedule import PRIORITIES, Schedule, effective_dial_window
+from app.scheduling.schedule import PRIORITIES, CallSchedule, effective_dial_window
 from app.scheduling.store import StoredQueue
 
 
-def make_schedule(request: CallRequest, queue: StoredQueue, caller_id: UUID, *, now: datetime) -> Schedule:
+def make_schedule(request: CallRequest, queue: StoredQueue, caller_id: UUID, *, now: datetime) -> CallSchedule:
     """Returns the times between which the call may ring, and the values that decide its order among other calls.
 
     `caller_id` is the id of the API key or workload that requests the call. `now` is the time by Postgres's clock. Raises
@@ -30,7 +30,7 @@ def make_schedule(request: CallRequest, queue: StoredQueue, caller_id: UUID, *, 
             text = f"leaves no time within the hours: they are closed until `ring_by` in {where}; give a later `ring_by`"
             raise InvalidRequest(field_errors=(FieldError("/ring_by", "outside_hours", text),))
         due_at = opening
-    return Schedule(
+    return CallSchedule(
         queue_id=queue.id,
         caller_id=caller_id,
         priority=PRIORITIES.index(request.priority or "normal"),

@@ -97,7 +97,7 @@ async def create_key(
     """Creates a key and shows it once. Sending the same form again, as a reload does, creates no second key."""
     try:
         new = parse_body(NewKey, new_api_key_body(form))
-        row, key = await tenants.create_api_key_idempotently(
+        row, key = await tenants.create_key_idempotently(
             tenant_id,
             name=new.name,
             creator=client,
