@@ -2,7 +2,6 @@
 
 import asyncio
 import signal
-import subprocess
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -14,7 +13,7 @@ import httpx
 from app.jobs.worker import run_worker
 from app.observability import Metrics
 from app.settings import Settings
-from tests.cli.running import environment, eventually, free_port, is_listening, running
+from tests.cli.running import Process, environment, eventually, free_port, is_listening, running
 from tests.support.gateway import BASIC_CALL, SECRET_KEY, running_gateway, settings_for
 from tests.support.locks import SESSION_WAITS_FOR_LOCK_SQL
 from tests.support.upstream import created, running_upstream
@@ -61,7 +60,7 @@ async def _until_held(connection: asyncpg.Connection) -> None:
 
 
 @asynccontextmanager
-async def serving(database_url: str, tmp_path: Path) -> AsyncIterator[tuple[str, subprocess.Popen[bytes]]]:
+async def serving(database_url: str, tmp_path: Path) -> AsyncIterator[tuple[str, Process]]:
     """Runs `callgate serve` as a separate process. Yields its URL and the process."""
     port = free_port()
     settings = {f"CALLGATE_{name.upper()}": str(value) for name, value in TIMES.items()}
@@ -70,9 +69,9 @@ async def serving(database_url: str, tmp_path: Path) -> AsyncIterator[tuple[str,
     with serve as process:
         try:
             await eventually(lambda: is_listening(port), "a listening server")
-            yield f"http://127.0.0.1:{port}", process.popen
+            yield f"http://127.0.0.1:{port}", process
         finally:
-            process.popen.send_signal(signal.SIGCONT)
+            process.child.send_signal(signal.SIGCONT)
 
 
 async def test_a_process_suspended_before_the_dial_does_not_dial_when_it_resumes(database_url: str, tmp_path: Path) -> None:
@@ -88,13 +87,13 @@ async def test_a_process_suspended_before_the_dial_does_not_dial_when_it_resumes
             async with held_intents(database_url) as gate:
                 creating = asyncio.create_task(http.post("/v1/calls", json=BASIC_CALL, headers={"Idempotency-Key": "frozen"}))
                 await _until_held(gate)
-                process.send_signal(signal.SIGSTOP)
+                process.child.send_signal(signal.SIGSTOP)
             # Not earlier: its first statements could deadlock with the changes to the table.
             worker = asyncio.create_task(run_worker(settings, Metrics(), stop))
             async with asyncio.timeout(TIMEOUT_S):
                 while [call["execution"] for call in (await tenant.http.get("/v1/calls")).json()["calls"]] != ["unknown"]:
                     await asyncio.sleep(0.1)
-            process.send_signal(signal.SIGCONT)
+            process.child.send_signal(signal.SIGCONT)
             response = await creating
         stop.set()
         await worker

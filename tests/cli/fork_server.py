@@ -1,13 +1,13 @@
 """Runs `callgate` commands in forks of a process that has imported Callgate, which saves most of a command's CPU time.
 
-Each command has a process, an environment, a folder and streams of its own, and can get signals. Tests of imports, of the
-handling of signals and of the processes of a deployment start `callgate` without a fork server. The fleets of tests/proofs,
-which start dozens of processes, use forks.
+Each command has a process, an environment, a folder and streams of its own, and can get signals. Tests of imports, and of what
+a process inherits from a shell or a terminal, start `callgate` itself.
 """
 
 import atexit
 import contextlib
 import functools
+import gc
 import importlib
 import json
 import os
@@ -17,10 +17,11 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import weakref
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import IO
+from typing import IO, NoReturn
 
 _MAX_REQUEST_BYTES = 128 * 1024  # the arguments and the environment of one command
 # What commands import when they run. The second line is for `callgate serve`, `worker` and `simulator`.
@@ -58,6 +59,9 @@ class ForkedProcess:
         if self.poll() is None:
             os.kill(self.pid, number)
 
+    def terminate(self) -> None:
+        self.send_signal(signal.SIGTERM)
+
 
 def start_forked(arguments: Sequence[str], *, environment: Mapping[str, str], output: int) -> ForkedProcess:
     """Starts `callgate` with these arguments. Its output goes to the file descriptor `output`."""
@@ -75,6 +79,18 @@ def run_forked(
         streams = (given.fileno(), output.fileno(), errors.fileno())
         code = _start(arguments, environment, cwd, *streams).wait(timeout_s)
         return subprocess.CompletedProcess(["callgate", *arguments], code, _text(output), _text(errors))
+
+
+def forking_callgate(folder: Path) -> tuple[dict[str, str], list[int]]:
+    """Writes a program `callgate` for shells to `folder`. The fork server runs its commands.
+
+    Returns the environment variables that it needs, and the file descriptors that the shell must inherit.
+    """
+    program = folder / "callgate"
+    program.write_text(f"#!{sys.executable} -IS\n{Path(__file__).with_name('forking_callgate.py').read_text()}")
+    program.chmod(0o755)
+    descriptor = _server().fileno()
+    return {"FORK_SERVER": str(descriptor)}, [descriptor]
 
 
 def _start(arguments: Sequence[str], environment: Mapping[str, str], cwd: Path | None, *streams: int) -> ForkedProcess:
@@ -108,6 +124,7 @@ def _stop(server: subprocess.Popen[bytes], control: socket.socket) -> None:
 def _serve(control: socket.socket) -> None:
     for name in _PRELOADED:
         importlib.import_module(name)
+    gc.freeze()  # the garbage collections of a fork would copy all that it shares with this process
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # supervisors leave no zombies
     while True:
         request, descriptors, _, _ = socket.recv_fds(control, _MAX_REQUEST_BYTES, 4)
@@ -122,7 +139,10 @@ def _serve(control: socket.socket) -> None:
 
 
 def _supervise(request: Mapping[str, object], descriptors: Sequence[int]) -> None:
-    """Runs the command in a child process, and sends its id and exit code. In the child process, ends with SystemExit."""
+    """Runs the command in a child process, and sends its id and exit code. Does not return.
+
+    Kills the child process if the process that waits for the exit code has ended.
+    """
     *streams, reply = descriptors
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     child = os.fork()
@@ -132,12 +152,18 @@ def _supervise(request: Mapping[str, object], descriptors: Sequence[int]) -> Non
             os.dup2(descriptor, number)
             os.close(descriptor)
         _run_command(**request)  # type: ignore[arg-type]  # read from JSON
-        sys.exit()
-    os.write(reply, str(child).encode())
     for descriptor in streams:
         os.close(descriptor)
+    with contextlib.suppress(BrokenPipeError):
+        os.write(reply, str(child).encode())
+    ended, watched = os.pidfd_open(child), select.poll()
+    watched.register(ended, select.POLLIN)
+    watched.register(reply, 0)  # reports only that the other side is closed
+    if ended not in dict(watched.poll()):
+        os.kill(child, signal.SIGKILL)
     _, status = os.waitpid(child, 0)
-    os.write(reply, str(os.waitstatus_to_exitcode(status)).encode())
+    with contextlib.suppress(BrokenPipeError):
+        os.write(reply, str(os.waitstatus_to_exitcode(status)).encode())
     os._exit(0)
 
 
@@ -147,8 +173,31 @@ def _run_command(arguments: Sequence[str], environment: Mapping[str, str], cwd: 
     os.environ.clear()
     os.environ.update(environment)
     os.chdir(cwd)
+    # The server's own streams may be files, and these may be pipes.
+    sys.stdin, sys.stdout = open(0, closefd=False), open(1, "w", closefd=False)  # noqa: SIM115  # descriptors, left open
+    sys.stderr = open(2, "w", buffering=1, errors="backslashreplace", closefd=False)  # noqa: SIM115
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell ignores it for the tests if they run in the background
     sys.argv = ["callgate", *arguments]
-    main()
+    _end_with(main)
+
+
+def _end_with(main: Callable[[], None]) -> NoReturn:
+    """Ends the process as the interpreter does after `main`, but does not destroy all objects, which takes most of the time."""
+    code: object = 0
+    try:
+        main()
+    except SystemExit as ended:
+        code = ended.code
+    except BaseException:
+        sys.excepthook(*sys.exc_info())
+        code = 1
+    threading._shutdown()  # type: ignore[attr-defined]  # waits for the threads
+    atexit._run_exitfuncs()
+    with contextlib.suppress(OSError, ValueError):  # closed, or nobody reads it
+        sys.stdout.flush()
+    if isinstance(code, str):
+        print(code, file=sys.stderr)  # noqa: T201
+    os._exit(code if isinstance(code, int) else 0 if code is None else 1)
 
 
 if __name__ == "__main__":

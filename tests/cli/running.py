@@ -1,4 +1,4 @@
-"""Runs `callgate` as a real process with its own state folder and its output in a file."""
+"""Runs `callgate` in a process with its own state folder and its output in a file."""
 
 import asyncio
 import fcntl
@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tests.cli.fork_server import run_forked
+from tests.cli.fork_server import ForkedProcess, run_forked, start_forked
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 CALLGATE = str(Path(sys.executable).with_name("callgate"))
@@ -74,7 +74,7 @@ def wait_until(condition: Callable[[], bool], description: str) -> None:
 class Process:
     """A `callgate` process that runs until it gets a signal."""
 
-    popen: subprocess.Popen[bytes]
+    child: ForkedProcess | subprocess.Popen[bytes]
     file: Path
 
     @property
@@ -83,28 +83,25 @@ class Process:
 
     def wait_for(self, pattern: str) -> re.Match[str]:
         """Waits until the output of the process matches the pattern, and returns the first match. Fails if the process ends."""
-        wait_until(lambda: bool(re.search(pattern, self.output)) or self.popen.poll() is not None, pattern)
+        wait_until(lambda: bool(re.search(pattern, self.output)) or self.child.poll() is not None, pattern)
         found = re.search(pattern, self.output)
-        assert found, f"ended with {self.popen.returncode} and without {pattern!r}:\n{self.output}"
+        assert found, f"ended with {self.child.returncode} and without {pattern!r}:\n{self.output}"
         return found
 
     def end(self, number: signal.Signals) -> int:
-        self.popen.send_signal(number)
-        return self.popen.wait(DEADLINE_S)
+        self.child.send_signal(number)
+        return self.child.wait(DEADLINE_S)
 
 
 @contextmanager
 def running(*arguments: str, environment: dict[str, str], file: Path) -> Iterator[Process]:
     with file.open("wb") as output:
-        popen = subprocess.Popen(
-            [CALLGATE, *arguments], env=environment, stdout=output, stderr=output, stdin=subprocess.DEVNULL
-        )
+        child = start_forked(arguments, environment=environment, output=output.fileno())
     try:
-        yield Process(popen, file)
+        yield Process(child, file)
     finally:
-        if popen.poll() is None:
-            popen.terminate()
-            popen.wait(DEADLINE_S)
+        child.terminate()
+        child.wait(DEADLINE_S)
 
 
 def state_of(state_dir: Path) -> dict[str, Any]:

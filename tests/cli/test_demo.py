@@ -62,12 +62,12 @@ def once(once_state_dir: Path, demo: Process) -> Iterator[Process]:
     arguments = ("demo", "--once", "--port", "0")
     settings = environment(once_state_dir, ALL_PROXY=refused_url())
     with running(*arguments, environment=settings, file=once_state_dir.parent / "output") as process:
-        process.popen.wait(DEADLINE_S)
+        process.child.wait(DEADLINE_S)
         yield process
 
 
 def test_demo_once_prints_every_state_of_the_call_and_its_record(once: Process) -> None:
-    assert once.popen.returncode == 0, once.output
+    assert once.child.returncode == 0, once.output
     *shown, last = once.output.splitlines()
     states = re.findall(r"^ +[\d.]+ s +(\S+)", "\n".join(shown), flags=re.MULTILINE)
     assert states == ["queued", "ringing", "in-progress", "completed", "priced"]

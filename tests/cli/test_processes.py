@@ -101,12 +101,12 @@ async def test_a_stopping_process_commits_and_answers_requests_in_progress(
         tenant = await gateway.add_tenant(upstream.url)
         with serving(tmp_path, database_url) as (process, url):
             creating = await start_dialled_creation(upstream, url, tenant, "k")
-            process.popen.send_signal(signal.SIGTERM)
+            process.child.send_signal(signal.SIGTERM)
             await eventually(lambda: not is_listening(httpx.URL(url).port or 0), "the end of listening")
-            assert process.popen.poll() is None
+            assert process.child.poll() is None
             upstream.released.set()
             answer = await creating
-            await eventually(lambda: process.popen.poll() is not None, "the end of the process")
+            await eventually(lambda: process.child.poll() is not None, "the end of the process")
         assert (answer.status_code, answer.json()["execution"]) == (201, "started")
         call = await newest_call(gateway)
         assert (call.execution, call.sid) == ("started", answer.json()["sid"])
@@ -122,10 +122,10 @@ async def test_a_disconnected_caller_does_not_cancel_the_dial_of_a_stopping_proc
             creating = await start_dialled_creation(upstream, url, tenant, "k")
             creating.cancel()
             await asyncio.wait([creating])
-            process.popen.send_signal(signal.SIGTERM)
+            process.child.send_signal(signal.SIGTERM)
             await eventually(lambda: not is_listening(httpx.URL(url).port or 0), "the end of listening")
             upstream.released.set()
-            await eventually(lambda: process.popen.poll() is not None, "the end of the process")
+            await eventually(lambda: process.child.poll() is not None, "the end of the process")
         call = await newest_call(gateway)
         assert call.execution == "started"
         assert len(upstream.posts) == 1
@@ -134,7 +134,7 @@ async def test_a_disconnected_caller_does_not_cancel_the_dial_of_a_stopping_proc
 def test_a_stopping_process_closes_connections_and_ends_at_the_second_signal(database_url: str, tmp_path: Path) -> None:
     with serving(tmp_path, database_url, CALLGATE_LINGER="300") as (process, url), sync_http_client(base_url=url) as http:
         assert "connection" not in http.get("/livez").headers
-        process.popen.send_signal(signal.SIGTERM)
+        process.child.send_signal(signal.SIGTERM)
         process.wait_for("leaving")
         for _ in range(2):  # on the open connection, then on a new one
             answer = http.get("/livez")
@@ -194,9 +194,9 @@ def test_a_worker_answers_its_healthcheck_and_counts(database_url: str, tmp_path
         with sync_http_client(base_url=f"http://127.0.0.1:{port}") as http:
             wait_until(lambda: http.get("/readyz").json()["status"] == "ok", "readiness")
             counted = http.get("/metrics").text
-        worker.popen.send_signal(signal.SIGSTOP)  # simulates a worker that hangs
+        worker.child.send_signal(signal.SIGSTOP)  # simulates a worker that hangs
         hanging = run(*asked, environment=configured)
-        worker.popen.send_signal(signal.SIGCONT)
+        worker.child.send_signal(signal.SIGCONT)
         assert worker.end(signal.SIGTERM) == 0
     assert "callgate_build_info" in counted
     assert (hanging.returncode, hanging.stderr) == (1, f"no answer from {asked[1]} (timed out)\n")

@@ -197,7 +197,7 @@ async def test_the_command_waits_for_the_promotion_and_ends_when_the_old_token_i
             await asyncio.to_thread(process.wait_for, "Now promote the secondary auth token")
             await installation.promote()
             await asyncio.to_thread(process.wait_for, "The old credential is revoked")
-            assert await asyncio.to_thread(process.popen.wait, 90) == 0
+            assert await asyncio.to_thread(process.child.wait, 90) == 0
         assert "second" not in process.output.replace("secondary", "")
         assert len(await installation.credentials()) == 1
         again = await installation.rotate(TWILIO_AUTH_TOKEN="second")

@@ -1,5 +1,7 @@
 """Tests the guides for operators: their shell blocks run against a real Postgres and the simulator.
 
+In the shell, `callgate` runs in forks of a process that has imported it (tests/cli/fork_server.py).
+
 The tests have neither Docker nor a cluster. Shell functions named `docker` and `kubectl` run what the containers would run:
 `callgate migrate`, `serve` and `worker`, and the command of an `exec`. NOT_RUN lists the commands that are left out.
 """
@@ -17,6 +19,7 @@ import pytest
 from sqlalchemy import make_url
 
 from app.local.postgres import remove_postgres_data
+from tests.cli.fork_server import forking_callgate
 from tests.cli.running import DEADLINE_S, environment, free_port, is_listening, running, wait_until
 from tests.support.gateway import SECRET_KEY
 
@@ -104,7 +107,8 @@ class Machine:
         self.port = free_port()
         self.database_url = make_url(database_url).set(drivername="postgresql").render_as_string(hide_password=False)
         # With the tools of the same Postgres: pg_dump refuses a newer server.
-        folders = (Path(sys.executable).parent, _POSTGRES_TOOLS)
+        variables, self.descriptors = forking_callgate(folder)
+        folders = (folder, Path(sys.executable).parent, _POSTGRES_TOOLS)
         self.environment = environment(
             folder,
             CALLGATE_DATABASE_URL=self.database_url,
@@ -113,6 +117,7 @@ class Machine:
             PATH=":".join([*map(str, folders), os.environ["PATH"]]),
             TWILIO_ACCOUNT_SID="AC" + "d" * 32,
             TWILIO_AUTH_TOKEN="a-token-for-the-simulator",
+            **variables,
         )
         self.folder = folder
 
@@ -128,6 +133,7 @@ class Machine:
             stderr=subprocess.STDOUT,
             text=True,
             start_new_session=True,
+            pass_fds=self.descriptors,
         )
         try:
             printed, _ = shell.communicate(timeout=4 * DEADLINE_S)

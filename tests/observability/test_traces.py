@@ -261,8 +261,8 @@ async def test_a_process_exports_its_spans_to_the_standard_otlp_endpoint(
             async with http_client(headers=key | TRACEPARENT) as http:
                 assert (await http.post(url, json=BASIC_CALL)).status_code == 201
                 assert (await http.get(url, params={"to": "+14155550123"})).status_code == 200
-            process.popen.send_signal(signal.SIGTERM)
-            await eventually(lambda: process.popen.poll() is not None, "the end of the process")
+            process.child.send_signal(signal.SIGTERM)
+            await eventually(lambda: process.child.poll() is not None, "the end of the process")
             log = process.output
     assert {path for path, _ in received} == {"/v1/traces"}
     resources = [spans for _, export in received for spans in export.resource_spans]

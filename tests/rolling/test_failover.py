@@ -143,7 +143,7 @@ async def test_creations_and_worker_recover_at_the_promoted_standby(
                 await pair.standby.execute("SELECT pg_promote()")
                 took = await _wait_for("creations", RECOVERY_TIMEOUT_S, lambda: started_since(promoted))
                 worker_took = took + await _wait_for("the worker", RECOVERY_TIMEOUT_S, worker_is_ready)
-            assert worker.popen.poll() is None
+            assert worker.child.poll() is None
             # In a thread, because the worker may be calling the simulator, which runs in this process.
             await asyncio.to_thread(worker.end, signal.SIGTERM)
         assert set(during) <= {"503 not_started", "202 unknown"}, during

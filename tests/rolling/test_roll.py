@@ -88,11 +88,11 @@ async def test_clients_notice_no_restart_of_two_processes(gateway: Gateway, data
             async with load(url, tenant) as answers:
                 for port, process in old.items():
                     await wait_for_more_answers(answers)
-                    process.popen.send_signal(signal.SIGTERM)
+                    process.child.send_signal(signal.SIGTERM)
                     await eventually(lambda process=process: "leaving" in process.output, "the start of the shutdown")  # type: ignore[misc]
                     await wait_for_more_answers(answers)  # the load balancer still uses the process
                     balancer.withdraw(port)
-                    await eventually(lambda process=process: process.popen.poll() is not None, "its end")  # type: ignore[misc]
+                    await eventually(lambda process=process: process.child.poll() is not None, "its end")  # type: ignore[misc]
                     processes.enter_context(serving(port, database_url, tmp_path))
                     await ready(port)
                     balancer.admit(port)

@@ -1,0 +1,34 @@
+"""The program `callgate` in the shells of tests: sends the command to the fork server (fork_server.py), and waits for its end.
+
+It imports nothing but the standard library, and starts a hundred times faster than `callgate` itself.
+"""
+
+import json
+import os
+import signal
+import socket
+import sys
+from pathlib import Path
+
+
+def main() -> None:
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    request = {"arguments": sys.argv[1:], "environment": dict(os.environ), "cwd": str(Path.cwd())}
+    server = socket.socket(fileno=int(os.environ["FORK_SERVER"]))
+    socket.send_fds(server, [json.dumps(request).encode()], [0, 1, 2, theirs.fileno()])
+    theirs.close()
+    forwarded = (signal.SIGINT, signal.SIGTERM)
+    signal.pthread_sigmask(signal.SIG_BLOCK, forwarded)
+    command = int(ours.recv(16))
+    for number in forwarded:
+        signal.signal(number, lambda received, _: os.kill(command, received))
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, forwarded)
+    code = int(ours.recv(16))
+    if code < 0:  # the command was ended by a signal
+        signal.signal(-code, signal.SIG_DFL)
+        os.kill(os.getpid(), -code)
+    sys.exit(code)
+
+
+if __name__ == "__main__":
+    main()
