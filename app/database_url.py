@@ -43,6 +43,7 @@ class DatabaseURLError(ValueError):
     """A PostgreSQL URL is invalid.
 
     The message is one line. If a query parameter is wrong, the message names it, and does not show a value that may be secret.
+    An unknown parameter is not named if its name may be a part of the password.
     """
 
 
@@ -121,7 +122,7 @@ class _DatabaseURLParser:
         )
         for name in self._parameters:
             if self._query_may_begin_in_password:
-                raise DatabaseURLError(_INVALID_HOST_MESSAGE)
+                raise DatabaseURLError("has an unsupported parameter, or a ? in the password: write that ? as %3F")
             hint = _HINTS_BY_PARAMETER.get(name, "it is unknown")
             raise DatabaseURLError(f"has the unsupported parameter {name if name.isprintable() else '?'}: {hint}")
         return url

@@ -32,7 +32,7 @@ _PRELOADED = (
 
 
 class ForkedProcess:
-    """A `callgate` process that a fork server has started. The methods are those of `subprocess.Popen`."""
+    """A `callgate` process that a fork server has started. The methods are like those of `subprocess.Popen`."""
 
     def __init__(self, reply: socket.socket) -> None:
         self._reply = reply
@@ -117,6 +117,7 @@ def _server() -> socket.socket:
 
 
 def _stop(server: subprocess.Popen[bytes], control: socket.socket) -> None:
+    control.shutdown(socket.SHUT_RDWR)  # a shell that still runs has the socket, too
     control.close()
     server.wait()
 
@@ -182,7 +183,10 @@ def _run_command(arguments: Sequence[str], environment: Mapping[str, str], cwd: 
 
 
 def _end_with(main: Callable[[], None]) -> NoReturn:
-    """Ends the process as the interpreter does after `main`, but does not destroy all objects, which takes most of the time."""
+    """Runs `main` and ends the process with its exit code, without destroying all objects, which takes most of the time.
+
+    Unlike the interpreter, ends with 1 after a KeyboardInterrupt, and with the command's own code if its output is not written.
+    """
     code: object = 0
     try:
         main()
@@ -193,10 +197,11 @@ def _end_with(main: Callable[[], None]) -> NoReturn:
         code = 1
     threading._shutdown()  # type: ignore[attr-defined]  # waits for the threads
     atexit._run_exitfuncs()
-    with contextlib.suppress(OSError, ValueError):  # closed, or nobody reads it
-        sys.stdout.flush()
     if isinstance(code, str):
         print(code, file=sys.stderr)  # noqa: T201
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError):  # closed, or nobody reads it
+            stream.flush()
     os._exit(code if isinstance(code, int) else 0 if code is None else 1)
 
 

@@ -3,6 +3,7 @@
 It imports nothing but the standard library, and starts a hundred times faster than `callgate` itself.
 """
 
+import contextlib
 import json
 import os
 import signal
@@ -21,13 +22,19 @@ def main() -> None:
     signal.pthread_sigmask(signal.SIG_BLOCK, forwarded)
     command = int(ours.recv(16))
     for number in forwarded:
-        signal.signal(number, lambda received, _: os.kill(command, received))
+        signal.signal(number, lambda received, _: send_signal(command, received))
     signal.pthread_sigmask(signal.SIG_UNBLOCK, forwarded)
     code = int(ours.recv(16))
     if code < 0:  # the command was ended by a signal
-        signal.signal(-code, signal.SIG_DFL)
+        if -code in forwarded:
+            signal.signal(-code, signal.SIG_DFL)
         os.kill(os.getpid(), -code)
     sys.exit(code)
+
+
+def send_signal(process: int, number: int) -> None:
+    with contextlib.suppress(ProcessLookupError):  # it has just ended
+        os.kill(process, number)
 
 
 if __name__ == "__main__":
