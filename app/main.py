@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from datetime import timedelta
 from functools import cache
 from typing import Any
 
@@ -160,6 +161,7 @@ def _lifespan(
                 # The same for the console. Separate from the API, so that people and services do not delay each other.
                 "console_limit": ConcurrencyLimit(per_process=4, per_tenant=2),
                 "has_public_url": bool(settings.public_url),
+                "resolve_period": timedelta(seconds=settings.resolve_period),
                 "console_oidc": oidc_provider(settings),
                 "console_oidc_rules": parse_oidc_access(settings.console_oidc_access or "[]"),
                 "key_attempts": FailedAuthenticationLimiter(

@@ -15,10 +15,11 @@ from app.calls.ids import creation_time_of_id
 from app.console.now.figure_store import read_figures
 from app.console.now.store import MAX_COUNTED_ROWS, MAX_LISTED_ROWS, NowPageFacts, read_now_page_facts
 from app.jobs.rollup import CallCountRollUp
+from app.tenants.caller import COMMAND_LINE_CALLER
 from app.tenants.scopes import Scope
 from tests.console.conftest import LogIn, browser, cookie_of, follow, text_of
 from tests.console.rows import add_delivery
-from tests.support.gateway import BASIC_CALL, Gateway, Tenant
+from tests.support.gateway import BASIC_CALL, Gateway, Tenant, running_gateway, settings_for
 from tests.support.upstream import Upstream, created, error, running_upstream
 
 
@@ -250,6 +251,22 @@ async def test_calls_that_were_canceled_count_as_no_failure(gateway: Gateway, lo
     await gateway.database.fetch("UPDATE call SET settled_by = 'expired' WHERE settled_by = 'canceled'")
     await _roll_up(gateway)
     assert "8 calls that were requested in the last hour did not start." in text_of(await person.get("/now"))
+
+
+async def test_unknown_calls_are_reported_after_the_configured_period(database_url: str) -> None:
+    async with (
+        running_upstream(error(503, 20500)) as upstream,
+        running_gateway(settings_for(database_url, resolve_period=7200)) as gateway,
+    ):
+        tenant = await gateway.add_tenant(upstream.url)
+        await tenant.create()
+        _, key = await gateway.tenants.create_key(tenant.id, name=None, creator=COMMAND_LINE_CALLER, scopes=(Scope.READ,))
+        person = await browser(gateway, await cookie_of(gateway, key))
+        for minutes, is_reported in ((124, False), (126, True)):
+            await gateway.database.fetch(
+                "UPDATE call SET pending_since = now() - make_interval(mins => $2) WHERE tenant_id = $1", tenant.id, minutes
+            )
+            assert ("1 unknown call, the oldest for" in text_of(await person.get("/console/now/summary"))) == is_reported
 
 
 async def test_a_new_installation(gateway: Gateway, log_in: LogIn) -> None:

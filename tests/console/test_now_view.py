@@ -24,6 +24,7 @@ from app.database.heartbeats import WorkerSummary
 
 NOW = datetime(2026, 11, 29, 10, 30, tzinfo=UTC)
 NONE = WaitingCount(0, None)
+RESOLVE_PERIOD = timedelta(minutes=15)
 QUIET = NowPageFacts(
     read_at=NOW,
     has_tenants=True,
@@ -69,11 +70,16 @@ def _text(parts: list[SentencePart]) -> str:
 
 
 def _sentence(**facts: Any) -> str:
-    return _text(now_view(replace(QUIET, **facts), for_operator=True).sentence.parts)
+    return _text(now_view(replace(QUIET, **facts), for_operator=True, resolve_period=RESOLVE_PERIOD).sentence.parts)
 
 
-def _attention_items(*, for_operator: bool = True, key_set_state: str = "ok", **facts: Any) -> list[AttentionItem]:
-    return now_view(replace(QUIET, **facts), for_operator=for_operator, key_set_state=key_set_state).attention_items
+def _attention_items(
+    *, for_operator: bool = True, resolve_period: timedelta = RESOLVE_PERIOD, key_set_state: str = "ok", **facts: Any
+) -> list[AttentionItem]:
+    shown = now_view(
+        replace(QUIET, **facts), for_operator=for_operator, resolve_period=resolve_period, key_set_state=key_set_state
+    )
+    return shown.attention_items
 
 
 def test_the_example_of_the_console() -> None:
@@ -86,6 +92,7 @@ def test_the_example_of_the_console() -> None:
             recent=LastHourCallCounts(started=998, unknown=2, server_errors=2, called_back=900, rolled_up=1000),
         ),
         for_operator=True,
+        resolve_period=RESOLVE_PERIOD,
     )
     assert _text(view.sentence.parts) == (
         "Calls go out. 3 unknown, oldest 40 s; 120 waiting, the last at 10:42; Twilio answers 5xx to 0.2 %."
@@ -321,6 +328,14 @@ def test_what_passes_by_itself_is_no_finding(facts: dict[str, Any]) -> None:
     assert _attention_items(**facts) == []
 
 
+@pytest.mark.parametrize("period", [timedelta(seconds=12), timedelta(minutes=15), timedelta(hours=6)])
+def test_unknown_calls_are_a_finding_when_their_searches_should_be_over(period: timedelta) -> None:
+    expected_s = (period + timedelta(minutes=5)).total_seconds()
+    assert _attention_items(resolve_period=period, unknown=_since(expected_s)) == []
+    (item,) = _attention_items(resolve_period=period, unknown=_since(expected_s + 1))
+    assert _text(item.title).startswith("1 unknown call, the oldest for")
+
+
 def test_a_rejected_credential_is_worse_when_it_is_the_last() -> None:
     other = RejectedCredential("blue", "AC1", "SK1", NOW, others=1)
     last = RejectedCredential("red", "AC2", "AC2", NOW, others=0)
@@ -335,7 +350,8 @@ def test_a_rejected_credential_is_worse_when_it_is_the_last() -> None:
 
 
 def test_the_worst_comes_first_and_colours_the_sentence() -> None:
-    view = now_view(replace(QUIET, gave_up=1, is_halted=True, queues=[replace(QUEUE, paused=True)]), for_operator=True)
+    facts = replace(QUIET, gave_up=1, is_halted=True, queues=[replace(QUEUE, paused=True)])
+    view = now_view(facts, for_operator=True, resolve_period=RESOLVE_PERIOD)
     assert [item.level for item in view.attention_items] == ["danger", "warning", "warning"]
     assert view.sentence.level == "danger"
 

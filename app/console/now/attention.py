@@ -23,8 +23,9 @@ Level = Literal["ok", "warning", "danger"]
 LEVELS_BY_URGENCY: Final[tuple[Level, ...]] = ("danger", "warning", "ok")
 """All levels, the most urgent first."""
 
-# Searches of Twilio's list settle an unknown call within CALLGATE_RESOLVE_PERIOD, a quarter of an hour by default.
-_MIN_UNKNOWN_AGE_TO_WARN: Final = timedelta(minutes=20)
+# A call may be unknown for this much longer than CALLGATE_RESOLVE_PERIOD, because that period begins after the attempt to dial
+# the call, and because a search takes time.
+_UNKNOWN_AGE_MARGIN: Final = timedelta(minutes=5)
 _MIN_PENDING_AGE_TO_WARN: Final = timedelta(minutes=10)
 _MIN_FAILING_AGE_TO_WARN: Final = timedelta(minutes=10)
 # A new call may not be found at first.
@@ -47,12 +48,15 @@ class AttentionItem:
     link: tuple[str, str] | None = None
 
 
-def attention_items(facts: NowPageFacts, *, for_operator: bool, key_set_state: str) -> list[AttentionItem]:
+def attention_items(
+    facts: NowPageFacts, *, for_operator: bool, resolve_period: timedelta, key_set_state: str
+) -> list[AttentionItem]:
     """Returns what needs attention, the most urgent first.
 
-    `key_set_state` is the state of the key set with which service account tokens are verified.
+    `resolve_period` is CALLGATE_RESOLVE_PERIOD, over which Twilio's list is searched for an unknown call. `key_set_state` is
+    the state of the key set with which service account tokens are verified.
     """
-    found = [*_system_attention_items(facts, for_operator, key_set_state), *_call_attention_items(facts)]
+    found = [*_system_attention_items(facts, for_operator, key_set_state), *_call_attention_items(facts, resolve_period)]
     found += [*_scheduled_call_attention_items(facts, for_operator), *_missing_call_attention_items(facts)]
     found += [*_delivery_attention_items(facts), *_price_attention_items(facts)]
     return sorted(found, key=lambda each: LEVELS_BY_URGENCY.index(each.level))
@@ -92,9 +96,9 @@ def _system_attention_items(facts: NowPageFacts, for_operator: bool, key_set_sta
         yield AttentionItem("warning", [f"The key set for service account tokens {what}."], advice)
 
 
-def _call_attention_items(facts: NowPageFacts) -> Iterator[AttentionItem]:
+def _call_attention_items(facts: NowPageFacts, resolve_period: timedelta) -> Iterator[AttentionItem]:
     unknown, recent = facts.unknown, facts.recent
-    if unknown.since and (waited := facts.read_at - unknown.since) > _MIN_UNKNOWN_AGE_TO_WARN:
+    if unknown.since and (waited := facts.read_at - unknown.since) > resolve_period + _UNKNOWN_AGE_MARGIN:
         advice = (
             "They may have rung, so do not place them again. A callback or a search of Twilio's list settles them; "
             "`callgate doctor` shows whether the clocks or a credential prevent it."

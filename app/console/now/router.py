@@ -1,5 +1,6 @@
 """The page *Now*, the part of it that refreshes itself, and the figures of its plots."""
 
+from datetime import timedelta
 from typing import Annotated, Literal
 
 from fastapi import Depends, Query, Request, Response
@@ -81,4 +82,6 @@ async def _read_now_view(request: Request, client: ConsoleClientDep, tenant_id: 
     )
     tokens: WorkloadTokenValidator | None = request.state.workload_tokens
     is_operator = isinstance(client, OperatorCaller)
-    return now_view(facts, for_operator=is_operator, key_set_state="ok" if tokens is None else tokens.key_set_state)
+    key_set_state = "ok" if tokens is None else tokens.key_set_state
+    resolve_period: timedelta = request.state.resolve_period
+    return now_view(facts, for_operator=is_operator, resolve_period=resolve_period, key_set_state=key_set_state)

@@ -31,12 +31,13 @@ class NowView:
     read_at: datetime
 
 
-def now_view(facts: NowPageFacts, *, for_operator: bool, key_set_state: str = "ok") -> NowView:
+def now_view(facts: NowPageFacts, *, for_operator: bool, resolve_period: timedelta, key_set_state: str = "ok") -> NowView:
     """Returns what the page *Now* shows: the sentence, and the list of what needs attention.
 
-    `key_set_state` is the state of the key set with which service account tokens are verified (app.workloads).
+    `resolve_period` is CALLGATE_RESOLVE_PERIOD, over which Twilio's list is searched for an unknown call. `key_set_state` is
+    the state of the key set with which service account tokens are verified (app.workloads).
     """
-    items = attention_items(facts, for_operator=for_operator, key_set_state=key_set_state)
+    items = attention_items(facts, for_operator=for_operator, resolve_period=resolve_period, key_set_state=key_set_state)
     level, head = _main_sentence(facts)
     worst = min([level, *(each.level for each in items)], key=LEVELS_BY_URGENCY.index)
     return NowView(StatusSentence(worst, [*head, *_detail_sentence(facts)]), items, facts.read_at)
