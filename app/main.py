@@ -136,7 +136,7 @@ def create_app(settings: Settings, tracing: Tracing | None = None) -> FastAPI:
     serve_document(app, "/openapi.json", app.openapi)
     _declare_static_files(app)
     require_access_declarations(app.routes)
-    metrics.http.add_creation_routes(_paths_that_create_calls(app))
+    metrics.http.register_creation_paths(_paths_that_create_calls(app))
     return app
 
 

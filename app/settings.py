@@ -117,7 +117,7 @@ class Settings(ConsoleSettings):
         description="Database connections of one process, besides up to 15 for statements, notifications and probes.",
     )
     max_in_flight: int = Field(
-        200, ge=1, le=MAX_IN_FLIGHT_LIMIT, description="Creations that one process sends to Twilio at the same time."
+        200, ge=1, le=MAX_IN_FLIGHT_LIMIT, description="Calls that an API process creates, or a worker dials, at the same time."
     )
     max_in_flight_per_tenant: int = Field(
         100,

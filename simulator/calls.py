@@ -80,7 +80,7 @@ async def list_calls(account_sid: str, request: Request) -> Response:
     state.list_faults.require_allowed_rate(account.sid, now)
     return _json_response(
         render_call_page(
-            state.calls, account.sid, request.query_params, state.list_faults.make_list_view(now), state.display_rules
+            state.calls, account.sid, request.query_params, state.list_faults.draw_request_faults(now), state.display_rules
         )
     )
 

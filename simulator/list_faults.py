@@ -40,7 +40,7 @@ class ListFaultState:
 
     def __init__(self, faults: ListFaults | None = None) -> None:
         self.faults = faults or ListFaults()
-        self._views = 0
+        self._request_count = 0
         self._admitted_at: dict[str, datetime] = {}
 
     def require_allowed_rate(self, account_sid: str, now: datetime) -> None:
@@ -53,14 +53,14 @@ class ListFaultState:
             raise TwilioError(20429, retry_after_s=self.faults.retry_after_s)
         self._admitted_at[account_sid] = now
 
-    def make_list_view(self, now: datetime) -> "ListView":
-        """Counts one more list request, and returns how that request sees the calls."""
-        self._views += 1
-        return ListView(self.faults, self._views, now)
+    def draw_request_faults(self, now: datetime) -> "ListRequestFaults":
+        """Counts one more list request, at the time `now`, and returns the faults of the answer to this request."""
+        self._request_count += 1
+        return ListRequestFaults(self.faults, self._request_count, now)
 
 
-class ListView:
-    """How one list request sees the calls: which calls are missing, and how old the state of each call is.
+class ListRequestFaults:
+    """The faults of the answer to one list request: which calls are missing, and how old the shown state of each call is.
 
     The random draws depend on the seed and on the number of the request.
     """

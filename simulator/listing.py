@@ -20,7 +20,7 @@ from simulator.destination import PHONE_CHARACTERS_PATTERN
 from simulator.display_rules import DisplayRules
 from simulator.errors import TwilioError
 from simulator.lifecycle import CallProgress, Status
-from simulator.list_faults import ListView
+from simulator.list_faults import ListRequestFaults
 from simulator.resource import API_VERSION, render_call_resource
 from simulator.store import Call, Calls
 
@@ -88,8 +88,10 @@ def _matches_text(shown: str | None, wanted: str) -> bool:
     return shown in (wanted, f"+{digits}", f"+1{digits}")
 
 
-def render_call_page(calls: Calls, account_sid: str, query: QueryParams, view: ListView, rules: DisplayRules) -> bytes:
-    """Returns the JSON of a page of the account's calls, newest first."""
+def render_call_page(
+    calls: Calls, account_sid: str, query: QueryParams, faults: ListRequestFaults, rules: DisplayRules
+) -> bytes:
+    """Returns the JSON of a page of the account's calls, newest first, with the faults of this request."""
     filters = CallFilters.parse(query)
     page_size = parse_integer_parameter(query, "PageSize", DEFAULT_PAGE_SIZE)
     if page_size > MAX_PAGE_SIZE:
@@ -102,12 +104,12 @@ def render_call_page(calls: Calls, account_sid: str, query: QueryParams, view: L
 
     def matching(candidates: Iterable[Call]) -> Iterator[ListedCall]:
         for call in candidates:
-            moment = view.shown_state_time(call)
+            moment = faults.shown_state_time(call)
             if moment is not None and (not filters or filters.matches(call, call.stage_at(moment).progress, rules)):
                 yield call, moment
 
     edge = _call_of_page_token(calls, account_sid, token)
-    if view.has_moving_pages:
+    if faults.has_moving_pages:
         found, has_previous, has_next = _page_by_number(matching(calls.newest_first(account_sid)), page, page_size)
     else:
         found, has_previous, has_next = _page_by_token(calls, account_sid, matching, edge, token, page_size)

@@ -13,7 +13,8 @@ from app.calls.models import Call
 class SearchPlan:
     """Says when Twilio's list of calls is searched for a call whose outcome is unknown.
 
-    The first `searches` searches happen within `period`, at growing intervals.
+    The first `searches` searches (CALLGATE_RESOLVE_SEARCHES) happen within `period` (CALLGATE_RESOLVE_PERIOD), at growing
+    intervals.
     """
 
     searches: int

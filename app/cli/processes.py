@@ -97,7 +97,8 @@ def serve(
 ) -> None:
     """Run the API.
 
-    On SIGTERM it accepts no new requests and commits the outcome of every call in progress.
+    On SIGTERM it serves for CALLGATE_LINGER more seconds. Then it accepts no new requests, waits for the outcome of each call
+    that it is creating at Twilio, and stores the outcome. It does not wait for the end of conversations.
 
     Requires CALLGATE_DATABASE_URL, CALLGATE_SECRET_KEYS and a schema that `callgate migrate` has updated. Without a database it
     starts nevertheless, responds with 503, and recovers by itself.
@@ -157,8 +158,9 @@ def worker(
 ) -> None:
     """Run a worker. Any number can run.
 
-    Updates records from Twilio, delivers callbacks and finds creations whose process died. Requires CALLGATE_DATABASE_URL and
-    CALLGATE_SECRET_KEYS. On SIGTERM it finishes the work in progress.
+    Dials scheduled calls, updates records from Twilio, delivers callbacks, and finds out what became of creations whose process
+    died. Requires CALLGATE_DATABASE_URL and CALLGATE_SECRET_KEYS. On SIGTERM it begins no new work and finishes what it has
+    begun.
     """
     from uvicorn.loops.auto import auto_loop_factory
 

@@ -1,4 +1,4 @@
-"""Reads started calls as Twilio would show them: the current state of one call, and pages of calls. Independent of HTTP."""
+"""Reads calls that Twilio has created for Callgate: the current state of a call, and pages of call ids. Independent of HTTP."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -50,9 +50,11 @@ class CallIdPage:
 
 @dataclass(frozen=True, slots=True)
 class StartedCallReader:
-    """Reads calls that Twilio has started. `deadline_s` is the time limit of one request to Twilio, in seconds.
+    """Reads calls that Twilio has created at Callgate's request: those whose record has the execution `started`.
 
-    `read_limit` limits how many lists are read at the same time, and `request_limit` how many requests wait for Twilio.
+    `read_limit` limits how many lists are read from the database at the same time. `request_limit` limits how many calls are
+    fetched from Twilio at the same time. Other services may share these limits. `deadline_s` is the time limit of one request
+    to Twilio, in seconds.
     """
 
     database: Database

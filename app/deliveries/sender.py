@@ -77,7 +77,7 @@ class DeliveryHttpClient:
         self._allowed = allowed
         self._threads = ThreadPoolExecutor(MAX_CONNECTIONS, thread_name_prefix="resolve")
         connector = _LimitedConnector(
-            resolver=_CheckedResolver(resolve or self._resolve_by_system, allowed, connect_timeout_s),
+            resolver=_AllowedAddressResolver(resolve or self._resolve_by_system, allowed, connect_timeout_s),
             ssl=tls or shared_tls_context(ssl.create_default_context),
             limit=MAX_CONNECTIONS,
             limit_per_host=MAX_CONNECTIONS_PER_HOST,
@@ -248,7 +248,7 @@ class _AddressRefused(Exception):
     """Raised if the host has addresses, but none of them is allowed."""
 
 
-class _CheckedResolver(AbstractResolver):
+class _AllowedAddressResolver(AbstractResolver):
     """A DNS resolver for aiohttp that returns only allowed addresses. aiohttp connects to them without another lookup."""
 
     def __init__(self, resolve: ResolveHost, allowed: AllowList, timeout_s: float) -> None:

@@ -242,9 +242,11 @@ class DeliverySender:
         )
 
     async def _record_in_batch(self, attempt: DeliveryAttempt) -> None:
-        """Records the result together with those of other attempts.
+        """Records the result of the attempt, in one transaction with the results of other attempts. Returns after the commit.
 
-        If there will be no further attempt, later events of the call need not wait for this commit.
+        Later events of a call may have to wait for the delivery of an earlier one. If this was the last attempt at a delivery,
+        later events that this worker claims from now on need not wait for the commit. The commit releases those that this
+        worker or another one has already marked as waiting.
         """
         if attempt.wait is None:
             self._finished_delivery_ids.add(attempt.delivery.id)

@@ -58,10 +58,10 @@ class HttpMetrics:
         for slug in error_classes_by_slug():
             self.refused.labels(slug)
 
-    def add_creation_routes(self, paths: Iterable[str]) -> None:
-        """Creates, with the value 0, the series that the alert on refused creations reads.
+    def register_creation_paths(self, paths: Iterable[str]) -> None:
+        """Creates the series of `database_unavailable` for the paths at which a POST creates calls, with the value 0.
 
-        `paths` are the path templates of the routes that create calls.
+        The alert on refused creations reads these series. `paths` are path templates of routes.
         """
         for path in paths:
             self.database_unavailable.labels("POST", path)

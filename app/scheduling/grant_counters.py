@@ -69,10 +69,13 @@ class GrantCounters:
         self._unsaved: set[UUID] = set()
 
     def known_counts(self) -> Mapping[UUID, GrantCount]:
-        """Returns a copy of the known counts, by account. Each of them was committed before this call.
+        """Returns a copy of the highest known grant count of each account, by account id.
 
-        A count that is read from the database after this call is lower only if the database has lost grants (rights to dial
-        one call). Counts that are recorded during the read are not in the copy.
+        Each count was committed before this call. The caller then reads the accounts' counts from the database. If one of them
+        is lower than the known count of its account, the database has lost grants (rights to dial one call).
+
+        The caller needs a copy, because known counts may rise during that read. A grant that is committed too late for the
+        read, and recorded before it ends, would look lost.
         """
         return dict(self._known)
 

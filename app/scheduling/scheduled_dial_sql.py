@@ -1,6 +1,6 @@
 """SQL that inserts rows of `scheduled_dial` (the table of waiting calls), or dial slots in their place.
 
-The statement that has this SQL writes the calls themselves, too.
+A dial slot stands for one concurrent call of an account. The calls themselves are written in the same transaction.
 """
 
 from typing import Final
@@ -20,10 +20,13 @@ The column has a row of `scheduled_dial` (the table of waiting calls) as JSON, o
 def insert_scheduled_dials_sql(from_clause: str, *, due_at: str) -> str:
     """Returns CTEs that insert rows of `scheduled_dial`, the table of waiting scheduled calls.
 
-    `from_clause` is SQL that joins the CTE `given` with the calls that were written. Its column `dial`
-    (SCHEDULED_DIAL_COLUMN_SQL) is a call's row of `scheduled_dial` as JSON, or null if the call is not scheduled. `due_at` is
-    SQL for the row's `due_at`. Callers (API keys or workloads) without a row in `dial_turn` get one: this table says in which
-    order the callers of an account take turns.
+    The statement must have a CTE `given` before them. The column `dial` of `given` (SCHEDULED_DIAL_COLUMN_SQL) has the row to
+    insert as JSON, or null if the call is not scheduled. `from_clause` is SQL for the FROM clause that selects the rows of
+    `given` whose calls are written. `due_at` is SQL for the column `due_at` of the new row. This SQL may read `given`, and the
+    other columns of the new row as `dial`.
+
+    The CTEs also insert a row of `dial_turn` for each caller (API key or workload) that has none. The table `dial_turn` says in
+    which order the callers of an account take turns.
     """
     columns = ", ".join(_DIAL_COLUMNS)
     return f""", new_dial AS (
@@ -43,7 +46,8 @@ def insert_scheduled_dials_sql(from_clause: str, *, due_at: str) -> str:
 def insert_slots_sql(from_clause: str) -> str:
     """Returns a CTE that inserts a dial slot for each scheduled call. The call then counts as dialled; no worker dials it.
 
-    `from_clause` is as for `insert_scheduled_dials_sql`. The CTE `given` also has the calls' parameters.
+    The CTE `given` and `from_clause` are as for `insert_scheduled_dials_sql`. In addition, `given` must have a column
+    `parameters` with the call's parameters.
     """
     return f""", new_slot AS (
             {insert_slot_sql(dial="dial", granted_at="now()", parameters="given.parameters")}

@@ -64,11 +64,11 @@ class CredentialRotation(AccountAdministration):
     async def find_replacement(
         self, tenant_id: str, *, account_sid: str, key_sid: str | None, old_id: UUID | None
     ) -> CredentialReplacement | None:
-        """Returns the unfinished replacement of a credential of this account; None if no replacement is in progress.
+        """Returns a replacement of a credential of this account that has begun and not ended; None if there is none.
 
-        `key_sid` is the SID of the new Twilio API key, or None if an auth token is being replaced. If several replacements are
-        in progress, `old_id`, the id of the old credential, selects one of them. Raises OperatorError if there are several and
-        `old_id` is None.
+        If `key_sid` is None, looks only for replacements of auth tokens. Otherwise looks only for replacements by the API key
+        with the SID `key_sid`. If `old_id` is not None, looks only for the replacement of the credential with the id `old_id`.
+        Raises OperatorError if several credentials are being replaced and `old_id` is None.
         """
         check_sids(account_sid, key_sid)
         async with self.database.transaction() as connection:
@@ -167,10 +167,13 @@ class CredentialRotation(AccountAdministration):
     async def _find_new_and_old_credential(
         self, connection: Connection, tenant_id: str, account_sid: str, key_sid: str | None, secret: str, old_id: UUID | None
     ) -> tuple[AccountRow, CredentialRow | None, CredentialRow | None]:
-        """Returns the account, the new credential (None if it is not stored yet), and the old one, which it is to replace.
+        """Returns the account, the new credential, and the old credential, which the new one is to replace.
 
-        The old credential is None if the new one already replaces a credential and `old_id` is None, or if the new one is
-        stored and the old one is no longer active.
+        The new credential is None if it is not stored yet. The old credential is None in two cases:
+        - `old_id` is None, and the new credential was already put before another one in the order of use.
+        - The new credential is stored, and the credential that it is to replace is not active any more, or there was none.
+
+        Raises OperatorError in the same cases as `_choose_credential_to_replace`.
         """
         account = await self._lock_account(connection, tenant_id, account_sid)
         stored = await self._find_credential_by_secret(connection, account, secret=secret, key_sid=key_sid)
@@ -240,10 +243,13 @@ def _choose_credential_to_replace(
 ) -> CredentialRow | None:
     """Returns the credential to replace: the one with the id `old_id` or, if that is None, the account's only other credential.
 
-    `credentials` are the account's active credentials of the same kind as the new one. `stored` is the new credential, or None
-    if it is not stored yet. Returns None if the new credential is stored and the old one is revoked already. Raises
-    OperatorError if there is no credential to replace or, without `old_id`, if it is unclear which credential the new one
-    replaces.
+    `credentials` are the active credentials of the new one's kind. `stored` is the new one, or None if it is not stored yet. If
+    there is no credential to replace, returns None if the new one is stored, and raises OperatorError otherwise.
+
+    Without `old_id`, also raises OperatorError in three cases, because it is unclear which credential the new one replaces:
+    - The account has several other credentials.
+    - The new credential is an API key and is stored already.
+    - The new credential is stored already, and the other one was stored later.
     """
     others = [each for each in credentials if stored is None or each.id != stored.id]
     if old_id is not None:

@@ -40,14 +40,13 @@ Result = TypeVar("Result")
 
 logger = structlog.stdlib.get_logger(__name__)
 
-# The statuses with which a call ends because of a request to end it.
-_STATUSES_OF_ENDED_CALLS = ("canceled", "completed")
+# The statuses that a request to end a call can set. A call that ends by itself may have the status `completed`, too.
+_STATUSES_SET_BY_END_REQUESTS = ("canceled", "completed")
 # Each further attempt follows a dial that Twilio refused for a temporary reason. The next dial comes at least a second later.
 _MAX_CANCEL_ATTEMPTS = 5
 CHANGE_ERRORS_BY_TWILIO_ERROR: Mapping[type[TwilioError], type[CallgateError]] = {TwilioWrongState: WrongCallState}
 """Maps Twilio's errors to errors for the client. Has only those for which a change needs another error than a creation."""
-_MIN_RETRY_WAIT = timedelta(seconds=1)
-_MAX_RETRY_WAIT = timedelta(seconds=60)
+_MIN_RETRY_WAIT, _MAX_RETRY_WAIT = timedelta(seconds=1), timedelta(seconds=60)
 # How long after the request a pending update is tried: every call has ended by then.
 _MAX_PENDING_UPDATE_AGE = MAX_QUEUE_TIME + MAX_CALL_TIME
 
@@ -62,7 +61,7 @@ class ControlResult:
 
 @dataclass(frozen=True, slots=True)
 class CallControl:
-    """Changes calls at Twilio. A request to Twilio may take `deadline_s` seconds; `request_limit` limits those of clients."""
+    """Changes calls at Twilio. `request_limit` limits clients' concurrent requests. A request may take `deadline_s` seconds."""
 
     database: Database
     directory: TenantDirectory
@@ -76,7 +75,9 @@ class CallControl:
     async def update(self, caller: Caller, call: Call, body: Mapping[str, Any]) -> ControlResult:
         """Changes a call with the parameters of Twilio's *update call* in `body`.
 
-        After a CallgateError other than ActionUnknown, nothing was changed, but Twilio may have got a request to end the call.
+        After ActionUnknown, the change may have been made, wholly or in part. After DatabaseUnavailable for a request that only
+        ends the call, the call may have ended or may end later; the client may repeat such a request. After any other error,
+        and after DatabaseUnavailable for any other request, this request has not changed the call.
         """
         update = validate_update(body)
         if caller.suspended and not update.only_ends_call:
@@ -167,8 +168,7 @@ class CallControl:
         for _ in range(_MAX_CANCEL_ATTEMPTS):
             if call.execution == "scheduled":
                 if not update.only_ends_call:
-                    detail = "The call waits to be dialled. Until then it can only be canceled."
-                    raise WrongCallState(detail, call_id=call.id)
+                    raise WrongCallState("The call waits to be dialled. Until then it can only be canceled.", call_id=call.id)
                 await self._cancel_waiting_call(call)
             call = await self._store_update_unless_settled(call, update)
             if call.execution != "scheduled":
@@ -225,7 +225,7 @@ class CallControl:
         Raises WrongCallState if the call ended as busy, failed or unanswered, because its redial may be scheduled.
         """
         locked = await repository.lock_call(session, call.id) or call
-        if locked.status in _STATUSES_OF_ENDED_CALLS:
+        if locked.status in _STATUSES_SET_BY_END_REQUESTS:
             return ControlResult(locked, done=True)
         if locked.status in TERMINAL_STATUSES:
             raise WrongCallState(call_id=call.id)

@@ -244,11 +244,15 @@ async def insert_intents(database: Database, calls: Sequence[Call | NewCall]) ->
 async def write_undialled_outcomes(
     database: Database, calls: Sequence[NewCall], change: RecordChange
 ) -> list[bool | RowLocked]:
-    """Records `change` as the outcome of calls that were not dialled.
+    """Records `change` as the outcome of new calls that were not dialled.
 
-    The insert of their intents (first records) may be committed, still under way, or lost. An insert that is still under way
-    then has no effect. Returns one result for each call: whether the outcome was written, or LOCKED if another session has
-    locked the row. It is not written if another call has the idempotency key, or if the call is not pending any more.
+    It is not known whether the intents (first records) of these calls were inserted. A call without a record is inserted with
+    its outcome. If its intent reaches Postgres later, Postgres does not insert the intent. A call with a record gets the
+    outcome if the record is pending.
+
+    Returns one result for each call. True: the outcome was written. LOCKED: the outcome was not written, because another
+    session has locked the record. False: the outcome was not written, because the record is not pending any more, or because
+    another call has the idempotency key.
     """
     outcomes = {call.id: AttemptOutcome.from_change(call, change) for call in calls}
     rows = [{"deliveries_written": (), **intent_row(call), **outcomes[call.id].outcome_row()} for call in calls]

@@ -38,7 +38,11 @@ class StoredSession:
 
 @dataclass(frozen=True, slots=True)
 class ListedSession:
-    """A session that has not ended, or a one-time link that can still be used. Both may have the kind `link`."""
+    """A session that has not ended, or a one-time link that can still be used.
+
+    An unused link has the kind `link`. A session that was started with a link has the same kind. They differ only in the time
+    from `created_at` to `expires_at`: for an unused link, it is LINK_LIFETIME in app.console.sessions.service.
+    """
 
     id: UUID
     kind: str
@@ -84,9 +88,9 @@ async def list_sessions(database: StatementPool, *, idle: timedelta) -> list[Lis
 
 
 async def add_session(connection: Connection, session: NewSession, *, lifetime: timedelta) -> bool:
-    """Adds a session, and deletes all sessions that expired over a day ago.
+    """Adds a session or a one-time link. Deletes all sessions and links that expired over a day ago.
 
-    Returns False, and adds nothing, if the session's tenant does not exist.
+    Returns False, and adds nothing, if the tenant of the session does not exist.
     """
     await connection.execute("DELETE FROM console_session WHERE expires_at < now() - interval '1 day'")
     statement = """INSERT INTO console_session (id, token_hash, kind, name, key_id, tenant_id, scopes, expires_at)
