@@ -107,7 +107,8 @@ async def test_the_call_just_placed_is_found_and_read_to_its_price(demo: Demo) -
     await expect(page.get_by_role("heading", level=1)).to_contain_text("sip:k•••@example.com")
     await expect(sentence(page)).to_have_text(re.compile(r"^Rang once, answered, \d+ s, −0\.\d+ USD\.$"))
     titles = await page.locator("ol.timeline strong").all_inner_texts()
-    assert titles == [
+    # On a slow machine, a refresh may read a status before its callback has arrived.
+    assert [title for title in titles if not title.startswith("Status: ")] == [
         "Sending to Twilio",
         "Started at Twilio",
         "Twilio reports: initiated",
