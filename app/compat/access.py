@@ -6,7 +6,6 @@ name gives Twilio's error 20003. An account that does not belong to the key's te
 """
 
 import base64
-import binascii
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -82,7 +81,7 @@ def _parse_authorization(authorization: str) -> tuple[str | None, str]:
         raise Unauthorized
     try:
         user, separator, key = base64.b64decode(parameter.strip(), validate=True).decode().partition(":")
-    except (binascii.Error, UnicodeDecodeError):
+    except ValueError:  # also of characters that are not ASCII, and of bytes that are not UTF-8
         raise Unauthorized from None
     if not separator:
         raise Unauthorized

@@ -301,6 +301,7 @@ async def test_authentication_accepts_each_documented_user_and_refuses_others(ga
         "Basic !",
         "Basic " + base64.b64encode(b"no-colon").decode(),
         "Basic " + base64.b64encode(b"\xff:\xff").decode(),
+        "Basic \xe9",
         basic(tenant.account_sid, "wrong"),
         basic(tenant.account_sid, tenant.auth_token),
         basic(tenant.account_sid, "\0" + tenant.key),
@@ -314,7 +315,8 @@ async def test_authentication_accepts_each_documented_user_and_refuses_others(ga
         for authorization in accepted:
             assert (await http.get(calls(tenant), headers={"Authorization": authorization})).status_code == 200
         for authorization in refused:
-            answer = await http.get(calls(tenant), headers={"Authorization": authorization} if authorization else {})
+            headers: dict[bytes, bytes] = {b"Authorization": authorization.encode("latin-1")} if authorization else {}
+            answer = await http.get(calls(tenant), headers=headers)
             assert error_code_of(answer) == (401, 20003), authorization
             assert "as the password" in answer.json()["message"]
             assert answer.headers["WWW-Authenticate"].startswith("Basic")
