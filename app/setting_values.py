@@ -68,7 +68,7 @@ def parse_url(text: str) -> str:
         raise ValueError("must be an http:// or https:// URL")
     if not parts.netloc.isascii():  # `hostname` is in lower case, in which the Kelvin sign is an ASCII k
         raise ValueError("must have a host in its ASCII form, which begins with xn--")
-    if parts.username is not None or parts.query or parts.fragment:
+    if parts.username is not None or set(text) & set("?#"):
         raise ValueError("must have no user, query or fragment")
     return text.rstrip("/")
 

@@ -1,9 +1,11 @@
 """Parses the values of options that are times or durations."""
 
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 
 import typer
 
+_MAX_DURATION = timedelta(days=3650)
 _DURATION_UNITS = {"d": timedelta(days=1), "h": timedelta(hours=1), "m": timedelta(minutes=1)}
 
 
@@ -35,13 +37,17 @@ def parse_past_or_future_time(text: str) -> datetime:
 
 
 def parse_duration(text: str) -> timedelta:
-    """Parses a number of minutes, hours or days, such as 5m, 12h or 90d. Raises BadParameter for any other text."""
+    """Parses a number of minutes, hours or days, such as 5m, 12h or 90d. Raises BadParameter for any other text.
+
+    Also raises it for more than ten years, because such a time from now may be after the last one that a `datetime` can have.
+    """
     if not (text[:-1].isdecimal() and text[-1] in _DURATION_UNITS):
         raise typer.BadParameter(f"{text!r} is not a duration: write 5m, 12h or 90d")
-    try:
-        return int(text[:-1]) * _DURATION_UNITS[text[-1]]
-    except OverflowError:
-        raise typer.BadParameter(f"{text!r} is too long") from None
+    with suppress(OverflowError):
+        duration = int(text[:-1]) * _DURATION_UNITS[text[-1]]
+        if duration <= _MAX_DURATION:
+            return duration
+    raise typer.BadParameter(f"{text!r} is too long: write at most {_MAX_DURATION.days}d")
 
 
 def _parse_time_or_duration(text: str, *, sign: int, example: str) -> datetime:

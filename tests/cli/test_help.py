@@ -68,6 +68,7 @@ def test_commands_with_output_can_print_json(name: str) -> None:
         ["keys", "create", "x", "--expires", ""],
         ["keys", "create", "x", "--expires", "99999999999d"],
         ["keys", "create", "x", "--expires", "2020-01-01T00:00:00Z"],
+        ["accounts", "rotate", "x", "AC0", "--quiet", "3000000d"],
         ["dev", "--port", "65536"],
         ["serve", "--workers", "0"],
     ],

@@ -123,6 +123,8 @@ def test_twilios_base_url_is_accepted_in_common_forms(monkeypatch: pytest.Monkey
         "https://api.twilio.com/2010-04-01/Accounts/AC0/Calls.json",
         "https://api.twilio.com/Accounts/AC0",
         "https://api.twilio.com?x=1",
+        "https://api.twilio.com/#",
+        "https://api.twilio.com?",
         "https://user@api.twilio.com",
         "https://[::1",
     ],
