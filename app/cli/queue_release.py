@@ -29,8 +29,8 @@ def halt(as_json: AsJson = False) -> None:
     """Stop dialling scheduled calls, of all tenants, until `callgate queues release`.
 
     Use it when the database may have lost which calls were dialled and Callgate cannot notice it, as after the restore of a
-    snapshot. Calls under way, immediate calls, cancellations and deadlines go on. When the command ends with 0, no further
-    call is dialled, and a release that was running fails.
+    snapshot. Immediate calls, cancellations and deadlines go on. When the command ends with 0, no further call is granted, and
+    a release that was running fails. Calls that were granted before are still dialled.
     """
     from app.audit.events import command_actor
     from app.scheduling.halt import GrantHaltCommand
@@ -39,9 +39,9 @@ def halt(as_json: AsJson = False) -> None:
     if as_json:
         show_values({"since": halted.since, "was_halted": halted.was_halted, "certain": halted.is_complete}, as_json=True)
     elif halted.was_halted:
-        typer.echo(f"Scheduled calls were halted already: none is dialled since {halted.since:%Y-%m-%d %H:%M:%S} UTC.")
+        typer.echo(f"Scheduled calls were halted already, since {halted.since:%Y-%m-%d %H:%M:%S} UTC.")
     else:
-        typer.echo("Scheduled calls are not dialled any more. `callgate queues release` resumes them.")
+        typer.echo("No further scheduled call is granted. `callgate queues release` resumes them.")
     if not halted.is_complete:
         raise CommandUnfinished("grants are halted, but a transaction from before is still open: run the command again")
 

@@ -43,7 +43,7 @@ def parse_duration(text: str) -> timedelta:
     """
     if not (text[:-1].isdecimal() and text[-1] in _DURATION_UNITS):
         raise typer.BadParameter(f"{text!r} is not a duration: write 5m, 12h or 90d")
-    with suppress(OverflowError):
+    with suppress(OverflowError, ValueError):  # ValueError: `int` reads at most 4,300 digits
         duration = int(text[:-1]) * _DURATION_UNITS[text[-1]]
         if duration <= _MAX_DURATION:
             return duration

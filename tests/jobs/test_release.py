@@ -249,6 +249,41 @@ async def test_a_call_that_twilio_has_is_started_and_others_wait(gateway: Gatewa
     assert event["subject"] == state.server
 
 
+async def test_a_release_counts_as_later_than_the_one_before_if_the_clock_was_set_back(gateway: Gateway) -> None:
+    """The counts of grants that workers know from before a release must be lower than those from after it."""
+    await gateway.database.fetch("UPDATE grant_guard SET released_at = now() + interval '1 h'")
+    await halt(gateway)
+    await release(gateway)
+    (row,) = await gateway.database.fetch("SELECT released_at > now() + interval '59 min' AS is_later FROM grant_guard")
+    assert row["is_later"]
+
+
+@pytest.mark.parametrize("is_snapshot", [False, True])
+async def test_a_call_that_was_dialled_after_a_halt_which_the_backup_has_is_found(
+    gateway: Gateway, dialer: ScheduledCallDialer, is_snapshot: bool
+) -> None:
+    """The backup was made during a halt that was released before the call was dialled.
+
+    A snapshot has the identity of its original. The server was started after the halt: the tests have not run for ten hours.
+    """
+    rang_at = datetime.now(UTC) - timedelta(minutes=30)
+    digit = "a0"[is_snapshot]
+    async with running_upstream(twilio(entry(digit, date_created=format_datetime(rang_at)))) as upstream:
+        tenant = await gateway.add_tenant(upstream.url)
+        rung = (await tenant.create(priority="normal")).json()
+        await gateway.database.fetch("UPDATE scheduled_dial SET not_before = now() - interval '31 min'")
+        await halt(gateway)
+        await gateway.database.fetch(
+            "UPDATE grant_guard SET seen_at = now() - interval '12 h', halted_at = now() - interval '10 h'"
+        )
+        if is_snapshot:
+            await gateway.database.fetch("UPDATE grant_guard SET server = callgate_server() || '/' || tableoid")
+        assert counts(await release(gateway)) == [(1, 0, 0)]
+        await dial_all(dialer)
+        assert upstream.posts == []
+        assert (await record(tenant, rung["id"]))["sid"] == "CA" + digit * 32
+
+
 async def test_a_lost_grant_is_found_also_if_another_worker_went_on_before_it_was_noticed(
     gateway: Gateway, dialer: ScheduledCallDialer
 ) -> None:

@@ -28,7 +28,7 @@ SETTINGS = {
     "CALLGATE_TWILIO_POOL_TIMEOUT": "1",
 }
 STEPS = ("waiting", "first list", "second list", "settling")
-OLD_HALT = "UPDATE grant_guard SET halted_at = now() - interval '32 s'"
+OLD_HALT = "UPDATE grant_guard SET server = callgate_server() || '/' || tableoid, halted_at = now() - interval '32 s'"
 
 
 @dataclass

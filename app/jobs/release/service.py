@@ -166,6 +166,10 @@ class GrantReleaseCommand:
 
     async def _plan_search(self, state: GrantHaltState, *, is_dry_run: bool) -> _SearchLimits:
         halted_at = state.halted_at or state.read_at
+        # A backup or a standby can have a halt that was released later. Grants from after that halt are lost, and were made
+        # before now: nothing was granted on the present server since its start.
+        if state.server != state.current_server or halted_at < state.server_started_at:
+            halted_at = state.read_at
         last_not_before = halted_at + MAX_CLOCK_SKEW
         return _SearchLimits(
             since=state.seen_at,
