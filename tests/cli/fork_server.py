@@ -134,13 +134,12 @@ def _serve(control: socket.socket) -> None:
         if os.fork() == 0:
             control.close()
             _supervise(json.loads(request), descriptors)
-            return
         for descriptor in descriptors:
             os.close(descriptor)
 
 
-def _supervise(request: Mapping[str, object], descriptors: Sequence[int]) -> None:
-    """Runs the command in a child process, and sends its id and exit code. Does not return.
+def _supervise(request: Mapping[str, object], descriptors: Sequence[int]) -> NoReturn:
+    """Runs the command in a child process, and sends its id and exit code.
 
     Kills the child process if the process that waits for the exit code has ended.
     """
@@ -168,7 +167,7 @@ def _supervise(request: Mapping[str, object], descriptors: Sequence[int]) -> Non
     os._exit(0)
 
 
-def _run_command(arguments: Sequence[str], environment: Mapping[str, str], cwd: str) -> None:
+def _run_command(arguments: Sequence[str], environment: Mapping[str, str], cwd: str) -> NoReturn:
     from app.__main__ import main
 
     os.environ.clear()

@@ -1,6 +1,6 @@
 """The program `callgate` in the shells of tests: sends the command to the fork server (fork_server.py), and waits for its end.
 
-It imports nothing but the standard library, and starts a hundred times faster than `callgate` itself.
+It imports only the standard library, so it starts much faster than `callgate` itself.
 """
 
 import contextlib
