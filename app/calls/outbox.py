@@ -47,7 +47,7 @@ class RequestedCall(Protocol):
 def delivery_of_event_settled(
     call: RequestedCall, settlement: Mapping[str, Any], *, events_with_delivery: Collection[str] = ()
 ) -> NewDelivery | None:
-    """Returns the delivery that tells the tenant whether the requested call was started, or None if no delivery is needed.
+    """Returns the delivery that reports to the tenant whether the call was started. Returns None if no delivery is needed.
 
     No delivery is needed if the outcome is not certain yet, if the tenant has not requested the event `settled`, or if an
     earlier delivery has reported the same outcome. If an earlier `settled` reported `not_started` but the call has started

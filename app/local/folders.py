@@ -1,6 +1,6 @@
 """Finds a folder for the data of the embedded PostgreSQL.
 
-PostgreSQL refuses to run as root. If root starts it, it runs as the user `nobody`, who needs access to the folder.
+PostgreSQL refuses to run as root. So a process of root starts it as the user `nobody`, which needs access to the folder.
 """
 
 import os

@@ -5,9 +5,9 @@ started it; on Linux also when that process is killed with SIGKILL. PostgreSQL r
 starts it as the user `nobody`. No user is created. Permissions are changed only on folders that this module has created.
 
 In the state folder:
-    postgres.lock       a file that is locked while a server of this folder runs; has the pid of the process that started it
-    postgres.elsewhere  the path of the folder that is used instead of `postgres/`; exists if `nobody` cannot reach `postgres/`
-    postgres/           data/, password and server.log; also binaries/ if `nobody` cannot reach the wheel
+    postgres.lock       is locked while a server of this folder runs; contains the pid of the process that started it
+    postgres.elsewhere  exists if the user `nobody` cannot reach `postgres/`; contains the path of the folder used instead
+    postgres/           contains data/, password and server.log; also binaries/ if `nobody` cannot reach the installed ones
 """
 
 import atexit
@@ -39,9 +39,9 @@ NOT_DURABLE_OPTIONS = ("--fsync=off", "--synchronous_commit=off", "--full_page_w
 # The complete environment of the server: no PG* or LD_* variable of ours may change which PostgreSQL runs, or how.
 SERVER_ENVIRONMENT = {"PATH": "/usr/bin:/bin", "LC_ALL": "C", "TZ": "UTC"}
 
-# A new interpreter runs this and execs a PostgreSQL program that ends with its parent. Linux clears the parent-death
-# signal when the uid changes, so it is set after that; the parent may have ended by then. `Popen(user=…)` does not work,
-# because the user `nobody` often cannot run the interpreter, and `preexec_fn` is not safe in a process with threads.
+# A new interpreter runs this script and becomes a PostgreSQL program that ends with its parent. `Popen(user=…)` does not work:
+# `nobody` often cannot run the interpreter. `preexec_fn` is not safe in a process with threads. The script sets the
+# parent-death signal after the uid, because Linux clears it when the uid changes. By then the parent may have ended.
 SPAWN_SCRIPT = f"""
 import ctypes, os, signal, sys
 parent, death_signal, *command = sys.argv[1:]

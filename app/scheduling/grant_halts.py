@@ -36,7 +36,7 @@ knows of. `operator`: an operator has run `callgate queues halt`.
 """
 
 # Later than before, also after a backward step of the clock: otherwise the counts that workers know would be greater for ever.
-_NEXT_RELEASED_AT: Final = "greatest(clock_timestamp(), released_at + interval '1 microsecond')"
+_NEXT_RELEASED_AT_SQL: Final = "greatest(clock_timestamp(), released_at + interval '1 microsecond')"
 _RECORD_SERVER = f"INSERT INTO grant_guard (server) VALUES ({CURRENT_SERVER_SQL}) ON CONFLICT DO NOTHING RETURNING id"
 _HALT_ON_NEW_SERVER = f"""
     UPDATE grant_guard SET halted_at = clock_timestamp(), halt_reason = 'server'
@@ -49,7 +49,7 @@ _UPDATE_SEEN_AT = f"""
 """
 # Accepts another server while no scheduled call waits, because then no call can be dialled twice.
 _ACCEPT_SERVER = f"""
-    UPDATE grant_guard SET server = {CURRENT_SERVER_SQL}, seen_at = clock_timestamp(), released_at = {_NEXT_RELEASED_AT}
+    UPDATE grant_guard SET server = {CURRENT_SERVER_SQL}, seen_at = clock_timestamp(), released_at = {_NEXT_RELEASED_AT_SQL}
     WHERE id = 1 AND halted_at IS NULL AND NOT EXISTS (SELECT FROM scheduled_dial) RETURNING id
 """
 _READ_HALT_STATE = f"""
@@ -60,7 +60,7 @@ _READ_HALT_STATE = f"""
 # The new `released_at` makes the higher counts that workers remember obsolete, so that they do not halt grants again.
 _RELEASE_GRANTS = f"""
     UPDATE grant_guard SET server = $1, seen_at = clock_timestamp(), halted_at = NULL, halt_reason = NULL,
-        released_at = {_NEXT_RELEASED_AT}
+        released_at = {_NEXT_RELEASED_AT_SQL}
     WHERE id = 1 AND {CURRENT_SERVER_SQL} = $1 AND xmin::text = $2
     RETURNING id
 """
