@@ -14,12 +14,13 @@ from uuid import UUID
 import structlog
 
 from app.database.engine import Database
-from app.jobs.candidates import API_CALL_DIRECTION, DATE_TOLERANCE, MAX_CLOCK_SKEW
+from app.jobs.candidates import API_CALL_DIRECTION, DATE_TOLERANCE, MAX_CLOCK_SKEW, twilio_clock_offset
 from app.jobs.store import read_matching_records
 from app.observability import Metrics
 from app.tenants.cache import IntervalLimit
 from app.tenants.directory import TenantDirectory
 from app.twilio.addresses import address_key, address_keys
+from app.twilio.client import TwilioClient
 from app.twilio.schemas import CallResource
 
 logger = structlog.stdlib.get_logger(__name__)
@@ -38,12 +39,15 @@ class UnrecordedCallDetector:
 
     database: Database
     directory: TenantDirectory
+    twilio: TwilioClient
     metrics: Metrics
     max_start_delay: timedelta
     retention_period: timedelta | None
-    # After its start, a worker checks only calls of the last hour, so that it does not count all calls of a page again.
+    # After its start, a worker checks only calls of the last hour, so that it does not count all calls of a page again. This
+    # time is by the machine's clock.
     _first_since: datetime = field(default_factory=lambda: datetime.now(UTC) - _CHECKED_BEFORE_START)
-    # By account SID: all calls that were created until this time have been checked. So each call is checked once.
+    # By account SID: all calls that were created until this time, by Twilio's clock, have been checked. So each call is checked
+    # once.
     _checked_until: dict[str, datetime] = field(default_factory=dict)
     _not_logged: Counter[UUID] = field(default_factory=Counter)
     _logs: IntervalLimit = field(default_factory=lambda: IntervalLimit(_LOG_INTERVAL_S))
@@ -51,14 +55,16 @@ class UnrecordedCallDetector:
     async def check_page(self, account_id: UUID, page: Sequence[Mapping[str, Any]]) -> None:
         """Reports the calls without a record in `page`, the first page of Twilio's list of the account's calls.
 
-        Each call is checked once, when no creation that is still in progress can have started it. Raises DatabaseUnavailable.
+        Each call is checked once, when no creation that is still in progress can have started it. Checks nothing if no recent
+        answer of Twilio has shown its time, because Twilio's clock dates the calls. Raises DatabaseUnavailable.
         """
         credentials = await self.directory.active_credentials(account_id)
-        if not credentials:
+        offset = await twilio_clock_offset(self.directory, self.twilio, account_id)
+        if not credentials or offset is None:
             return
         account_sid = credentials[0].account_sid
-        now = datetime.now(UTC)
-        checked_until = self._checked_until.get(account_sid, self._first_since)
+        now = datetime.now(UTC) + offset
+        checked_until = self._checked_until.get(account_sid, self._first_since + offset)
         # Retention may have deleted the records of earlier calls.
         since = max(checked_until, now - self.retention_period + DATE_TOLERANCE) if self.retention_period else checked_until
         until = now - self.max_start_delay - 2 * MAX_CLOCK_SKEW

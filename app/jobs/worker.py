@@ -128,7 +128,9 @@ def make_jobs(settings: Settings, state: Services, metrics: Metrics, deliverer: 
 def _make_refresher(
     settings: Settings, state: Services, metrics: Metrics, resolver: OutcomeResolver, calls_kept_for: timedelta | None
 ) -> CallRefresher:
-    detector = UnrecordedCallDetector(state["database"], state["directory"], metrics, resolver.max_start_delay, calls_kept_for)
+    detector = UnrecordedCallDetector(
+        state["database"], state["directory"], state["twilio"], metrics, resolver.max_start_delay, calls_kept_for
+    )
     return CallRefresher(
         database=state["database"],
         directory=state["directory"],

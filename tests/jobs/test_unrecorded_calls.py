@@ -28,9 +28,9 @@ async def refresher(gateway: Gateway) -> AsyncIterator[CallRefresher]:
 
 
 def make_detector(refresher: CallRefresher) -> UnrecordedCallDetector:
-    database, directory, metrics = refresher.database, refresher.directory, refresher.metrics
+    clients = refresher.database, refresher.directory, refresher.twilio
     return UnrecordedCallDetector(
-        database, directory, metrics, max_start_delay=MAX_START_DELAY, retention_period=timedelta(days=7)
+        *clients, refresher.metrics, max_start_delay=MAX_START_DELAY, retention_period=timedelta(days=7)
     )
 
 
@@ -40,15 +40,19 @@ def entry(age: timedelta = OLD, **fields: Any) -> dict[str, Any]:
     return call_resource(f"CA{uuid4().hex}", **dated | fields)
 
 
-def account(*listed: dict[str, Any], first: Behaviour | None = None) -> Behaviour:
-    """Returns a behaviour like that of an account whose list shows `listed`. The first POST gets the behaviour `first`."""
+def account(*listed: dict[str, Any], first: Behaviour | None = None, date: str | None = None) -> Behaviour:
+    """Returns a behaviour like that of an account whose list shows `listed`. The first POST gets the behaviour `first`.
+
+    `date` is the `Date` header of the list. By default, Twilio's clock is right.
+    """
+    headers = {"Date": date} if date else None
 
     async def behave(upstream: Upstream, reader: Any, writer: Any) -> None:
         request = upstream.received[-1]
         if request.method == "POST":
             respond = first if first and len(upstream.posts) == 1 else created()
         elif "/Calls.json" in request.path:
-            respond = answer(200, {"calls": listed, "next_page_uri": None})
+            respond = answer(200, {"calls": listed, "next_page_uri": None}, headers=headers)
         else:
             respond = error(404, 20404)
         await respond(upstream, reader, writer)
@@ -165,3 +169,41 @@ async def test_a_call_is_counted_once_it_is_old_enough(gateway: Gateway, refresh
         ids = await place_calls(tenant)
         assert await sweep(gateway, replace(refresher, first_page_checks=(patient.check_page,)), ids) == 0
         assert await sweep(gateway, replace(refresher, first_page_checks=(detector.check_page,)), ids) == 1
+
+
+async def test_calls_are_checked_once_each_when_the_machines_clock_is_ahead_of_twilios(
+    gateway: Gateway, refresher: CallRefresher
+) -> None:
+    """A worker whose clock is ahead must not take calls that are not in the list yet for checked ones."""
+    behind = timedelta(minutes=20)  # Twilio's clock is this far behind this machine's clock
+    earlier, later = entry(behind + OLD), entry(behind + timedelta(minutes=5))
+    detector = make_detector(refresher)
+    patient = replace(detector, max_start_delay=timedelta(minutes=10))
+    date = format_datetime(datetime.now(UTC) - behind, usegmt=True)
+    async with running_upstream(account(earlier, date=date)) as upstream:
+        tenant = await add_account_long_ago(gateway, upstream.url)
+        ids = await place_calls(tenant)
+        assert await sweep(gateway, replace(refresher, first_page_checks=(patient.check_page,)), ids) == 1
+        # Twilio shows the later call only now.
+        upstream.script[:] = [account(earlier, later, date=date)]
+        assert await sweep(gateway, replace(refresher, first_page_checks=(detector.check_page,)), ids) == 2
+
+
+async def test_a_young_call_is_not_counted_when_the_machines_clock_is_ahead_of_twilios(
+    gateway: Gateway, refresher: CallRefresher
+) -> None:
+    behind = timedelta(minutes=20)
+    date = format_datetime(datetime.now(UTC) - behind, usegmt=True)
+    async with running_upstream(account(entry(behind + YOUNG), date=date)) as upstream:
+        tenant = await add_account_long_ago(gateway, upstream.url)
+        assert await sweep(gateway, refresher, await place_calls(tenant)) == 0
+
+
+async def test_no_call_is_counted_without_a_date_from_twilio(gateway: Gateway, refresher: CallRefresher) -> None:
+    listed = entry()
+    async with running_upstream(account(listed, date="today")) as upstream:
+        tenant = await add_account_long_ago(gateway, upstream.url)
+        ids = await place_calls(tenant)
+        assert await sweep(gateway, refresher, ids) == 0
+        upstream.script[:] = [account(listed)]
+        assert await sweep(gateway, refresher, ids) == 1
