@@ -5,6 +5,7 @@ Also ends calls that were not dialled by their `ring_by`, the time until which t
 
 import asyncio
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from uuid import UUID
@@ -97,7 +98,7 @@ class ScheduledCallDialer:
         """Grants (takes the right to dial) at most `limit` calls of one account, starts to dial them, and returns the grants.
 
         Raises DatabaseUnavailable. Any other error is only logged, so that it does not affect other accounts; the result then
-        has no grants.
+        has no grants. If the task is canceled, calls that are granted and not dialled yet wait again.
         """
         began = monotonic_seconds()
         try:
@@ -105,8 +106,6 @@ class ScheduledCallDialer:
             granted = await grant_calls(
                 self.database, account_id, limit=limit, counters=self.counters, put_back=self.call_dialer.requeue_undialled_call
             )
-            if granted.grants:
-                await self.counters.save()
         except DatabaseUnavailable:
             raise
         except OSError as error:
@@ -116,10 +115,21 @@ class ScheduledCallDialer:
         except Exception:
             logger.exception("grant_failed", account_id=str(account_id))
             return DialGrantBatch([], is_last=True)
+        if granted.grants:
+            await self._save_counters(granted.grants)
         for grant in granted.grants:
             self.settlement.metrics.calls.grants.labels(PRIORITIES[grant.dial_row["priority"]]).inc()
             self._start_dialling(grant, began)
         return granted
+
+    async def _save_counters(self, grants: Sequence[DialGrant]) -> None:
+        """Saves the counts of grants. If the task is canceled meanwhile, makes the calls of `grants` wait again."""
+        try:
+            await self.counters.save()
+        except BaseException:
+            for grant in grants:
+                self.call_dialer.requeue_undialled_call(grant)
+            raise
 
     async def _end_expired_calls(self) -> int:
         """Ends a batch of waiting calls whose `ring_by` has passed: they will not be dialled. Returns their number."""

@@ -108,15 +108,20 @@ class GrantCounters:
             self._folder.mark_read(new.end_offsets)
 
     async def save(self) -> None:
-        """Writes new counts to the folder, if there is one. If writing fails, logs the error; the next `save` tries again."""
+        """Writes new counts to the folder, if there is one. If writing fails, logs the error; the next `save` tries again.
+
+        The next `save` also tries again after a cancellation. Raises no Exception.
+        """
         if self._folder is None or not self._unsaved:
             return
         saved, self._unsaved = self._unsaved, set()
         try:
             await asyncio.to_thread(self._folder.append, {each: self._known[each] for each in saved}, dict(self._known))
-        except OSError as error:
+        except BaseException as error:
             self._unsaved |= saved
-            logger.error("grant_counters_not_saved", error=type(error).__name__, errno=error.errno)
+            if not isinstance(error, Exception):
+                raise
+            logger.error("grant_counters_not_saved", error=type(error).__name__, errno=getattr(error, "errno", None))
 
     async def touch_and_prune_files(self) -> None:
         """Marks this worker's file as in use, and deletes files that no worker has marked for a day.

@@ -82,7 +82,11 @@ class GrantedCallDialer:
         await self.placement.settle_undialled(grant.call, problem, replace(prepared, requeue=requeue))
 
     def requeue_undialled_call(self, grant: DialGrant) -> None:
-        """Makes the call wait again, in the background. Use it if the grant may not be committed; do not dial the call then."""
+        """Makes the call wait again, in the background. The caller must not dial the call, before or after.
+
+        Changes nothing if the grant was not committed. If the process ends first, the call stays pending, and the worker's job
+        `abandoned` marks it as `unknown` later.
+        """
         self.placement.undialled_calls.requeue_call_of_unused_grant(grant.call, _requeue_values(grant))
 
 

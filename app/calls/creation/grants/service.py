@@ -54,9 +54,9 @@ async def grant_calls(
     often calls of each account were granted. If Postgres counts fewer grants, the database has lost some, for example because a
     backup was restored. Then all grants are halted. Adds the new grants to `counters`.
 
-    Raises DatabaseUnavailable if the transaction failed. If it is then unknown whether the grants were committed, first calls
-    `put_back` for each of them. `put_back` must make the call wait again; otherwise the call stays pending. The caller must not
-    dial these calls.
+    Raises DatabaseUnavailable if the transaction failed. If it is then unknown whether the grants were committed, or if the
+    task is canceled during the commit, first calls `put_back` for each of them. `put_back` must make the call wait again;
+    otherwise the call stays pending. The caller must not dial these calls.
     """
     counters = counters or GrantCounters()
     grants: list[DialGrant] = []
@@ -81,8 +81,10 @@ async def grant_calls(
             allowed_calls = {queue_id: pace.allowed_calls for queue_id, pace in paces.items()}
             granting = _GrantTransaction(connection, account_id, at, queues, allowed_calls)
             grants = await granting.grant_due_calls(min(limit, MAX_GRANTS_PER_TRANSACTION, account.allowed_calls))
-    except DatabaseUnavailable as error:
-        if put_back is not None and error.commit_in_doubt:
+    except BaseException as error:
+        # There are no grants before the end of the block, where the commit begins.
+        is_rolled_back = isinstance(error, DatabaseUnavailable) and not error.commit_in_doubt
+        if put_back is not None and not is_rolled_back:
             for grant in grants:
                 put_back(grant)
         raise
