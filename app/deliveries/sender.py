@@ -7,9 +7,9 @@ differently the next time (DNS rebinding) does not get around the check.
 import asyncio
 import socket
 import ssl
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Mapping
 from contextlib import suppress
+from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import partial
 from types import SimpleNamespace, TracebackType
@@ -22,6 +22,7 @@ from yarl import URL
 
 from app import __version__
 from app.deliveries.addresses import AllowList, UrlError, is_address_allowed, parse_delivery_url
+from app.deliveries.lookups import HostLookups, ResolveHost, resolve_by_system
 from app.security.tls import shared_tls_context
 
 CONNECT_TIMEOUT_S: Final = 5.0
@@ -41,8 +42,8 @@ MAX_CONNECTIONS: Final = 100
 MAX_CONNECTIONS_PER_HOST: Final = 32
 
 SendError = Literal["invalid_url", "refused_address", "resolve", "connect", "tls", "timeout", "lost"]
-ResolveHost = Callable[[str], Awaitable[Sequence[str]]]
-"""A function that returns the IP addresses of a host name. It raises OSError if the name has no address."""
+# The tenant of the request that is being sent. aiohttp passes nothing but the host to its resolver.
+_tenant_id: ContextVar[str] = ContextVar("tenant_id")
 
 
 class SendResult(NamedTuple):
@@ -68,21 +69,21 @@ class DeliveryHttpClient:
         self,
         allowed: AllowList,
         *,
-        resolve: ResolveHost | None = None,
+        resolve: ResolveHost = resolve_by_system,
         tls: ssl.SSLContext | None = None,
         connect_timeout_s: float = CONNECT_TIMEOUT_S,
         read_timeout_s: float = READ_TIMEOUT_S,
         total_timeout_s: float = TOTAL_TIMEOUT_S,
     ) -> None:
         self._allowed = allowed
-        self._threads = ThreadPoolExecutor(MAX_CONNECTIONS, thread_name_prefix="resolve")
+        self._lookups = HostLookups(resolve)
         connector = _LimitedConnector(
-            resolver=_AllowedAddressResolver(resolve or self._resolve_by_system, allowed, connect_timeout_s),
+            resolver=_AllowedAddressResolver(self._lookups, allowed, connect_timeout_s),
             ssl=tls or shared_tls_context(ssl.create_default_context),
             limit=MAX_CONNECTIONS,
             limit_per_host=MAX_CONNECTIONS_PER_HOST,
             keepalive_timeout=KEEPALIVE_S,
-            ttl_dns_cache=0,  # nothing is cached, but concurrent lookups of one name share a query
+            use_dns_cache=False,  # with it, a tenant would also wait for the lookups of other tenants for the same name
         )
         self._timeouts = partial(aiohttp.ClientTimeout, sock_connect=connect_timeout_s, sock_read=read_timeout_s)
         self._total_timeout_s = total_timeout_s
@@ -107,13 +108,15 @@ class DeliveryHttpClient:
     async def close(self) -> None:
         """Aborts requests in flight. Does not wait for pending DNS lookups."""
         await self._http.close()
-        self._threads.shutdown(wait=False, cancel_futures=True)
+        self._lookups.close()
 
-    async def send(self, method: str, url: str, headers: Mapping[str, str], body: bytes) -> SendResult:
+    async def send(self, method: str, url: str, headers: Mapping[str, str], body: bytes, *, tenant_id: str) -> SendResult:
         """Makes one attempt to send the request.
 
-        Returns failures of the network or of the receiver in the result; does not raise them.
+        Returns failures of the network or of the receiver in the result; does not raise them. Limits the lookups of host names
+        of each tenant.
         """
+        _tenant_id.set(tenant_id)
         target = parse_delivery_url(url, self._allowed, max_length=None)
         if isinstance(target, UrlError):
             is_address = target.code in ("url_address_refused", "url_address_private")
@@ -181,16 +184,6 @@ class DeliveryHttpClient:
                 await response.content.readexactly(MAX_READ_BYTES)
             return SendResult(response.status, None)
 
-    async def _resolve_by_system(self, host: str) -> Sequence[str]:
-        """Returns the addresses of a host from the operating system's resolver.
-
-        The resolver runs in the sender's own threads. If a name server does not answer, it would otherwise block all default
-        threads of the event loop.
-        """
-        loop = asyncio.get_running_loop()
-        found = await loop.run_in_executor(self._threads, lambda: socket.getaddrinfo(host, None, type=socket.SOCK_STREAM))
-        return [str(address[0]) for *_, address in found]
-
 
 @dataclass(slots=True)
 class _ConnectionUse:
@@ -251,15 +244,15 @@ class _AddressRefused(Exception):
 class _AllowedAddressResolver(AbstractResolver):
     """A DNS resolver for aiohttp that returns only allowed addresses. aiohttp connects to them without another lookup."""
 
-    def __init__(self, resolve: ResolveHost, allowed: AllowList, timeout_s: float) -> None:
-        self._resolve = resolve
+    def __init__(self, lookups: HostLookups, allowed: AllowList, timeout_s: float) -> None:
+        self._lookups = lookups
         self._allowed = allowed
         self._timeout_s = timeout_s
 
     async def resolve(self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_UNSPEC) -> list[ResolveResult]:
         try:
             async with asyncio.timeout(self._timeout_s):
-                addresses = await self._resolve(host)
+                addresses = await self._lookups.addresses(_tenant_id.get(), host)
         except TimeoutError:
             raise OSError("no answer in time") from None
         except UnicodeError:

@@ -53,7 +53,7 @@ _OLD_DELIVERY_SCAN_INTERVAL_S = 2.0
 class RequestSender(Protocol):
     """Sends one HTTP request, and returns failures instead of raising them. DeliveryHttpClient does this."""
 
-    async def send(self, method: str, url: str, headers: Mapping[str, str], body: bytes) -> SendResult: ...
+    async def send(self, method: str, url: str, headers: Mapping[str, str], body: bytes, *, tenant_id: str) -> SendResult: ...
 
 
 def recent_months(now: datetime) -> MonthRange:
@@ -195,7 +195,9 @@ class DeliverySender:
             return
         # Send no `traceparent`: a receiver gets exactly the request of Twilio or of Standard Webhooks.
         with TimedSpan("receiver"):
-            sent = await self.sender.send(request.method, request.url, request.headers, request.body)
+            sent = await self.sender.send(
+                request.method, request.url, request.headers, request.body, tenant_id=delivery.tenant_id
+            )
             annotate_span({"callgate.result": sent.error or str(sent.status)})
         await self._record_result(delivery, sent, error=sent.error)
 

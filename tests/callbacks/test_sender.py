@@ -8,8 +8,9 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from inspect import signature
 from pathlib import Path
+from threading import Event
 from time import monotonic
-from typing import Any
+from typing import Any, Self
 
 import pytest
 from cryptography import x509
@@ -18,6 +19,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 from app.deliveries.addresses import AllowList
+from app.deliveries.lookups import MAX_LOOKUPS_PER_TENANT
 from app.deliveries.sender import (
     KEEPALIVE_S,
     MAX_ANSWER_BYTES,
@@ -92,8 +94,8 @@ async def never_answer(reader: asyncio.StreamReader, _: asyncio.StreamWriter) ->
     await reader.read()
 
 
-async def send(sender: DeliveryHttpClient, url: str, body: bytes = b"a=b") -> SendResult:
-    return await sender.send("POST", url, {"X-Mine": "1"}, body)
+async def send(sender: DeliveryHttpClient, url: str, body: bytes = b"a=b", *, tenant_id: str = "acme") -> SendResult:
+    return await sender.send("POST", url, {"X-Mine": "1"}, body, tenant_id=tenant_id)
 
 
 class FakeResolver:
@@ -103,7 +105,7 @@ class FakeResolver:
         self.answers = list(answers)
         self.asked: list[str] = []
 
-    async def __call__(self, host: str) -> Sequence[str]:
+    def __call__(self, host: str) -> Sequence[str]:
         self.asked.append(host)
         answer = self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
         if isinstance(answer, OSError):
@@ -111,11 +113,32 @@ class FakeResolver:
         return answer
 
 
+class SilentNameServer:
+    """A resolver of host names that blocks until `answers` is set or the block ends, except for the names in `known`."""
+
+    def __init__(self, *known: str) -> None:
+        self.known = known
+        self.answers = Event()
+        self.unanswered: list[str] = []
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.answers.set()
+
+    def __call__(self, host: str) -> Sequence[str]:
+        if host not in self.known:
+            self.unanswered.append(host)
+            self.answers.wait()
+        return ["127.0.0.1"]
+
+
 async def test_the_request_arrives_as_it_was_signed() -> None:
     async with receiving(NO_CONTENT) as receiver, DeliveryHttpClient(LOOPBACK) as sender:
         url = f"http://127.0.0.1:{receiver.port}/a%7eb/%2F?x=%7e&y=+&z#rc=3"
         assert await send(sender, url) == SendResult(204, None)
-        assert await sender.send("GET", url, {}, b"") == SendResult(204, None)
+        assert await sender.send("GET", url, {}, b"", tenant_id="acme") == SendResult(204, None)
     post, get = receiver.requests
     assert post.startswith(b"POST /a%7eb/%2F?x=%7e&y=+&z HTTP/1.1\r\n")
     assert post.endswith(b"\r\n\r\na=b")
@@ -196,12 +219,32 @@ async def test_a_name_without_an_address_is_a_resolve_error(answer: OSError | li
 
 
 async def test_a_silent_name_server_times_out() -> None:
-    async def forever(_: str) -> Sequence[str]:
-        await asyncio.Event().wait()
-        return []
+    with SilentNameServer() as names:
+        async with DeliveryHttpClient(LOOPBACK, resolve=names, connect_timeout_s=0.2) as sender:
+            assert await send(sender, "http://silent.example/") == SendResult(None, "resolve")
 
-    async with DeliveryHttpClient(LOOPBACK, resolve=forever, connect_timeout_s=0.2) as sender:
-        assert await send(sender, "http://silent.example/") == SendResult(None, "resolve")
+
+async def test_lookups_that_hang_for_one_tenant_do_not_delay_those_of_another() -> None:
+    with SilentNameServer("well.example") as names:
+        async with receiving(NO_CONTENT) as receiver, DeliveryHttpClient(LOOPBACK, resolve=names) as sender:
+            for attempt in range(200 // MAX_LOOKUPS_PER_TENANT):
+                urls = [f"http://{attempt}-{number}.example:{receiver.port}/" for number in range(MAX_LOOKUPS_PER_TENANT)]
+                given_up = [asyncio.create_task(send(sender, url)) for url in urls]
+                for _ in range(20):  # they reach the lookup
+                    await asyncio.sleep(0)
+                for task in given_up:
+                    task.cancel()
+                await asyncio.gather(*given_up, return_exceptions=True)
+            while len(names.unanswered) < MAX_LOOKUPS_PER_TENANT:
+                await asyncio.sleep(0.01)
+            url = f"http://well.example:{receiver.port}/"
+            waiting = asyncio.create_task(send(sender, url))
+            await asyncio.sleep(0)
+            assert await send(sender, url, tenant_id="other") == SendResult(204, None)
+            assert len(names.unanswered) == MAX_LOOKUPS_PER_TENANT
+            assert not waiting.done()
+            names.answers.set()
+            assert await waiting == SendResult(204, None)
 
 
 async def test_a_closed_port_is_a_connect_error() -> None:
@@ -258,7 +301,7 @@ async def test_a_request_that_broke_off_and_cannot_be_repeated_may_have_arrived(
 ) -> None:
     addresses = iter(["127.0.0.1"])
 
-    async def resolve(_: str) -> Sequence[str]:
+    def resolve(_: str) -> Sequence[str]:
         address = next(addresses, later_address)
         if address is None:
             raise OSError

@@ -1,0 +1,49 @@
+"""Looks up the addresses of receivers in threads. Limits how many of these threads one tenant can hold."""
+
+import asyncio
+import socket
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Final
+from weakref import WeakValueDictionary
+
+_MAX_LOOKUPS: Final = 100
+MAX_LOOKUPS_PER_TENANT: Final = 12
+"""As many as the attempts that a tenant has in flight, so that only lookups which no attempt waits for any more use it up."""
+
+ResolveHost = Callable[[str], Sequence[str]]
+"""A function that returns the IP addresses of a host name. It may block, and raises OSError if the name has no address."""
+
+
+def resolve_by_system(host: str) -> Sequence[str]:
+    """Returns the addresses of a host from the operating system's resolver.
+
+    Blocks until the name server answers or the resolver gives up, which takes a minute with some settings.
+    """
+    return [str(address[0]) for *_, address in socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)]
+
+
+class HostLookups:
+    """Runs lookups in threads of its own. Blocked lookups would otherwise hold all default threads of the event loop.
+
+    A thread cannot be stopped. So a lookup counts for its tenant until its thread is free again, even if nobody waits for the
+    result any more. A tenant whose name servers do not answer then holds at most MAX_LOOKUPS_PER_TENANT threads.
+    """
+
+    def __init__(self, resolve: ResolveHost) -> None:
+        self._resolve = resolve
+        self._threads = ThreadPoolExecutor(_MAX_LOOKUPS, thread_name_prefix="resolve")
+        # By tenant id. Lookups that wait or run keep their tenant's semaphore alive.
+        self._slots: WeakValueDictionary[str, asyncio.Semaphore] = WeakValueDictionary()
+
+    async def addresses(self, tenant_id: str, host: str) -> Sequence[str]:
+        """Returns the addresses of a host, and raises the errors of `resolve`. Waits while the tenant has too many lookups."""
+        slots = self._slots.setdefault(tenant_id, asyncio.Semaphore(MAX_LOOKUPS_PER_TENANT))
+        await slots.acquire()
+        lookup = asyncio.get_running_loop().run_in_executor(self._threads, self._resolve, host)
+        lookup.add_done_callback(lambda _: slots.release())
+        return await asyncio.shield(lookup)
+
+    def close(self) -> None:
+        """Does not wait for lookups that run."""
+        self._threads.shutdown(wait=False, cancel_futures=True)
