@@ -14,6 +14,7 @@ from app.calls.creation.deadlines import store
 from app.calls.models import Call
 from app.database.engine import Database
 from app.jobs.account_tasks import AccountTasks
+from app.jobs.isolation import suppress_lock_timeout
 from app.scheduling.dial_slots import lock_and_free_ended_slots
 from app.twilio.errors import TwilioError
 
@@ -69,10 +70,12 @@ class RingDeadlineEnforcer:
     async def free_dial_slots(self) -> bool:
         """Frees the dial slots of ended calls in all accounts. A slot counts one call against the limit on concurrent calls.
 
-        Returns false, so that the job pauses before the next time.
+        Leaves out an account if another session has locked its row in `pace`, or that of one of its queues. Returns false, so
+        that the job pauses before the next time.
         """
         for account_id in await store.accounts_with_taken_dial_slots(self.database):
-            await lock_and_free_ended_slots(self.database, account_id)
+            with suppress_lock_timeout():
+                await lock_and_free_ended_slots(self.database, account_id)
         return False
 
     async def delete_idle_dial_turns(self) -> bool:

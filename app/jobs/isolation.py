@@ -44,6 +44,16 @@ def log_and_suppress_errors(event: str, **fields: object) -> Iterator[None]:
             logger.error(event, exc_info=cause, **fields)
 
 
+@contextmanager
+def suppress_lock_timeout() -> Iterator[None]:
+    """Suppresses the DatabaseUnavailable of a statement that has waited too long for a lock. app.database has logged it."""
+    try:
+        yield
+    except DatabaseUnavailable as error:
+        if error.reason != "locked":
+            raise
+
+
 def _errors_to_log(error: Exception) -> list[Exception]:
     """Returns the errors to log: `error` itself, or the errors in it if it is an ExceptionGroup (as raised by a TaskGroup).
 

@@ -50,6 +50,7 @@ _DELETE_ENDED = f"""
         FOR UPDATE OF dial_slot SKIP LOCKED
     )
 """  # noqa: S608  # own constants
+_LOCK_ACCOUNT = "SELECT FROM pace WHERE subject_id = $1 FOR UPDATE SKIP LOCKED"
 _RECOUNT_ACCOUNT = """
     WITH counted AS (SELECT count(*)::int AS in_use FROM dial_slot WHERE account_id = $1),
         before AS (SELECT in_use FROM pace WHERE subject_id = $1)
@@ -94,13 +95,15 @@ async def mark_calls_missing_at_twilio(database: Database, *, missing: Sequence[
     await database.fetch(_UPDATE_MISSING_SINCE, missing, found)
 
 
-async def lock_and_free_ended_slots(database: Database, account_id: UUID) -> int:
+async def lock_and_free_ended_slots(database: Database, account_id: UUID) -> int | None:
     """Frees the dial slots of the account's ended calls, in a transaction of its own. A slot stands for one concurrent call.
 
-    Locks the account's row in `pace`. Returns by how much `in_use` of that row has decreased.
+    Locks the account's row in `pace`. Returns by how much `in_use` of that row has decreased. Returns None and frees no slot if
+    another session has locked the row. Raises DatabaseUnavailable with the reason `locked` if the row of a queue stays locked.
     """
     async with database.transaction() as connection:
-        await connection.execute("SELECT FROM pace WHERE subject_id = $1 FOR UPDATE", account_id)
+        if not await connection.fetch(_LOCK_ACCOUNT, account_id):
+            return None
         return await free_ended_slots(connection, account_id)
 
 

@@ -7,7 +7,7 @@ from uuid import UUID, uuid4
 import pytest
 
 from app.calls.creation.grants.service import grant_calls
-from app.scheduling.dial_slots import free_ended_slots
+from app.scheduling.dial_slots import free_ended_slots, lock_and_free_ended_slots
 from tests.support.gateway import Gateway, Tenant
 from tests.support.locks import SESSION_WAITS_FOR_LOCK_SQL
 from tests.support.upstream import created, running_upstream
@@ -175,6 +175,19 @@ async def test_a_slot_that_another_session_is_deleting_does_not_block(gateway: G
             assert await _free(gateway, account) == 1
         assert await _free(gateway, account) == 1
         assert await _in_use(gateway, account) == 0
+
+
+async def test_slots_of_an_account_that_another_session_has_locked_are_left_without_a_wait(gateway: Gateway) -> None:
+    async with running_upstream(created()) as upstream:
+        tenant = await gateway.add_tenant(upstream.url)
+        account, call = await _account(gateway, tenant), await _started(tenant)
+        await gateway.database.fetch(_ADD_SLOT, call, account, None, 60.0)
+        await _set(gateway, call, "status = 'completed'")
+        async with gateway.database.transaction() as connection:
+            await connection.execute("SELECT FROM pace WHERE subject_id = $1 FOR UPDATE", account)
+            assert await lock_and_free_ended_slots(gateway.database, account) is None
+        assert await _holders(gateway, account) == {call}
+        assert await lock_and_free_ended_slots(gateway.database, account) == 1
 
 
 async def test_queues_that_a_grant_may_lock_next_are_locked_with_those_of_freed_slots(gateway: Gateway) -> None:

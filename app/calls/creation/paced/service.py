@@ -13,7 +13,7 @@ from app.calls.creation.paced.store import insert_paced_intents, lock_pace_in_se
 from app.calls.creation.repository import reopen_call
 from app.calls.creation.store import MAX_ROWS_PER_STATEMENT, NewCall
 from app.calls.models import Call
-from app.database.batcher import Batcher, RowLocked
+from app.database.batcher import LOCKED, Batcher, RowLocked
 from app.database.engine import Database, Session, driver_connection
 from app.errors import DatabaseUnavailable, PaceExceeded
 from app.scheduling.admission import PaceRefusal, admit_reopened_call
@@ -55,7 +55,8 @@ class PacedIntentWriter:
     async def _free_slots_of_ended_calls(self, account_id: UUID) -> bool:
         """Frees the dial slots of the account's ended calls. Returns whether a slot was freed.
 
-        A dial slot stands for one concurrent call. Returns False if Postgres is unavailable.
+        A dial slot stands for one concurrent call. Returns False if Postgres is unavailable, or if the pace of the account or
+        of a queue stays locked.
         """
         try:
             return await self._slot_releases.submit(account_id) > 0
@@ -67,12 +68,15 @@ class PacedIntentWriter:
         written = await insert_paced_intents(self._database, calls)
         return [written.get(call.id) for call in calls]
 
-    async def _free_ended_slots(self, account_ids: Sequence[UUID]) -> Sequence[int]:
-        """Frees the dial slots of ended calls in these accounts. Returns the number of freed slots for each account."""
+    async def _free_ended_slots(self, account_ids: Sequence[UUID]) -> Sequence[int | RowLocked]:
+        """Frees the dial slots of ended calls in these accounts.
+
+        Returns, for each account, the number of freed slots, or LOCKED if another session has locked the account's pace.
+        """
         freed = {
             account_id: await lock_and_free_ended_slots(self._database, account_id) for account_id in dict.fromkeys(account_ids)
         }
-        return [freed[account_id] for account_id in account_ids]
+        return [LOCKED if (slots := freed[account_id]) is None else slots for account_id in account_ids]
 
 
 async def reopen_paced_call(session: Session, call: Call, new_intent: NewCall) -> Call | None:
