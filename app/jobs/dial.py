@@ -97,8 +97,9 @@ class ScheduledCallDialer:
     async def _grant_calls_of_account(self, account_id: UUID, limit: int) -> DialGrantBatch:
         """Grants (takes the right to dial) at most `limit` calls of one account, starts to dial them, and returns the grants.
 
-        Raises DatabaseUnavailable. Any other error is only logged, so that it does not affect other accounts; the result then
-        has no grants. If the task is canceled, calls that are granted and not dialled yet wait again.
+        Raises DatabaseUnavailable, unless only a row stays locked, such as that of a queue. That error and any other is only
+        logged, so that it does not affect other accounts; the result then has no grants. If the task is canceled, calls that
+        are granted and not dialled yet wait again.
         """
         began = monotonic_seconds()
         try:
@@ -106,8 +107,10 @@ class ScheduledCallDialer:
             granted = await grant_calls(
                 self.database, account_id, limit=limit, counters=self.counters, put_back=self.call_dialer.requeue_undialled_call
             )
-        except DatabaseUnavailable:
-            raise
+        except DatabaseUnavailable as error:
+            if error.reason != "locked":
+                raise
+            return DialGrantBatch([], is_last=True)
         except OSError as error:
             # Nothing is granted: without the counters it is unknown what other workers have granted.
             logger.error("grant_counters_unreadable", account_id=str(account_id), error=type(error).__name__, errno=error.errno)

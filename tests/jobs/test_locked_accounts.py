@@ -59,3 +59,18 @@ async def test_slots_of_other_accounts_are_freed_while_the_row_of_an_account_or_
         ):
             await RingDeadlineEnforcer(state["database"], state["control"]).free_dial_slots()
             assert await accounts_with_slots(gateway) == {first, second}
+
+
+async def test_calls_of_other_accounts_are_dialled_while_the_row_of_a_queue_is_locked(gateway: Gateway) -> None:
+    async with running_upstream(created()) as upstream, running_dialer(gateway) as dialer:
+        tenants = await tenants_with_queue(gateway, upstream.url)
+        for tenant in tenants.values():
+            assert (await tenant.create(queue="reminders")).status_code == 202
+        first = next(iter(tenants))
+        async with locked_pace(gateway, await queue_id_of(gateway, tenants[first])):
+            await dialer.step()
+            await dialer.drain()
+            dialled = {post.credentials[0] for post in upstream.posts}
+        assert dialled == {tenant.account_sid for account_id, tenant in tenants.items() if account_id != first}
+        await dial_all(dialer)
+        assert len(upstream.posts) == len(tenants)
