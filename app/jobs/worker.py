@@ -209,7 +209,9 @@ async def _repeat_job(job: Job, stop: asyncio.Event) -> None:
         if pause:
             await _pause(job, stop, pause)
     if job.drain:
-        await job.drain()
+        # An error here would cancel the jobs that still finish their work.
+        with log_and_suppress_errors("job_failed", job=job.name):
+            await job.drain()
 
 
 async def _pause(job: Job, stop: asyncio.Event, seconds: float) -> None:

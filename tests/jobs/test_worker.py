@@ -504,5 +504,27 @@ async def test_a_job_that_fails_logs_each_cause_and_the_others_go_on() -> None:
     assert "ExceptionGroup" not in line
 
 
+async def test_a_job_that_cannot_finish_when_the_worker_stops_does_not_cancel_the_others() -> None:
+    stop, log, finished = asyncio.Event(), io.StringIO(), []
+
+    async def stop_at_once() -> bool:
+        stop.set()
+        return False
+
+    async def finish_later() -> None:
+        await asyncio.sleep(0.1)
+        finished.append("other")
+
+    with logging_to(log, format_="json"):
+        jobs = [
+            Job("failing", stop_at_once, 0.01, lambda: _raise(KeyError("planted"))),
+            Job("other", stop_at_once, 0.01, finish_later),
+        ]
+        await run_jobs(jobs, stop)
+    assert finished == ["other"]
+    (line,) = log.getvalue().splitlines()
+    assert (json.loads(line)["event"], json.loads(line)["job"]) == ("job_failed", "failing")
+
+
 async def _raise(error: Exception) -> None:
     raise error
