@@ -8,7 +8,7 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from functools import partial
 from typing import Any, Literal
 from uuid import UUID
@@ -27,6 +27,7 @@ from app.calls.refresh_times import (
     refresh_time_without_response,
 )
 from app.calls.store import CallState, ChangedCall, read_calls, write_changed_calls
+from app.clock import monotonic_seconds
 from app.database.engine import Database
 from app.jobs.account_tasks import AccountTasks
 from app.jobs.call_list_scan import MIN_CALLS_FOR_LIST, find_calls_in_list
@@ -70,12 +71,12 @@ FirstPageCheck = Callable[[UUID, Sequence[Mapping[str, Any]]], Awaitable[None]]
 class _FetchResult:
     """The call as Twilio returned it, or the error of the request. Both are None if no request was sent for the call.
 
-    If requests for the account are paused, `not_before` is the earliest time of the next request for the call.
+    If requests for the account are paused, `pause` is the time until the next request for the call may be sent.
     """
 
     resource: CallResource | None = None
     error: TwilioError | None = None
-    not_before: datetime | None = None
+    pause: timedelta | None = None
 
     @property
     def has_response_about_call(self) -> bool:
@@ -100,8 +101,9 @@ class CallRefresher:
     fetch_deadline_s: float
     first_page_checks: Sequence[FirstPageCheck] = ()
     tasks: AccountTasks = field(default_factory=AccountTasks)
-    # Accounts that Twilio throttles, or whose requests fail, with the time until which no request is sent for them.
-    _pauses: dict[UUID, datetime] = field(default_factory=dict)
+    # Accounts that Twilio throttles, or whose requests fail, with the value of `monotonic_seconds()` until which no request is
+    # sent for them.
+    _pauses: dict[UUID, float] = field(default_factory=dict)
 
     async def step(self) -> bool:
         """Starts to update the records of a batch of due calls from Twilio.
@@ -142,8 +144,8 @@ class CallRefresher:
         MIN_CALLS_FOR_LIST calls or more are looked for in Twilio's list first. Fewer calls, and calls that are missing in the
         list, are fetched one by one. Sends nothing while requests for the account are paused.
         """
-        if until := self._paused_until(account_id):
-            return {call.id: _FetchResult(not_before=until) for call in calls}
+        if pause := self._remaining_pause(account_id):
+            return {call.id: _FetchResult(pause=pause) for call in calls}
         found: Mapping[str, CallResource] = {}
         try:
             if len(calls) >= MIN_CALLS_FOR_LIST:
@@ -183,8 +185,8 @@ class CallRefresher:
         return results
 
     async def _fetch(self, account_id: UUID, call: CallDueForRefresh) -> _FetchResult:
-        if until := self._paused_until(account_id):
-            return _FetchResult(not_before=until)
+        if pause := self._remaining_pause(account_id):
+            return _FetchResult(pause=pause)
         with trace_background_work("refresh", caused_by=call.traceparent, attributes={"callgate.call_id": str(call.id)}):
             try:
                 ask = partial(self.twilio.fetch_call, sid=call.sid, deadline_s=self.fetch_deadline_s)
@@ -197,10 +199,10 @@ class CallRefresher:
                 logger.log(level, "refresh_failed", call_id=str(call.id), call_sid=call.sid, reason=error.reason, status=status)
                 return _FetchResult(error=error)
 
-    def _paused_until(self, account_id: UUID) -> datetime | None:
-        """Returns the time until which no request is sent for the account; None if requests are not paused now."""
-        until = self._pauses.get(account_id)
-        return until if until is not None and until > datetime.now(UTC) else None
+    def _remaining_pause(self, account_id: UUID) -> timedelta | None:
+        """Returns for how long no request is sent for the account; None if requests are not paused now."""
+        left_s = self._pauses.get(account_id, 0.0) - monotonic_seconds()
+        return timedelta(seconds=left_s) if left_s > 0 else None
 
     def _pause_account(
         self, account_id: UUID, calls: Collection[CallDueForRefresh], error: TwilioError
@@ -211,10 +213,10 @@ class CallRefresher:
         """
         retry_after_s = error.answer.retry_after_s if error.answer else None
         wait = max(timedelta(seconds=retry_after_s or 0), _MIN_PAUSE)
-        until = self._pauses[account_id] = datetime.now(UTC) + wait
+        self._pauses[account_id] = monotonic_seconds() + wait.total_seconds()
         fields = {"account_id": str(account_id), "calls": len(calls), "wait_s": wait.total_seconds()}
         logger.warning("refresh_paused", reason=error.reason, **fields)
-        return {call.id: _FetchResult(error=error, not_before=until) for call in calls}
+        return {call.id: _FetchResult(error=error, pause=wait) for call in calls}
 
     async def _write_results(self, results: dict[UUID, _FetchResult]) -> None:
         """Updates the records of calls with `results`, what was read from Twilio for each call, by the call's id.
@@ -263,8 +265,8 @@ class CallRefresher:
         if fetched.has_response_about_call:
             return refresh_time_after_response(call, now=call.now, interval=self.interval)
         due_at = refresh_time_without_response(call, now=call.now, interval=self.interval, has_failed=fetched.has_failed)
-        if due_at and fetched.not_before:
-            return max(due_at, fetched.not_before)
+        if due_at and fetched.pause:
+            return max(due_at, call.now + fetched.pause)
         if due_at and fetched.error is None:
             return call.now + self.interval  # too many were missing in the list to fetch all of them
         return due_at

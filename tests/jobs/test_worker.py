@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from typing import Any
+from uuid import UUID
 
 import pytest
 from sqlalchemy import text
@@ -365,6 +366,24 @@ async def test_requests_for_an_account_that_does_not_answer_are_paused(gateway: 
         await _make_due(gateway)
         assert await run_step(refresher)
         assert len(upstream.received) - 12 == asked
+
+
+async def test_a_pause_of_refreshes_is_as_long_as_twilio_asks_if_clocks_differ(gateway: Gateway) -> None:
+    """Postgres's clock, which decides when a call is due, is two hours behind this machine's clock."""
+    url = await url_with_other_clock(gateway.database, gateway.settings.require_database_url(), offset="-2 hours")
+    throttled = answer(429, {"code": 20429, "message": "", "status": 429}, headers={"Retry-After": "300"})
+    async with (
+        running_upstream(created(), throttled) as upstream,
+        running_gateway(settings_for(url)) as behind,
+        running_refresher(behind, timeout_s=2) as refresher,
+    ):
+        tenant = await behind.add_tenant(upstream.url)
+        await _stop_all_refreshes(behind)
+        call_id = (await tenant.create()).raise_for_status().json()["id"]
+        await _make_due(behind)
+        assert await run_step(refresher)
+        (row,) = await behind.database.fetch("SELECT refresh_at - now() AS wait FROM call WHERE id = $1", UUID(call_id))
+    assert timedelta(seconds=240) < row["wait"] <= timedelta(seconds=301)
 
 
 async def test_an_account_that_hangs_or_has_many_due_calls_delays_no_refresh_of_another(gateway: Gateway) -> None:
