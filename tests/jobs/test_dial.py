@@ -20,6 +20,7 @@ from app.tenants.caller import COMMAND_LINE_CALLER
 from tests.support.callbacks import PUBLIC_URL, call_back, status_callback_fields
 from tests.support.gateway import BASIC_CALL, Gateway, Tenant, running_gateway, settings_for
 from tests.support.jobs import dial_all, run_step, running_dialer, running_refresher
+from tests.support.refusals import QUERY_CANCELED, refused_by_postgres
 from tests.support.upstream import Upstream, answer, call_resource, created, error, hang, reset, running_upstream
 
 SID = "CA" + "d" * 32
@@ -574,6 +575,56 @@ async def test_no_redial_follows_a_request_to_end_the_call_that_twilio_has_accep
         assert (await tenant.http.patch(f"/v1/calls/{call_id}", json=change)).status_code == 200
         await _end_busy(gateway, call_id)
         assert await _waiting(tenant) == [call_id] * is_redialled
+
+
+@pytest.mark.parametrize(
+    ("change", "status", "problem"),
+    [
+        ({"status": "completed"}, 503, "database-unavailable"),
+        ({"status": "completed", "time_limit": 60}, 409, "action-unknown"),
+        ({"time_limit": 60}, 200, None),
+    ],
+)
+async def test_a_request_to_end_a_call_is_confirmed_only_if_it_prevents_the_redial(
+    gateway: Gateway, database_url: str, change: dict[str, Any], status: int, problem: str | None
+) -> None:
+    """Without the record of the request, the end of the call would be followed by a redial."""
+    sid = f"CA{uuid4().hex}"
+    accepted = answer(200, call_resource(sid, status="ringing"))
+    async with running_upstream(created(sid=sid), accepted) as upstream, running_dialer(gateway) as dialer:
+        tenant = await gateway.add_tenant(upstream.url)
+        redial = {"on": ["busy"], "times": 2, "after_s": 900}
+        call_id = (await tenant.create(priority="normal", redial=redial)).json()["id"]
+        await dial_all(dialer)
+        async with refused_by_postgres(database_url, "UPDATE ON call", QUERY_CANCELED):
+            answered = await tenant.http.patch(f"/v1/calls/{call_id}", json=change)
+        assert answered.status_code == status
+        if problem is not None:
+            assert answered.json()["type"] == f"urn:callgate:problem:{problem}"
+
+
+@pytest.mark.parametrize(
+    ("change", "problem"),
+    [({"status": "completed"}, "wrong-call-state"), ({"status": "completed", "time_limit": 60}, "action-unknown")],
+)
+async def test_a_request_to_end_a_call_that_has_a_redial_by_now_is_not_confirmed(
+    gateway: Gateway, change: dict[str, Any], problem: str
+) -> None:
+    """The end is recorded after Twilio has accepted the request, and before the request is recorded."""
+    sid = f"CA{uuid4().hex}"
+
+    async def accept_after_end(upstream: Upstream, *streams: Any) -> None:
+        await _end_busy(gateway, call_id)
+        await answer(200, call_resource(sid, status="completed"))(upstream, *streams)
+
+    async with running_upstream(created(sid=sid), accept_after_end) as upstream, running_dialer(gateway) as dialer:
+        tenant = await gateway.add_tenant(upstream.url)
+        redial = {"on": ["busy"], "times": 2, "after_s": 900}
+        call_id = (await tenant.create(priority="normal", redial=redial)).json()["id"]
+        await dial_all(dialer)
+        answered = await tenant.http.patch(f"/v1/calls/{call_id}", json=change)
+        assert (answered.status_code, answered.json()["type"]) == (409, f"urn:callgate:problem:{problem}")
+        assert await _waiting(tenant) == [call_id]
 
 
 async def test_a_stored_request_to_end_an_earlier_attempt_prevents_no_redial(

@@ -3,12 +3,49 @@
 from collections.abc import Mapping
 from typing import Any
 
+import structlog
+
 from app.calls import repository
 from app.calls.control import repository as control_repository
 from app.calls.models import Call, PendingUpdate
 from app.calls.parameters import CallUpdate
+from app.calls.progress import apply_resource
 from app.database.engine import Database
+from app.errors import ActionUnknown, DatabaseUnavailable, WrongCallState
 from app.twilio.schemas import TERMINAL_STATUSES, CallResource
+
+STATUSES_SET_BY_END_REQUESTS = ("canceled", "completed")
+"""The statuses that a request to end a call can set. A call that ends by itself may have the status `completed`, too."""
+
+logger = structlog.stdlib.get_logger(__name__)
+
+
+async def record_update_by_client(
+    database: Database, call: Call, resource: CallResource, update: CallUpdate, *, columns: Mapping[str, Any]
+) -> Call:
+    """Records a change that Twilio has made for a client. Returns the record. `columns` are further columns to set.
+
+    If the change cannot be recorded, usually returns the call as Twilio shows it, because a client would repeat the change
+    after an error. The next refresh updates the record. There are two exceptions:
+
+    - Without the record of a request to end the call, the call may be redialled. The error is DatabaseUnavailable if the
+      request only ends the call, because it can be repeated, and otherwise ActionUnknown. If the call is recorded by now as
+      busy or unanswered, its redial may be scheduled, too: the error is WrongCallState or ActionUnknown.
+    - Only the record has new `columns`. The error is ActionUnknown.
+    """
+    may_be_redialled = update.status is not None and "redial" in call.parameters
+    try:
+        call = await record_update(database, call, resource, update, columns=columns)
+    except DatabaseUnavailable:
+        if may_be_redialled and update.only_ends_call:
+            raise
+        if may_be_redialled or columns:
+            raise ActionUnknown(call_id=call.id) from None
+        logger.warning("update_not_recorded", call_id=str(call.id), call_sid=call.sid)
+        apply_resource(call, resource)
+    if may_be_redialled and call.status in TERMINAL_STATUSES and call.status not in STATUSES_SET_BY_END_REQUESTS:
+        raise (WrongCallState if update.only_ends_call else ActionUnknown)(call_id=call.id)
+    return call
 
 
 async def record_update(

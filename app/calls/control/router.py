@@ -71,7 +71,7 @@ def indeterminate_update_error(call: Call, body: Mapping[str, Any]) -> ActionUnk
         200: {"content": examples.STARTED_EXAMPLE},
         202: {
             "model": CallRecord,
-            "description": "Callgate has stored the request to end the call, and repeats it until Twilio has ended the call.",
+            "description": "Callgate has stored the request to end the call, and repeats it until Twilio has accepted it.",
             "content": examples.UNKNOWN_EXAMPLE,
         },
         **error_responses(
@@ -111,6 +111,8 @@ async def update_call(
     started. A call that no search has found (`none_found`) can be ended in the same way until its last search. If it turns
     out that the call was not started, the request is dropped. The answer is also 202 if Twilio's answer is lost, or if Twilio
     does not show a new call yet.
+
+    Twilio accepts `canceled` for a call that has been answered, but does not end it: use `completed` to end any call.
 
     A request that only ends a call may be repeated. For any other change whose answer was lost, the answer is 409
     `action-unknown`: check the call before you repeat the request.

@@ -16,13 +16,12 @@ import structlog
 from app.calls import repository
 from app.calls.callback_urls import CallbackUrls
 from app.calls.control import repository as control_repository
-from app.calls.control.records import record_fetched_call, record_update
+from app.calls.control.records import STATUSES_SET_BY_END_REQUESTS, record_fetched_call, record_update, record_update_by_client
 from app.calls.control.validation import validate_update
 from app.calls.creation.scheduled.store import end_waiting_calls_by_id
 from app.calls.models import Call, PendingUpdate
 from app.calls.not_found_at_twilio import is_call_not_found, may_be_found_later
 from app.calls.parameters import CallUpdate
-from app.calls.progress import apply_resource
 from app.calls.search_plan import is_outcome_open
 from app.calls.settlement import Settlement
 from app.calls.status_callbacks import StatusCallbacks, UrlValidator, status_callbacks_for_update
@@ -40,8 +39,6 @@ Result = TypeVar("Result")
 
 logger = structlog.stdlib.get_logger(__name__)
 
-# The statuses that a request to end a call can set. A call that ends by itself may have the status `completed`, too.
-_STATUSES_SET_BY_END_REQUESTS = ("canceled", "completed")
 # Each further attempt follows a dial that Twilio refused for a temporary reason. The next dial comes at least a second later.
 _MAX_CANCEL_ATTEMPTS = 5
 CHANGE_ERRORS_BY_TWILIO_ERROR: Mapping[type[TwilioError], type[CallgateError]] = {TwilioWrongState: WrongCallState}
@@ -103,14 +100,7 @@ class CallControl:
                 resource = await self._send_update_to_twilio(call, parameters)
         except TwilioError as error:
             return await self._store_update_or_raise(call, update, error)
-        try:
-            call = await record_update(self.database, call, resource, update, columns=callbacks.columns)
-        except DatabaseUnavailable:
-            if callbacks.columns:
-                raise ActionUnknown(call_id=call.id) from None
-            # Twilio has made the change; after a 503 the client would repeat it. The next refresh updates the record.
-            logger.warning("update_not_recorded", call_id=str(call.id), call_sid=call.sid)
-            apply_resource(call, resource)
+        call = await record_update_by_client(self.database, call, resource, update, columns=callbacks.columns)
         return ControlResult(call, done=True)
 
     async def _record_change_of_callbacks(self, call: Call, update: CallUpdate, callbacks: StatusCallbacks) -> Call:
@@ -225,7 +215,7 @@ class CallControl:
         Raises WrongCallState if the call ended as busy, failed or unanswered, because its redial may be scheduled.
         """
         locked = await repository.lock_call(session, call.id) or call
-        if locked.status in _STATUSES_SET_BY_END_REQUESTS:
+        if locked.status in STATUSES_SET_BY_END_REQUESTS:
             return ControlResult(locked, done=True)
         if locked.status in TERMINAL_STATUSES:
             raise WrongCallState(call_id=call.id)
