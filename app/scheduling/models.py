@@ -123,6 +123,7 @@ class DialTurn(Base):
 
     account_id: Mapped[UUID] = mapped_column(Uuid, primary_key=True)
     caller_id: Mapped[UUID] = mapped_column(Uuid, primary_key=True)
+    # A grant sets a later time than all others of the account have. It may be in the future if the clock has stepped back.
     last_grant_at: Mapped[datetime] = mapped_column(server_default=text("clock_timestamp()"))
 
 

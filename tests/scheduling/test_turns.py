@@ -41,6 +41,12 @@ async def age(gateway: Gateway, account_id: UUID, hours: int) -> None:
     await gateway.database.fetch(statement, account_id, hours)
 
 
+async def granted_callers(gateway: Gateway, account_id: UUID, count: int) -> list[UUID]:
+    """Grants `count` calls, one after the other. Returns the ids of their callers."""
+    batches = [await grant_calls(gateway.database, account_id, limit=1) for _ in range(count)]
+    return [batch.grants[0].dial_row["caller_id"] for batch in batches]
+
+
 async def test_idle_turns_are_deleted_and_who_comes_back_goes_last(gateway: Gateway) -> None:
     tenant = await gateway.add_tenant()
     first, second, third = [await new_caller(gateway, tenant) for _ in range(3)]
@@ -61,8 +67,37 @@ async def test_idle_turns_are_deleted_and_who_comes_back_goes_last(gateway: Gate
     assert (len(left), gone in left) == (2, False)
     await schedule(tenant, first)
     assert await turns(gateway, account_id) == [*left, gone]
-    granted = [(await grant_calls(gateway.database, account_id, limit=1)).grants[0].dial_row["caller_id"] for _ in range(3)]
-    assert granted == [*left, gone]
+    assert await granted_callers(gateway, account_id, 3) == [*left, gone]
+
+
+async def test_callers_take_turns_after_a_backward_clock_step(gateway: Gateway) -> None:
+    """Postgres's clock has stepped back by an hour. One caller schedules its first call after that."""
+    tenant = await gateway.add_tenant()
+    first, second, new = [await new_caller(gateway, tenant) for _ in range(3)]
+    for key in (first, second, first, second, first, second):
+        await schedule(tenant, key)
+    account_id = await account_of(gateway, tenant)
+    one, other = await granted_callers(gateway, account_id, 2)
+    await age(gateway, account_id, -1)
+    assert await granted_callers(gateway, account_id, 2) == [one, other]
+    for _ in range(2):
+        await schedule(tenant, new)
+    (newest,) = set(await turns(gateway, account_id)) - {one, other}
+    assert await granted_callers(gateway, account_id, 4) == [newest, one, other, newest]
+
+
+async def test_who_schedules_its_first_call_before_a_backward_clock_step_waits_for_one_turn_of_each_other(
+    gateway: Gateway,
+) -> None:
+    tenant = await gateway.add_tenant()
+    old, new = [await new_caller(gateway, tenant) for _ in range(2)]
+    for key in (old, old, new):
+        await schedule(tenant, key)
+    account_id = await account_of(gateway, tenant)
+    waiting, newest = await turns(gateway, account_id)
+    statement = "UPDATE dial_turn SET last_grant_at = last_grant_at + interval '1 hour' WHERE caller_id = $1"
+    await gateway.database.fetch(statement, newest)
+    assert await granted_callers(gateway, account_id, 3) == [waiting, newest, waiting]
 
 
 async def test_no_turn_is_deleted_while_its_caller_schedules_a_call(gateway: Gateway) -> None:

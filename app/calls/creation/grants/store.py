@@ -89,6 +89,7 @@ _DIAL_COLUMNS = [column.name for column in ScheduledDial.__table__.columns]
 # Has no row if no call is due, and a row of nulls if the due call does not wait any more. A row of `scheduled_dial` may be left
 # whose call has started: its grant was lost in a fail-over, and then a callback came. Such a row is deleted and costs nothing.
 # A call that is granted again may still have the slot of its earlier grant, if a job has locked that row.
+# `turn` puts the caller behind all others. After a backward step of the clock, the time now alone would put it first again.
 _GRANT = f"""
     WITH due AS MATERIALIZED (
         SELECT ({{which}}) AS call_id
@@ -109,8 +110,9 @@ _GRANT = f"""
         FROM granted JOIN changed ON changed.id = granted.call_id
         ON CONFLICT (call_id) DO UPDATE SET until = excluded.until, ring_by = excluded.ring_by, granted_at = excluded.granted_at
     ), turn AS (
-        UPDATE dial_turn SET last_grant_at = clock_timestamp() FROM granted
-        WHERE dial_turn.account_id = granted.account_id AND dial_turn.caller_id = granted.caller_id
+        UPDATE dial_turn SET last_grant_at = greatest(clock_timestamp(), interval '1 microsecond' + (
+            SELECT max(last_grant_at) FROM dial_turn AS other WHERE other.account_id = granted.account_id
+        )) FROM granted WHERE dial_turn.account_id = granted.account_id AND dial_turn.caller_id = granted.caller_id
     ), spent AS (
         UPDATE pace SET next_at = {next_at_after_calls_sql("$2", "1")}, in_use = in_use + 1, grants = grants + 1,
             granted_at = $2, refused_since = {refused_since_after_grant_sql("$2")}, probe_at = {probe_at_after_grant_sql("$2")}
