@@ -1,6 +1,6 @@
 """Dial slots: rows that stand for calls under way. A slot counts toward `max_concurrent`, and is freed when its call ends."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from uuid import UUID
 
 from app.database.connection import Connection
@@ -48,7 +48,7 @@ _DELETE_ENDED = f"""
             OR status IN ({", ".join(f"'{status}'" for status in sorted(TERMINAL_STATUSES))})
         )
         FOR UPDATE OF dial_slot SKIP LOCKED
-    )
+    ) RETURNING call_id
 """  # noqa: S608  # own constants
 _LOCK_ACCOUNT = "SELECT FROM pace WHERE subject_id = $1 FOR UPDATE SKIP LOCKED"
 _RECOUNT_ACCOUNT = """
@@ -58,11 +58,13 @@ _RECOUNT_ACCOUNT = """
     RETURNING before.in_use - pace.in_use
 """
 # Finds all queues that a grant in this transaction may lock later, so that they are locked together in the order of ids. Locked
-# one by one, they could deadlock with a grant of another account of the tenant.
+# one by one, they could deadlock with a grant of another account of the tenant. A queue with slots may have an `in_use` of 0,
+# because `callgate queues release`, for example, adds slots without counting them.
 _ACTIVE_QUEUES = """
     SELECT subject_id FROM pace JOIN queue ON queue.id = subject_id
     WHERE queue.tenant_id = (SELECT tenant_id FROM twilio_account WHERE id = $1)
-        AND (in_use > 0 OR EXISTS (SELECT FROM scheduled_dial WHERE queue_id = subject_id))
+        AND (in_use > 0 OR EXISTS (SELECT FROM scheduled_dial WHERE queue_id = subject_id)
+            OR EXISTS (SELECT FROM dial_slot WHERE queue_id = subject_id))
 """
 _LOCK_QUEUES = "SELECT FROM pace WHERE subject_id = ANY ($1::uuid[]) ORDER BY subject_id FOR UPDATE"
 _RECOUNT_QUEUES = """
@@ -72,6 +74,7 @@ _RECOUNT_QUEUES = """
     )
     UPDATE pace SET in_use = counted.in_use
     FROM counted WHERE pace.subject_id = counted.subject_id AND pace.in_use <> counted.in_use
+    RETURNING pace.subject_id
 """
 
 
@@ -110,19 +113,27 @@ async def lock_and_free_ended_slots(database: Database, account_id: UUID) -> int
 async def free_ended_slots(connection: Connection, account_id: UUID) -> int:
     """Deletes the dial slots of the account's ended calls, and recounts `in_use`, the account's number of slots in use.
 
-    A slot stands for one concurrent call. If the number has changed, also recounts it for the queues of the account's tenant.
-    Returns by how much `in_use` of the account has decreased. That may be more than the rows deleted here, because slots are
-    also deleted together with old calls.
+    A slot stands for one concurrent call. If slots were deleted or the number has changed, also recounts the slots of the
+    tenant's queues. Returns by how much `in_use` of the account has decreased. That may be more than the rows deleted here,
+    because slots are also deleted together with old calls.
 
     The transaction must have locked the account's row in `pace`, and no row of a queue: this function locks the queues' rows,
     in the order of ids. It counts the slots in separate statements after that, because a statement that waits for a lock does
     not see what was committed meanwhile.
     """
-    await connection.execute(_DELETE_ENDED, account_id)
-    freed: int | None = await connection.fetchval(_RECOUNT_ACCOUNT, account_id)
-    if not freed:
+    deleted = await connection.fetch(_DELETE_ENDED, account_id)
+    freed: int = await connection.fetchval(_RECOUNT_ACCOUNT, account_id) or 0
+    if not (deleted or freed):
         return 0
     if queues := [row["subject_id"] for row in await connection.fetch(_ACTIVE_QUEUES, account_id)]:
         await connection.execute(_LOCK_QUEUES, queues)
-        await connection.execute(_RECOUNT_QUEUES, queues)
+        await recount_slots_of_queues(connection, queues)
     return freed
+
+
+async def recount_slots_of_queues(connection: Connection, queue_ids: Collection[UUID]) -> bool:
+    """Recounts `in_use`, the number of slots in use, of these queues. Returns whether the number of a queue was wrong.
+
+    The transaction must have locked the queues' rows in `pace` with an earlier statement.
+    """
+    return bool(await connection.fetch(_RECOUNT_QUEUES, list(queue_ids)))

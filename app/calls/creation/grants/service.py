@@ -14,7 +14,7 @@ from app.calls.creation.grants.store import DialGrant, DueQueue, WaitingCall
 from app.database.connection import Connection
 from app.database.engine import Database
 from app.errors import DatabaseUnavailable
-from app.scheduling.dial_slots import free_ended_slots
+from app.scheduling.dial_slots import free_ended_slots, recount_slots_of_queues
 from app.scheduling.grant_counters import GrantCounters
 from app.scheduling.grant_halts import halt_for_lost_grants, record_server_or_halt_grants
 from app.scheduling.hours import callee_time_zones, next_time_within_hours
@@ -76,6 +76,10 @@ async def grant_calls(
                 account = await store.lock_account_pace(connection, account_id) or account
             queues = {queue.id: queue for queue in await store.due_queues(connection, account_id, account.at) if queue.is_open}
             paces = await store.lock_queue_paces(connection, queues.keys())
+            # Some slots are added without counting them. `free_ended_slots` overlooks them if the account was counted since,
+            # as a change of its pace does.
+            if paces and await recount_slots_of_queues(connection, paces.keys()):
+                paces = await store.lock_queue_paces(connection, queues.keys())
             # The time of the last lock. An earlier time would give tokens back to a queue for whose lock we waited.
             at = max(pace.at for pace in (account, *paces.values()))
             allowed_calls = {queue_id: pace.allowed_calls for queue_id, pace in paces.items()}
