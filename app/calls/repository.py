@@ -20,6 +20,7 @@ from app.calls.last_answer import CallRow, stored_attributes_for
 from app.calls.models import MAY_HAVE_STARTED_SQL, NEVER_DIALLED_SQL, Call, CallEvent, PendingUpdate
 from app.calls.outbox import NewDelivery, needs_final_delivery
 from app.calls.store import insert_deliveries_sql
+from app.scheduling.dial_slots import restore_slots_sql
 from app.scheduling.grant_halt_sql import MAY_GRANT_SQL
 from app.scheduling.models import DialTurn, ScheduledDial
 from app.twilio.addresses import address_key
@@ -27,6 +28,7 @@ from app.twilio.schemas import CallResource
 
 _UNLIMITED_SPAN = timedelta(days=36_500)
 _MAY_HAVE_LOST_GRANTS = f"({MAY_GRANT_SQL} IS NOT TRUE OR (SELECT released_at >= :since FROM grant_guard WHERE id = 1))"  # noqa: S608
+_RESTORE_SLOT = text(restore_slots_sql("ARRAY[:call_id]")).bindparams(bindparam("call_id", type_=Uuid))
 _ADD_DELIVERY = text(insert_deliveries_sql("jsonb_populate_record(NULL::delivery, CAST(:delivery AS jsonb)) AS new"))
 
 
@@ -179,6 +181,11 @@ async def requeue_call(session: AsyncSession, dial_row: Mapping[str, Any], *, no
     await session.execute(insert(ScheduledDial).values(**row, due_at=now + timedelta(seconds=dial_row["due_in"])))
     turn = {"account_id": dial_row["account_id"], "caller_id": dial_row["caller_id"]}
     await session.execute(insert_unless_present(DialTurn).values(**turn).on_conflict_do_nothing())
+
+
+async def restore_slot(session: AsyncSession, call_id: UUID) -> None:
+    """Gives a scheduled call that was found at Twilio a dial slot with its `ring_by` again."""
+    await session.execute(_RESTORE_SLOT, {"call_id": call_id})
 
 
 async def has_event(session: AsyncSession, call_id: UUID, event_id: UUID) -> bool:

@@ -193,6 +193,7 @@ class Settlement:
         if bound.delivery is not None:
             await repository.add_delivery(session, bound.delivery)
         if not was_started and call.execution == "started":
+            await repository.restore_slot(session, call.id)
             self.add_settled_to_metrics(call)
         run_after_commit(session, lambda: self.count_and_log_critical_events(call, bound.events))
 

@@ -21,6 +21,7 @@ from app.calls.last_answer import LastTwilioAnswerMixin
 from app.calls.models import Call
 from app.database.connection import Connection
 from app.database.engine import Database
+from app.scheduling.dial_slots import restore_slots_sql
 
 Event = tuple[str, dict[str, Any]]
 """The type and the data of an event."""
@@ -119,6 +120,10 @@ class CallState(LastTwilioAnswerMixin, RecordColumns):
         read, state = self._read, self.__dict__
         return {column: state[name] for name, column in _CHANGEABLE_COLUMNS.items() if state[name] != read[name]}
 
+    def has_turned_up(self) -> bool:
+        """Returns whether the call is `started`, but was neither that nor `pending` when the row was read."""
+        return self.execution == "started" and self._read["execution"] not in ("started", "pending")
+
 
 AnyCall = Call | CallState
 """The record of a call: an ORM object in a session, or a row that was read for `write_changed_calls`."""
@@ -166,7 +171,8 @@ _INSERT_DELIVERIES = insert_deliveries_sql(
 _WRITE_CHANGES = f"""
     WITH given AS MATERIALIZED (
         SELECT (item ->> 'id')::uuid AS id, (item ->> 'version')::xid AS version,
-            item -> 'columns' AS columns, item -> 'events' AS events, item -> 'deliveries' AS deliveries
+            item -> 'columns' AS columns, item -> 'events' AS events, item -> 'deliveries' AS deliveries,
+            (item ->> 'turned_up')::boolean AS turned_up
         FROM jsonb_array_elements($1::jsonb) AS item
     ), locked AS MATERIALIZED (
         SELECT call.id FROM call JOIN given USING (id) WHERE call.xmin = given.version
@@ -183,6 +189,8 @@ _WRITE_CHANGES = f"""
         FROM given JOIN changed USING (id) CROSS JOIN LATERAL jsonb_array_elements(events) AS event
     ), new_delivery AS (
         {_INSERT_DELIVERIES}
+    ), new_slot AS (
+        {restore_slots_sql("ARRAY(SELECT id FROM given JOIN changed USING (id) WHERE turned_up)")}
     )
     SELECT id FROM changed
 """  # noqa: S608  # column names from this module
@@ -228,6 +236,7 @@ class ChangedCall:
             "columns": self.call.changed_columns(),
             "events": events,
             "deliveries": self.deliveries,
+            "turned_up": self.call.has_turned_up(),
         }
 
     def _event_json(self, position: int, type_: str, data: Mapping[str, Any]) -> dict[str, Any]:

@@ -54,11 +54,11 @@ class RingDeadlineEnforcer:
         return bool(calls)
 
     async def _enforce_deadline(self, call: Call) -> None:
-        if call.execution in ("pending", "unknown"):
-            # Nothing can be canceled before its sid is known.
+        if call.execution != "started":
+            # Nothing can be canceled before its sid is known. If it was not started, its slot is freed soon.
             await store.postpone_deadline_check(self.database, call.id, _RETRY_DELAY)
             return
-        if call.execution == "started" and call.status in (None, "queued"):
+        if call.status in (None, "queued"):
             try:
                 await self.control.cancel_if_queued(call)
             except TwilioError as error:

@@ -31,7 +31,7 @@ def insert_slot_sql(*, dial: str, granted_at: str, parameters: str) -> str:
     in the FROM clause. `granted_at` and `parameters` are SQL for the time of the grant and for the call's parameters as JSON.
 
     The slot is kept until the latest possible end of the call. Twilio may queue the call until the deadline `ring_by`, for a
-    day at most, before it rings. The slot also stores `ring_by`, because no other row of a dialled call has it.
+    day at most, before it rings. The slot also stores `ring_by`, which the record of the call has only as JSON.
     """
     last_ring = f"least(greatest({granted_at}, {dial}.ring_by), {granted_at} + make_interval(secs => {_MAX_QUEUE_S}))"
     return f"""INSERT INTO dial_slot (call_id, account_id, queue_id, caller_id, granted_at, until, ring_by)
@@ -39,13 +39,30 @@ def insert_slot_sql(*, dial: str, granted_at: str, parameters: str) -> str:
             {latest_call_end_sql(last_ring, parameters)}, {dial}.ring_by"""  # aliases of the caller's statement
 
 
+def restore_slots_sql(call_ids: str) -> str:
+    """Returns SQL that adds a dial slot with its `ring_by` for each of these calls that was scheduled: a whole `INSERT`.
+
+    Use it when Twilio turns out to have a call whose start was not known. Its slot may have been freed, for example because no
+    search had found the call. If the call still has a slot, the slot gets the call's `ring_by` again. `call_ids` is SQL for an
+    array. A new slot has no `caller_id`, because the record of the call does not name the caller.
+    """
+    return f"""{insert_slot_sql(dial="dial", granted_at="clock_timestamp()", parameters="dial.parameters")}
+        FROM (
+            SELECT id AS call_id, account_id, queue_id, NULL::uuid AS caller_id, parameters,
+                (parameters ->> 'ring_by')::timestamptz AS ring_by
+            FROM call WHERE id = ANY ({call_ids})
+        ) AS dial
+        WHERE ring_by IS NOT NULL
+        ON CONFLICT (call_id) DO UPDATE SET ring_by = excluded.ring_by, until = excluded.until"""  # noqa: S608  # caller's SQL
+
+
 # Retention may be deleting a call together with its slot. Such a slot is skipped, which prevents deadlocks.
 _DELETE_ENDED = f"""
     DELETE FROM dial_slot WHERE call_id IN (
         SELECT call_id FROM dial_slot JOIN call ON call.id = call_id
         WHERE dial_slot.account_id = $1 AND (
-            until <= now() OR execution IN ('not_started', 'scheduled') OR deleted_at IS NOT NULL
-            OR status IN ({", ".join(f"'{status}'" for status in sorted(TERMINAL_STATUSES))})
+            until <= now() OR execution IN ('not_started', 'scheduled')
+            OR deleted_at IS NOT NULL OR status IN ({", ".join(f"'{status}'" for status in sorted(TERMINAL_STATUSES))})
         )
         FOR UPDATE OF dial_slot SKIP LOCKED
     ) RETURNING call_id
