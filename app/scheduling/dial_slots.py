@@ -56,12 +56,16 @@ def restore_slots_sql(call_ids: str) -> str:
         ON CONFLICT (call_id) DO UPDATE SET ring_by = excluded.ring_by, until = excluded.until"""  # noqa: S608  # caller's SQL
 
 
+# `until` is right if a call that Twilio still queues at its `ring_by` is canceled then. While Twilio cannot be asked, the call
+# stays queued, and may begin to ring later. Twilio queues it for a day at most.
+_MAY_STILL_BE_QUEUED = f"""ring_by IS NOT NULL AND execution = 'started' AND coalesce(status, 'queued') = 'queued'
+            AND granted_at > now() - make_interval(secs => {_MAX_QUEUE_S})"""
 # Retention may be deleting a call together with its slot. Such a slot is skipped, which prevents deadlocks.
 _DELETE_ENDED = f"""
     DELETE FROM dial_slot WHERE call_id IN (
         SELECT call_id FROM dial_slot JOIN call ON call.id = call_id
         WHERE dial_slot.account_id = $1 AND (
-            until <= now() OR execution IN ('not_started', 'scheduled')
+            until <= now() AND NOT ({_MAY_STILL_BE_QUEUED}) OR execution IN ('not_started', 'scheduled')
             OR deleted_at IS NOT NULL OR status IN ({", ".join(f"'{status}'" for status in sorted(TERMINAL_STATUSES))})
         )
         FOR UPDATE OF dial_slot SKIP LOCKED

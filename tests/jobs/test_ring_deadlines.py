@@ -16,7 +16,7 @@ from tests.scheduling.test_grants import account_of
 from tests.support.callbacks import PUBLIC_URL, call_back, status_callback_fields
 from tests.support.gateway import Gateway, Tenant, running_gateway, settings_for
 from tests.support.jobs import dial_all, run_search, run_step, running_dialer, running_resolver
-from tests.support.upstream import Behaviour, answer, call_resource, reset, running_upstream
+from tests.support.upstream import Behaviour, answer, call_resource, created, error, reset, running_upstream
 
 _EMPTY_LIST = answer(200, {"calls": [], "next_page_uri": None})
 
@@ -145,4 +145,37 @@ async def test_an_immediate_call_that_turns_up_gets_no_slot(gateway: Gateway, si
         for _ in range(2):
             await _search_now(gateway, call_id)
         assert (await _record(tenant, call_id))["execution"] == "started"
+        assert not await _has_slot(gateway, call_id)
+
+
+async def test_a_deadline_is_kept_until_twilio_can_be_asked(
+    gateway: Gateway, dialer: ScheduledCallDialer, deadlines: RingDeadlineEnforcer, sid: str
+) -> None:
+    """Twilio fails for longer than a short call could take after its `ring_by`."""
+    async with running_upstream(
+        created(sid=sid), error(500, 20500), _shown(sid, "queued"), _shown(sid, "canceled")
+    ) as upstream:
+        tenant = await gateway.add_tenant(upstream.url)
+        call_id = await _dialled(tenant, dialer, time_limit=60)
+        await _check_now(gateway, call_id)
+        assert await run_step(deadlines)
+        await gateway.database.fetch("UPDATE dial_slot SET until = now() WHERE call_id = $1", call_id)
+        await deadlines.free_dial_slots()
+        await _check_now(gateway, call_id)
+        await run_step(deadlines)
+        assert (await _record(tenant, call_id))["status"] == "canceled"
+        await deadlines.free_dial_slots()
+        assert not await _has_slot(gateway, call_id)
+
+
+async def test_a_slot_is_not_kept_for_a_deadline_after_twilio_has_dropped_the_call_from_its_queue(
+    gateway: Gateway, dialer: ScheduledCallDialer, deadlines: RingDeadlineEnforcer, sid: str
+) -> None:
+    async with running_upstream(created(sid=sid)) as upstream:
+        tenant = await gateway.add_tenant(upstream.url)
+        call_id = await _dialled(tenant, dialer)
+        await gateway.database.fetch(
+            "UPDATE dial_slot SET until = now(), granted_at = now() - interval '1 day' WHERE call_id = $1", call_id
+        )
+        await deadlines.free_dial_slots()
         assert not await _has_slot(gateway, call_id)
