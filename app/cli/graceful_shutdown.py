@@ -9,6 +9,8 @@ from types import FrameType
 import structlog
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from app.cli.signals import call_after_repeated_signals
+
 logger = structlog.stdlib.get_logger(__name__)
 
 
@@ -37,18 +39,17 @@ class GracefulShutdown:
         await self.app(scope, receive, send_and_close)
 
     def _install_sigterm_handler(self) -> None:
-        """Delays the server's SIGTERM handler by `seconds`. A second SIGTERM runs the handler at once."""
+        """Delays the server's SIGTERM handler by `seconds`. A later SIGTERM that is not a repetition runs it at once."""
         loop = asyncio.get_running_loop()
         stop = signal.getsignal(signal.SIGTERM)
         if not callable(stop):
             return
 
         def handle_sigterm(number: int, frame: FrameType | None) -> None:
-            if self._is_stopping:
-                stop(number, frame)
-            else:
+            if not self._is_stopping:
                 self._is_stopping = True
                 loop.call_soon_threadsafe(self._stop_later, loop, partial(stop, number, frame))
+                loop.call_soon_threadsafe(call_after_repeated_signals, loop, partial(signal.signal, signal.SIGTERM, stop))
 
         signal.signal(signal.SIGTERM, handle_sigterm)
 

@@ -4,7 +4,7 @@ import asyncio
 import os
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 _REPEATED_SIGNAL_WINDOW_S = 1.0
@@ -22,8 +22,7 @@ def stop_event_on_signal(*, parent: int | None = None) -> asyncio.Event:
 
     def handle() -> None:
         stop.set()
-        # Delayed, because `timeout` sends its signal twice: to the process and to its group.
-        loop.call_later(_REPEATED_SIGNAL_WINDOW_S, restore_default)
+        call_after_repeated_signals(loop, restore_default)
 
     def restore_default() -> None:
         for number in (signal.SIGINT, signal.SIGTERM):
@@ -34,6 +33,15 @@ def stop_event_on_signal(*, parent: int | None = None) -> asyncio.Event:
     if parent is not None:
         _stop_with_parent(parent, loop, stop)
     return stop
+
+
+def call_after_repeated_signals(loop: asyncio.AbstractEventLoop, accept_signals: Callable[[], object]) -> None:
+    """Calls `accept_signals` in _REPEATED_SIGNAL_WINDOW_S seconds. Until then, the caller ignores repetitions of a signal.
+
+    `timeout` sends its signal to the process and to its group. systemd sends SIGTERM to every process of `callgate serve
+    --workers`, and the parent process then sends it to its workers, usually within half a second.
+    """
+    loop.call_later(_REPEATED_SIGNAL_WINDOW_S, accept_signals)
 
 
 @contextmanager

@@ -131,16 +131,49 @@ async def test_a_disconnected_caller_does_not_cancel_the_dial_of_a_stopping_proc
         assert len(upstream.posts) == 1
 
 
-def test_a_stopping_process_closes_connections_and_ends_at_the_second_signal(database_url: str, tmp_path: Path) -> None:
-    with serving(tmp_path, database_url, CALLGATE_LINGER="300") as (process, url), sync_http_client(base_url=url) as http:
-        assert "connection" not in http.get("/livez").headers
-        process.child.send_signal(signal.SIGTERM)
-        process.wait_for("leaving")
-        for _ in range(2):  # on the open connection, then on a new one
-            answer = http.get("/livez")
-            assert (answer.status_code, answer.headers["connection"]) == (200, "close")
-        process.end(signal.SIGTERM)
+# `timeout` and systemd send SIGTERM twice. Here SIGUSR1 does, so that nothing else runs between the two.
+TERMINATED_TWICE_BY_SIGUSR1 = """
+import signal
+from app.cli import main
+
+def terminate_twice(*_):
+    for _ in range(2):
+        signal.raise_signal(signal.SIGTERM)
+
+signal.signal(signal.SIGUSR1, terminate_twice)
+main()
+"""
+
+
+def test_a_stopping_process_closes_connections_and_only_a_later_signal_ends_it_at_once(
+    database_url: str, tmp_path: Path
+) -> None:
+    port, output = free_port(), tmp_path / "serve"
+    settings = {"CALLGATE_DATABASE_URL": database_url, "CALLGATE_SECRET_KEYS": SECRET_KEY, "CALLGATE_LINGER": "300"}
+    command = (sys.executable, "-c", TERMINATED_TWICE_BY_SIGUSR1, "serve", "--port", str(port))
+    with output.open("wb") as file:
+        child = subprocess.Popen(command, env=environment(tmp_path / "state", **settings), stdout=file, stderr=file)
+    process = Process(child, output)
+    try:
+        process.wait_for("Application startup complete")
+        with sync_http_client(base_url=f"http://127.0.0.1:{port}") as http:
+            assert "connection" not in http.get("/livez").headers
+            child.send_signal(signal.SIGUSR1)
+            process.wait_for("leaving")
+            for _ in range(2):  # on the open connection, then on a new one
+                answer = http.get("/livez")
+                assert (answer.status_code, answer.headers["connection"]) == (200, "close")
+        assert "Shutting down" not in process.output
+
+        def has_ended() -> bool:
+            child.terminate()
+            return child.poll() is not None
+
+        wait_until(has_ended, "the end by a signal that is not a repetition")
         assert "Application shutdown complete" in process.output
+    finally:
+        child.kill()
+        child.wait()
 
 
 def test_a_failed_migration_has_a_nonzero_exit_code(tmp_path: Path, empty_database_url: str) -> None:
