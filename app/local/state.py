@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import TextIO
 
 from pydantic import SecretStr
 
@@ -65,11 +66,20 @@ class StateFolder:
 
     def write(self, file: Path, content: str) -> None:
         """Writes the file atomically, so that no reader sees a part of the content. Only this user can read the file."""
+        with self._written_and_locked(file, content):
+            pass
+
+    @contextmanager
+    def _written_and_locked(self, file: Path, content: str) -> Iterator[TextIO]:
+        """Writes the file as `write` does. Keeps it locked from before any process can see it until the end of the block."""
         new = file.with_name(f"{file.name}.new")
         new.unlink(missing_ok=True)
         with os.fdopen(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as stream:
+            fcntl.flock(stream, fcntl.LOCK_EX)
             stream.write(content + "\n")
-        new.replace(file)
+            stream.flush()
+            new.replace(file)
+            yield stream
 
     @contextmanager
     def announced_as_running(self, running: RunningStack) -> Iterator[None]:
@@ -79,9 +89,7 @@ class StateFolder:
         another process does the same in this folder.
         """
         self.require_not_running()
-        self.write(self._running, json.dumps(asdict(running)))
-        with self._running.open() as held:
-            fcntl.flock(held, fcntl.LOCK_SH)
+        with self._written_and_locked(self._running, json.dumps(asdict(running))) as held:
             try:
                 yield
             finally:
@@ -99,7 +107,8 @@ class StateFolder:
         try:
             with self._running.open() as file:
                 try:
-                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    # Shared, because other commands may be looking, too.
+                    fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
                 except BlockingIOError:
                     return RunningStack(**json.load(file))
         except (OSError, ValueError, TypeError):
