@@ -57,20 +57,21 @@ def print_login_link(
 def list_console_sessions(as_json: AsJson = False) -> None:
     """List who is logged in, and the links that were not used.
 
-    SEEN is the last request, to about a minute.
+    STATE is `logged in` for a session and `unused link` for a link. SEEN is the last request, to about a minute.
     """
     rows = [
         {
             "id": session.id,
             "who": f"{session.kind}:{session.name}",
             "tenant": session.tenant_id,
+            "state": "unused link" if session.is_unused_link else "logged in",
             "created": session.created_at,
             "seen": session.seen_at,
             "expires": session.expires_at,
         }
         for session in run_with_pool(lambda pool: _console_sessions(pool).list())
     ]
-    show_table(rows, columns=("id", "who", "tenant", "created", "seen", "expires"), as_json=as_json)
+    show_table(rows, columns=("id", "who", "tenant", "state", "created", "seen", "expires"), as_json=as_json)
 
 
 @console.command("end")

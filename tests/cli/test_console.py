@@ -58,6 +58,22 @@ async def test_a_link_can_be_taken_back(gateway: Gateway, shell: dict[str, str])
     assert (await http.post("/console/link", data={"link": link})).status_code == 401
 
 
+async def test_an_unused_link_is_told_from_the_session_that_it_starts(gateway: Gateway, shell: dict[str, str]) -> None:
+    before = {row["id"] for row in listed(shell)}
+    link = run("console", "link", environment=shell).stdout.strip().rpartition("/")[2]
+    # The idle timeout is that of sessions. A link can be used for 15 minutes.
+    (unused,) = [row for row in listed(shell | {"CALLGATE_CONSOLE_IDLE_TIMEOUT": "0.001"}) if row["id"] not in before]
+    assert (unused["state"], unused["seen"]) == ("unused link", None)
+    http = await browser(gateway)
+    assert (await http.post("/console/link", data={"link": link})).status_code == 303
+    (session,) = [row for row in listed(shell) if row["id"] == unused["id"]]
+    assert (session["state"], session["seen"]) == ("logged in", session["created"])
+    assert (session["who"], session["expires"] > unused["expires"]) == (unused["who"], True)
+    title, *lines = run("console", "sessions", environment=shell).stdout.splitlines()
+    assert title.split() == ["ID", "WHO", "TENANT", "STATE", "CREATED", "SEEN", "EXPIRES"]
+    assert ["logged in" in line for line in lines if unused["id"] in line] == [True]
+
+
 def test_a_link_is_for_the_configured_address(shell: dict[str, str]) -> None:
     variables: tuple[dict[str, str], ...] = (
         {},

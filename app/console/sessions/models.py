@@ -33,7 +33,8 @@ class ConsoleSession(Base):
     tenant_id: Mapped[str | None] = mapped_column(ForeignKey("tenant.id", ondelete="CASCADE"))
     scopes: Mapped[list[str] | None] = mapped_column(ARRAY(Text))
     created_at: Mapped[datetime] = mapped_column(server_default=func.now())
-    # The time of the person's last request, accurate to about a minute.
+    # The time of the person's last request, accurate to about a minute. An unused link has the value of `expires_at`, which
+    # marks it. The idle timeout of sessions then does not apply to it.
     seen_at: Mapped[datetime] = mapped_column(server_default=func.now())
     expires_at: Mapped[datetime]
     revoked_at: Mapped[datetime | None]

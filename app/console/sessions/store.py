@@ -38,19 +38,20 @@ class StoredSession:
 
 @dataclass(frozen=True, slots=True)
 class ListedSession:
-    """A session that has not ended, or a one-time link that can still be used.
-
-    An unused link has the kind `link`. A session that was started with a link has the same kind. They differ only in the time
-    from `created_at` to `expires_at`: for an unused link, it is LINK_LIFETIME in app.console.sessions.service.
-    """
+    """A session that has not ended, or a one-time link that can still be used. The kind of both may be `link`."""
 
     id: UUID
     kind: str
     name: str
     tenant_id: str | None
     created_at: datetime
-    seen_at: datetime
+    seen_at: datetime | None
+    """The time of the person's last request, accurate to about a minute. None for an unused link."""
     expires_at: datetime
+
+    @property
+    def is_unused_link(self) -> bool:
+        return self.seen_at is None
 
 
 _FROM_KEY_AND_TENANT_SQL = """
@@ -68,7 +69,8 @@ _FIND_SESSION = f"""
     {_FROM_KEY_AND_TENANT_SQL} WHERE token_hash = $1 AND {_HAS_NOT_ENDED_SQL.format(idle="$2")}
 """
 _LIST_SESSIONS = f"""
-    SELECT session.id, kind, session.name, tenant.id, session.created_at, seen_at, session.expires_at
+    SELECT session.id, kind, session.name, tenant.id, session.created_at, nullif(seen_at, session.expires_at),
+        session.expires_at
     {_FROM_KEY_AND_TENANT_SQL} WHERE {_HAS_NOT_ENDED_SQL.format(idle="$1")} ORDER BY session.id DESC
 """
 
@@ -89,13 +91,13 @@ async def list_sessions(database: StatementPool, *, idle: timedelta) -> list[Lis
 
 
 async def add_session(connection: Connection, session: NewSession, *, lifetime: timedelta) -> bool:
-    """Adds a session or a one-time link. Deletes all sessions and links that expired over a day ago.
+    """Adds a session or, if its kind is `link`, a one-time link. Deletes all sessions and links that expired over a day ago.
 
     Returns False, and adds nothing, if the tenant of the session does not exist.
     """
     await connection.execute("DELETE FROM console_session WHERE expires_at < now() - interval '1 day'")
-    statement = """INSERT INTO console_session (id, token_hash, kind, name, key_id, tenant_id, scopes, expires_at)
-        SELECT $1, $2, $3, $4, $5, $6, $7, now() + $8::interval
+    statement = """INSERT INTO console_session (id, token_hash, kind, name, key_id, tenant_id, scopes, expires_at, seen_at)
+        SELECT $1, $2, $3, $4, $5, $6, $7, now() + $8::interval, CASE $3 WHEN 'link' THEN now() + $8 ELSE now() END
         WHERE $6::text IS NULL OR EXISTS (SELECT FROM tenant WHERE id = $6) RETURNING true"""
     values = (session.id, session.token_hash, session.kind, session.name, session.key_id, session.tenant_id, session.scopes)
     return bool(await connection.fetchval(statement, *values, lifetime))
