@@ -28,7 +28,7 @@ async def test_a_call_is_followed_while_it_rings_ended_and_copied(gateway: Gatew
         await page.wait_for_url(f"**/console/calls/{record['id']}")
         await page.get_by_text("In Twilio's queue").wait_for()
 
-        # The page renews itself, and what was opened stays open.
+        # The page refreshes itself, and what was opened stays open.
         await page.locator("ol.timeline summary").first.click()
         await page.get_by_text("End call", exact=True).click()
         await report(gateway, tenant, record, "initiated", "ringing")
@@ -58,10 +58,10 @@ async def test_a_call_is_followed_while_it_rings_ended_and_copied(gateway: Gatew
     assert f'"to": "{KATE}"' in printed.decode()
 
 
-async def test_a_call_that_cannot_be_renewed_says_so_until_it_can(gateway: Gateway, tenant: Tenant, tab: Tab) -> None:
+async def test_a_call_that_cannot_be_refreshed_says_so_until_it_can(gateway: Gateway, tenant: Tenant, tab: Tab) -> None:
     record, page = await place(tenant), tab.page
     await tab.log_in(gateway, path=f"/console/calls/{record['id']}")
-    note = page.get_by_text("This could not be renewed since then.")
+    note = page.get_by_text("This could not be refreshed since then.")
     await expect(note).to_be_hidden()
     await page.route("**/live", lambda route: route.abort())
     await expect(note).to_be_visible()

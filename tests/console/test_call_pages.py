@@ -202,7 +202,7 @@ async def test_personal_data_is_masked_until_it_is_revealed_which_is_audited(
     assert (event.action, event.subject, event.actor_name) == ("call.reveal", record["id"], operator.key_id)
 
 
-async def test_the_page_tells_the_story_and_renews_itself_while_something_may_happen(
+async def test_the_page_tells_the_story_and_refreshes_itself_while_something_may_happen(
     gateway: Gateway, tenant: Tenant, log_in: LogIn
 ) -> None:
     record = await place(tenant)

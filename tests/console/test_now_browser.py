@@ -81,7 +81,7 @@ async def test_plots_have_the_colours_of_the_scheme_and_say_the_values_at_the_cu
     tab.require_clean()
 
 
-async def test_the_sentence_renews_itself_while_the_tab_is_visible(gateway: Gateway, context: BrowserContext) -> None:
+async def test_the_sentence_refreshes_itself_while_the_tab_is_visible(gateway: Gateway, context: BrowserContext) -> None:
     tab, sent = await _tab(context, gateway)
     page = tab.page
     await page.evaluate("document.querySelector('#summary .lead').textContent = 'old'")
@@ -99,10 +99,10 @@ async def test_the_sentence_renews_itself_while_the_tab_is_visible(gateway: Gate
     tab.require_clean()
 
 
-async def test_a_page_that_cannot_be_renewed_says_so_until_it_can(gateway: Gateway, context: BrowserContext) -> None:
+async def test_a_page_that_cannot_be_refreshed_says_so_until_it_can(gateway: Gateway, context: BrowserContext) -> None:
     tab, _ = await _tab(context, gateway)
     page = tab.page
-    note = page.get_by_text("This could not be renewed since then.")
+    note = page.get_by_text("This could not be refreshed since then.")
     await expect(note).to_be_hidden()
     await page.route("**/summary", lambda route: route.abort())
     await page.clock.fast_forward(11_000)

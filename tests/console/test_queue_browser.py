@@ -21,7 +21,7 @@ async def browser() -> AsyncIterator[Browser]:
         yield running
 
 
-async def test_a_queue_renews_itself_and_keeps_the_focus(gateway: Gateway, tenant: Tenant, browser: Browser) -> None:
+async def test_a_queue_refreshes_itself_and_keeps_the_focus(gateway: Gateway, tenant: Tenant, browser: Browser) -> None:
     calls, service = await add_queue(gateway, tenant, "reminders"), service_of(gateway)
     page = await browser.new_page()
     tab = Tab(page, PageRecord(page))
@@ -50,7 +50,7 @@ async def test_a_queue_renews_itself_and_keeps_the_focus(gateway: Gateway, tenan
     # htmx takes up a new part a moment after it is shown, by a timer of the page's clock.
     await expect(page.locator("#queue:is(.htmx-added, .htmx-settling)")).to_have_count(0)
 
-    note = page.get_by_text("This could not be renewed since then.")
+    note = page.get_by_text("This could not be refreshed since then.")
     await page.route("**/live", lambda route: route.abort())
     await page.clock.fast_forward(11_000)
     await expect(note).to_be_visible()
@@ -60,7 +60,7 @@ async def test_a_queue_renews_itself_and_keeps_the_focus(gateway: Gateway, tenan
     await page.context.close()
 
 
-async def test_the_list_of_queues_renews_its_rows(gateway: Gateway, tenant: Tenant, browser: Browser) -> None:
+async def test_the_list_of_queues_refreshes_its_rows(gateway: Gateway, tenant: Tenant, browser: Browser) -> None:
     calls = await add_queue(gateway, tenant, "reminders")
     page = await browser.new_page(viewport={"width": 390, "height": 800})
     tab = Tab(page, PageRecord(page))
@@ -77,7 +77,7 @@ async def test_the_list_of_queues_renews_its_rows(gateway: Gateway, tenant: Tena
     await expect(page.get_by_role("link", name="reminders")).to_be_focused()
     assert await table.evaluate("each => each.scrollLeft") == 200
 
-    note = page.get_by_text("This could not be renewed since then.")
+    note = page.get_by_text("This could not be refreshed since then.")
     await page.route("**/console/queues?*", lambda route: route.abort())
     await expect(page.locator("#lines:is(.htmx-added, .htmx-settling)")).to_have_count(0)
     await page.clock.fast_forward(11_000)

@@ -89,7 +89,7 @@ async def test_a_queue_leads_to_its_calls(gateway: Gateway, log_in: LogIn) -> No
     assert "No call matches." in text_of(await (await log_in(other.id)).get(f"/calls?tenant={tenant.id}&queue=reminders"))
 
 
-async def test_the_part_that_renews_itself_is_the_same_without_the_rest_of_the_page(gateway: Gateway, log_in: LogIn) -> None:
+async def test_the_part_that_refreshes_itself_is_the_same_without_the_rest_of_the_page(gateway: Gateway, log_in: LogIn) -> None:
     tenant = await gateway.add_tenant()
     calls, person = await add_queue(gateway, tenant, "reminders"), await log_in(tenant.id)
     await calls.waiting(not_before_s=600)

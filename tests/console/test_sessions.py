@@ -201,7 +201,7 @@ async def test_an_unused_session_ends_and_a_used_one_ends_later(gateway: Gateway
     for person in (used, polled):
         await execute(gateway, shift, by=3500, key=person.key_id)
     assert await is_logged_in(used)
-    # A page that renews itself does not keep the session.
+    # A page that refreshes itself does not keep the session.
     assert (await polled.get(PAGE, headers={"HX-Request": "true"})).status_code == 200
     for person in (used, polled):
         await execute(gateway, shift, by=3500, key=person.key_id)

@@ -33,7 +33,7 @@ FORM_ADDRESSES = (
 )
 STATEMENTS = {
     **dict.fromkeys((*PUBLIC, *FORM_ADDRESSES, UNKNOWN, "/console", "/console/session", "/console/sip"), 0),
-    # What renews itself, and the figures.
+    # What refreshes itself, and the figures.
     "/console/now": 2,
     # Each count is a statement, because one that takes too long must not cost the other.
     **dict.fromkeys([f"/console/queues/{{tenant_id}}/{{name}}{part}" for part in ("", "/live", "/cancel")], 3),

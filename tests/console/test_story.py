@@ -127,7 +127,7 @@ async def test_the_call_just_placed_is_found_and_read_to_its_price(demo: Demo) -
 
 async def test_an_endless_call_is_ended(demo: Demo) -> None:
     page = await demo.open(await demo.place("sip:forever@example.com"))
-    await expect(sentence(page)).to_contain_text("in progress")  # the page renews itself
+    await expect(sentence(page)).to_contain_text("in progress")  # the page refreshes itself
     await page.locator("summary", has_text="End call").click()
     await page.get_by_role("button", name="Yes, end this call").click()
     await expect(sentence(page)).to_contain_text(re.compile("answered, .*s"))

@@ -1,4 +1,4 @@
-// Adds to pages that also work without it: local times, copy buttons, questions before actions, parts that renew themselves.
+// Adds to pages that also work without it: local times, copy buttons, questions before actions, parts that refresh themselves.
 (() => {
   "use strict";
   // The Swedish locale writes times as ISO 8601 does: 2026-11-29 16:33:11.
@@ -33,20 +33,20 @@
     setTimeout(() => { button.textContent = label; }, 1500);
   };
 
-  // While the tab is visible, a part is requested again every `data-renew-every` seconds: htmx does so at the event `renew`.
+  // While the tab is visible, a part is requested again every `data-refresh-every` seconds: htmx does so at the event `refresh`.
   const asked = new Map();
-  const renew = () => {
+  const refresh = () => {
     if (document.hidden) return;
-    document.querySelectorAll("[data-renew-every]").forEach((part) => {
+    document.querySelectorAll("[data-refresh-every]").forEach((part) => {
       const last = asked.get(part.id) ?? opened;
-      if (Date.now() - last < part.dataset.renewEvery * 1_000) return;
+      if (Date.now() - last < part.dataset.refreshEvery * 1_000) return;
       asked.set(part.id, Date.now());
-      part.dispatchEvent(new Event("renew"));
+      part.dispatchEvent(new Event("refresh"));
     });
   };
   const opened = Date.now();
-  setInterval(renew, 1_000);
-  document.addEventListener("visibilitychange", renew);
+  setInterval(refresh, 1_000);
+  document.addEventListener("visibilitychange", refresh);
   document.addEventListener("htmx:afterRequest", (event) => {
     const note = document.querySelector("[data-stale]");
     if (note && !event.detail.successful) note.hidden = false;

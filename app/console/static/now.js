@@ -92,18 +92,18 @@
       figures = await answer.json();
       drawAll();
     } catch {
-      // The figures are requested again in a minute. Beside the sentence, the page says that it could not be renewed.
+      // The figures are requested again in a minute. Beside the sentence, the page says that it could not be refreshed.
     }
   };
 
   let last = Date.now();
-  const renew = () => {
+  const refresh = () => {
     if (document.hidden || Date.now() - last < FIGURES_EVERY_MS) return;
     last = Date.now();
     readFigures();
   };
-  setInterval(renew, 1_000);
-  document.addEventListener("visibilitychange", renew);
+  setInterval(refresh, 1_000);
+  document.addEventListener("visibilitychange", refresh);
   window.matchMedia("(prefers-color-scheme: dark)").addEventListener("change", drawAll);
   new ResizeObserver(() => {
     drawn.forEach((plot, name) => {
