@@ -41,8 +41,8 @@ class _BulkSummary:
     unknown: int = 0
     """Lines whose calls may or may not have been created, because Postgres has not confirmed the write."""
     refused: Counter[str] = field(default_factory=Counter)
-    are_refusals_temporary: bool = True
-    """Whether all refusals so far are temporary (5xx or CallPending), so that the same lines can succeed later."""
+    is_unfinished: bool = False
+    """Whether the same lines can have another result later: one of them is `unknown`, or is refused with 5xx or CallPending."""
 
     def count_line(self, line: BulkLineResult, print_problem: Callable[[str], None]) -> None:
         """Counts the line. If it is one of the first 20 refused lines, passes its number and the reason to `print_problem`."""
@@ -53,13 +53,13 @@ class _BulkSummary:
                 self.replayed += 1
             elif line.result.call.execution == "unknown":
                 self.unknown += 1
+                self.is_unfinished = True
             else:
                 self.created += 1
             return
         self.refused[line.result.slug] += 1
-        self.are_refusals_temporary = self.are_refusals_temporary and (
-            line.result.status >= 500 or isinstance(line.result, CallPending)
-        )
+        if line.result.status >= 500 or isinstance(line.result, CallPending):
+            self.is_unfinished = True
         if self.refused.total() <= _MAX_SHOWN_REFUSALS:
             print_problem(f"line {line.number}: {_error_text(line.result)}")
 
@@ -87,9 +87,9 @@ def add_calls(
 ) -> None:
     """Add the calls of a file to a queue.
 
-    Each `key` identifies one call: adding the same file again creates only the missing calls. The exit code is 1 if lines are
-    refused, and 3 if all refusals are temporary or if Postgres has not confirmed some lines (`unknown`): then add the file
-    again.
+    Each `key` identifies one call: adding the same file again creates only the missing calls. The exit code is 3 if
+    Postgres has not confirmed some lines (`unknown`), or if some calls are being placed or are refused for the moment: then add
+    the file again. Otherwise it is 1 if lines are refused.
     """
     configure_error_logging()
     with _open_calls_file(file) as opened:
@@ -105,7 +105,7 @@ def add_calls(
     else:
         show_values(counts | {f"refused {slug}": number for slug, number in sorted(summary.refused.items())}, as_json=False)
     if summary.refused or summary.unknown:
-        raise typer.Exit(EXIT_RUN_AGAIN if summary.are_refusals_temporary else 1)
+        raise typer.Exit(EXIT_RUN_AGAIN if summary.is_unfinished else 1)
 
 
 def cancel_calls(tenant: TenantId, name: QueueArgument, as_json: AsJson = False) -> None:
