@@ -81,7 +81,10 @@ def create_tenant(
     name: Annotated[str, typer.Option("--name", help="The display name.")],
     as_json: AsJson = False,
 ) -> None:
-    """Create a tenant."""
+    """Create a tenant.
+
+    A command that was cut off can be repeated: a tenant that exists with this name is shown, and nothing is changed.
+    """
     show_values(
         _tenant_row(run_with_tenant_administration(lambda service: service.create_tenant(tenant, name=name))), as_json=as_json
     )

@@ -32,11 +32,15 @@ TENANT_ID_PATTERN = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
 @dataclass(frozen=True, slots=True)
 class TenantAdministration(AccountAdministration, ApiKeyAdministration, SipCredentialAdministration, WorkloadAdministration):
     async def create_tenant(self, tenant_id: str, *, name: str) -> TenantRow:
-        """Creates a tenant and returns it. Raises ResourceExists if the id is taken."""
-        async with self.database.transaction() as connection:
-            tenant = await self._insert_tenant(connection, tenant_id, name=name)
-        if tenant is None:
-            raise ResourceExists(f"tenant {tenant_id} exists already")
+        """Creates a tenant and returns it.
+
+        An existing tenant with this name is returned unchanged. Raises ResourceExists if the existing tenant has another name.
+        """
+        try:
+            tenant, _ = await self.ensure_tenant(tenant_id, {"name": name})
+        except ResourceExists:
+            advice = f"see `callgate tenants show {tenant_id}`"
+            raise ResourceExists(f"tenant {tenant_id} exists already with another name: {advice}") from None
         return tenant
 
     async def ensure_tenant(self, tenant_id: str, settings: TenantSettings) -> tuple[TenantRow, bool]:

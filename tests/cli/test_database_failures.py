@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import asyncpg
 import httpx
@@ -215,6 +216,23 @@ async def test_a_commit_in_doubt_is_reported(
     assert code == 3
     assert message.startswith("callgate: the connection to the database was lost")
     assert advice.format(tenant.id) in message
+
+
+async def test_a_creation_of_a_tenant_in_doubt_is_finished_by_the_same_command(database_url: str, tmp_path: Path) -> None:
+    tenant, url = f"doubt-{uuid4()}", make_url(database_url)
+    command = ("tenants", "create", tenant, "--name", "Doubt")
+    configured = environment(tmp_path, CALLGATE_DATABASE_URL=database_url, CALLGATE_SECRET_KEYS=SECRET_KEY)
+    async with running_proxy(url.host or "", url.port or 5432) as proxy:
+        proxy.hold(b"COMMIT")
+        behind = configured | {"CALLGATE_DATABASE_URL": _url(database_url, host="127.0.0.1", port=proxy.port)}
+        code, message = await asyncio.to_thread(failure, *command, environment=behind)
+        assert (code, message.rpartition(": ")[2]) == (3, "run the command again")
+        await proxy.deliver_held()
+    again = run(*command, environment=configured)
+    assert (again.returncode, again.stderr) == (0, "")
+    assert again.stdout == run("tenants", "show", tenant, environment=configured).stdout
+    exists = f"callgate: tenant {tenant} exists already with another name: see `callgate tenants show {tenant}`"
+    assert failure(*command[:-1], "Another", environment=configured) == (1, exists)
 
 
 @pytest.mark.parametrize(
