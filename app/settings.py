@@ -191,7 +191,7 @@ class Settings(ConsoleSettings):
     log_format: Literal["auto", "json", "text"] = Field(
         "auto", description="`json` or `text`; `auto` writes text to a terminal and JSON elsewhere."
     )
-    log_pii: bool = Field(False, description="Whether logs show phone numbers and SIP users instead of tokens.")
+    log_pii: bool = Field(False, description="Whether logs show phone numbers and SIP users instead of pseudonyms.")
 
     @field_validator("database_url")
     @classmethod

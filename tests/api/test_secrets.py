@@ -312,7 +312,7 @@ async def test_the_log_line_of_a_creation_has_its_ids_and_tokens_for_personal_da
     assert {"ms", "upstream_ms", "database_ms", "trace_id", "timestamp"} <= first.keys()
     assert first["ms"] >= first["upstream_ms"] + first["database_ms"] > 0
     number, user = first["from"], third["from"]
-    assert all(re.fullmatch("tok_[0-9a-f]{12}", token) for token in (number, user, second["from"]))
+    assert all(re.fullmatch("tok_[0-9a-f]{12}", pseudonym) for pseudonym in (number, user, second["from"]))
     assert first["to"] == f"sip:{user}@example.com"
     assert (second["to"], third["to"]) == (number, f"sips:{number}@example.com")
     assert len({number, user, second["from"]}) == 3

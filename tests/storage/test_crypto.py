@@ -62,8 +62,8 @@ def test_a_keyed_hash_matches_its_value_under_any_configured_key_only() -> None:
     assert not Keyring([NEW]).matches_keyed_hash(stored, b"value")
 
 
-def test_a_token_is_the_same_in_every_version() -> None:
-    """Checks literal tokens. Operators search months of logs for the token (pseudonym) of one number."""
+def test_a_pseudonym_is_the_same_in_every_version() -> None:
+    """Checks literal pseudonyms. Operators search months of logs for the pseudonym of one number."""
     ring = Keyring([b"a" * 32, b"b" * 32])
     assert [ring.pseudonym(value) for value in ("+14155550123", "kate", "Zoë")] == [
         "tok_6a1c7fb4066b",
