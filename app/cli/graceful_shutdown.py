@@ -9,7 +9,7 @@ from types import FrameType
 import structlog
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from app.cli.signals import call_after_repeated_signals
+from app.http.repeated_signals import call_after_repeated_signals
 
 logger = structlog.stdlib.get_logger(__name__)
 

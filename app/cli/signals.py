@@ -4,18 +4,19 @@ import asyncio
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 
-_REPEATED_SIGNAL_WINDOW_S = 1.0
+from app.http.repeated_signals import call_after_repeated_signals
+
 _POLL_INTERVAL_S = 0.5
 
 
 def stop_event_on_signal(*, parent: int | None = None) -> asyncio.Event:
     """Returns an event that is set by the first SIGINT or SIGTERM, and when the process with the id `parent` has ended.
 
-    If `parent` is None, only the signals set the event. Signals within _REPEATED_SIGNAL_WINDOW_S seconds after the first one
-    are ignored. Each later signal has Python's default effect, which ends the process.
+    If `parent` is None, only the signals set the event. Repetitions of the first signal are ignored. Each later signal has
+    Python's default effect, which ends the process.
     """
     loop = asyncio.get_running_loop()
     stop = asyncio.Event()
@@ -33,15 +34,6 @@ def stop_event_on_signal(*, parent: int | None = None) -> asyncio.Event:
     if parent is not None:
         _stop_with_parent(parent, loop, stop)
     return stop
-
-
-def call_after_repeated_signals(loop: asyncio.AbstractEventLoop, accept_signals: Callable[[], object]) -> None:
-    """Calls `accept_signals` in _REPEATED_SIGNAL_WINDOW_S seconds. Until then, the caller ignores repetitions of a signal.
-
-    `timeout` sends its signal to the process and to its group. systemd sends SIGTERM to every process of `callgate serve
-    --workers`, and the parent process then sends it to its workers, usually within half a second.
-    """
-    loop.call_later(_REPEATED_SIGNAL_WINDOW_S, accept_signals)
 
 
 @contextmanager

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 from collections.abc import Callable
 from functools import partial
+from types import FrameType
 from typing import Any, cast
 
 import uvicorn
@@ -11,6 +12,7 @@ from starlette.types import ASGIApp
 
 from app.http.limits import ServerLimits
 from app.http.protocol import BoundedProtocol
+from app.http.repeated_signals import call_after_repeated_signals
 
 # Longer than clients and load balancers keep an idle connection, so that they close it first: a request that arrives while the
 # server closes the connection is lost.
@@ -28,6 +30,7 @@ class Server(uvicorn.Server):
     _exit_requested: asyncio.Event | None = None
     _loop: asyncio.AbstractEventLoop | None = None
     _should_exit = False
+    _ignores_signals = False
 
     @property
     def should_exit(self) -> bool:
@@ -38,6 +41,18 @@ class Server(uvicorn.Server):
         self._should_exit = value
         if self._loop is not None and self._exit_requested is not None:
             self._loop.call_soon_threadsafe(self._exit_requested.set)  # a signal handler may set it
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """Stops the server. A second SIGINT that is not a repetition also cuts requests in progress."""
+        if self._ignores_signals:
+            return
+        super().handle_exit(sig, frame)
+        if self._loop is not None:
+            self._ignores_signals = True
+            self._loop.call_soon_threadsafe(call_after_repeated_signals, self._loop, self._accept_signals)
+
+    def _accept_signals(self) -> None:
+        self._ignores_signals = False
 
     async def main_loop(self) -> None:
         self._exit_requested, self._loop = asyncio.Event(), asyncio.get_running_loop()

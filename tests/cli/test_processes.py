@@ -44,6 +44,39 @@ def serving(tmp_path: Path, database_url: str, **settings: str) -> Iterator[tupl
         yield process, f"http://127.0.0.1:{port}"
 
 
+# `timeout`, for example, sends its signal twice. Here SIGUSR1 does, and SIGUSR2 for SIGINT: nothing else runs between the two.
+REPEATS_SIGNALS = """
+import signal
+from app.cli import main
+
+def twice(number):
+    return lambda *_: [signal.raise_signal(number) for _ in range(2)]
+
+signal.signal(signal.SIGUSR1, twice(signal.SIGTERM))
+signal.signal(signal.SIGUSR2, twice(signal.SIGINT))
+main()
+"""
+
+
+@contextmanager
+def serving_until_a_signal_comes_twice(tmp_path: Path, database_url: str, **settings: str) -> Iterator[tuple[Process, str]]:
+    """Runs `callgate serve` as `serving` does. SIGUSR1 sends SIGTERM to the process twice, and SIGUSR2 sends SIGINT twice."""
+    port, output = free_port(), tmp_path / "serve"
+    configured = environment(
+        tmp_path / "state", CALLGATE_DATABASE_URL=database_url, CALLGATE_SECRET_KEYS=SECRET_KEY, **settings
+    )
+    command = (sys.executable, "-c", REPEATS_SIGNALS, "serve", "--port", str(port))
+    with output.open("wb") as file:
+        child = subprocess.Popen(command, env=configured, stdout=file, stderr=file)
+    try:
+        process = Process(child, output)
+        process.wait_for("Application startup complete")
+        yield process, f"http://127.0.0.1:{port}"
+    finally:
+        child.kill()
+        child.wait()
+
+
 async def start_dialled_creation(upstream: Upstream, url: str, tenant: Tenant, key: str) -> asyncio.Task[httpx.Response]:
     """Starts a creation. Returns its task once the process at `url` has sent the POST to Twilio and waits for the answer."""
 
@@ -131,49 +164,43 @@ async def test_a_disconnected_caller_does_not_cancel_the_dial_of_a_stopping_proc
         assert len(upstream.posts) == 1
 
 
-# `timeout` and systemd send SIGTERM twice. Here SIGUSR1 does, so that nothing else runs between the two.
-TERMINATED_TWICE_BY_SIGUSR1 = """
-import signal
-from app.cli import main
-
-def terminate_twice(*_):
-    for _ in range(2):
-        signal.raise_signal(signal.SIGTERM)
-
-signal.signal(signal.SIGUSR1, terminate_twice)
-main()
-"""
-
-
 def test_a_stopping_process_closes_connections_and_only_a_later_signal_ends_it_at_once(
     database_url: str, tmp_path: Path
 ) -> None:
-    port, output = free_port(), tmp_path / "serve"
-    settings = {"CALLGATE_DATABASE_URL": database_url, "CALLGATE_SECRET_KEYS": SECRET_KEY, "CALLGATE_LINGER": "300"}
-    command = (sys.executable, "-c", TERMINATED_TWICE_BY_SIGUSR1, "serve", "--port", str(port))
-    with output.open("wb") as file:
-        child = subprocess.Popen(command, env=environment(tmp_path / "state", **settings), stdout=file, stderr=file)
-    process = Process(child, output)
-    try:
-        process.wait_for("Application startup complete")
-        with sync_http_client(base_url=f"http://127.0.0.1:{port}") as http:
-            assert "connection" not in http.get("/livez").headers
-            child.send_signal(signal.SIGUSR1)
-            process.wait_for("leaving")
-            for _ in range(2):  # on the open connection, then on a new one
-                answer = http.get("/livez")
-                assert (answer.status_code, answer.headers["connection"]) == (200, "close")
+    with (
+        serving_until_a_signal_comes_twice(tmp_path, database_url, CALLGATE_LINGER="300") as (process, url),
+        sync_http_client(base_url=url) as http,
+    ):
+        assert "connection" not in http.get("/livez").headers
+        process.child.send_signal(signal.SIGUSR1)
+        process.wait_for("leaving")
+        for _ in range(2):  # on the open connection, then on a new one
+            answer = http.get("/livez")
+            assert (answer.status_code, answer.headers["connection"]) == (200, "close")
         assert "Shutting down" not in process.output
 
         def has_ended() -> bool:
-            child.terminate()
-            return child.poll() is not None
+            process.child.terminate()
+            return process.child.poll() is not None
 
         wait_until(has_ended, "the end by a signal that is not a repetition")
         assert "Application shutdown complete" in process.output
-    finally:
-        child.kill()
-        child.wait()
+
+
+async def test_an_interrupt_that_is_sent_twice_does_not_cut_requests_in_progress(
+    gateway: Gateway, database_url: str, tmp_path: Path
+) -> None:
+    async with running_upstream(created_after_release()) as upstream:
+        tenant = await gateway.add_tenant(upstream.url)
+        with serving_until_a_signal_comes_twice(tmp_path, database_url) as (process, url):
+            creating = await start_dialled_creation(upstream, url, tenant, "k")
+            process.child.send_signal(signal.SIGUSR2)
+            await asyncio.to_thread(process.wait_for, "Waiting for connections to close")
+            upstream.released.set()
+            assert (await creating).status_code == 201
+            await eventually(lambda: process.child.poll() is not None, "the end of the process")
+        assert process.child.returncode == 0
+        assert len(upstream.posts) == 1
 
 
 def test_a_failed_migration_has_a_nonzero_exit_code(tmp_path: Path, empty_database_url: str) -> None:

@@ -1,0 +1,15 @@
+"""Says how long repetitions of a signal are ignored."""
+
+import asyncio
+from collections.abc import Callable
+
+_REPEATED_SIGNAL_WINDOW_S = 1.0
+
+
+def call_after_repeated_signals(loop: asyncio.AbstractEventLoop, accept_signals: Callable[[], object]) -> None:
+    """Calls `accept_signals` in _REPEATED_SIGNAL_WINDOW_S seconds. Until then, the caller ignores repetitions of a signal.
+
+    `timeout` sends its signal to the process and to its group. systemd sends SIGTERM to every process of `callgate serve
+    --workers`, and the parent process then sends it to its workers, usually within half a second.
+    """
+    loop.call_later(_REPEATED_SIGNAL_WINDOW_S, accept_signals)
