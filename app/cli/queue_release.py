@@ -39,7 +39,8 @@ def halt(as_json: AsJson = False) -> None:
     if as_json:
         show_values({"since": halted.since, "was_halted": halted.was_halted, "certain": halted.is_complete}, as_json=True)
     elif halted.was_halted:
-        typer.echo(f"Scheduled calls were halted already, since {halted.since:%Y-%m-%d %H:%M:%S} UTC.")
+        since = f"{halted.since:%Y-%m-%d %H:%M:%S} UTC"
+        typer.echo(f"Scheduled calls were halted already, since {since}. A release that is running fails.")
     else:
         typer.echo("No further scheduled call is granted. `callgate queues release` resumes them.")
     if not halted.is_complete:

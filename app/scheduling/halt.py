@@ -12,9 +12,12 @@ from app.scheduling.grant_halts import halt_grants
 
 @dataclass(frozen=True, slots=True)
 class HaltResult:
+    """The result of `callgate queues halt`."""
+
     since: datetime
+    """When the halt began. If `was_halted` is true, this is the beginning of the earlier halt."""
     was_halted: bool
-    """Whether grants were already halted, so that nothing was changed."""
+    """Whether grants were already halted. If so, the earlier halt and its reason stay. A release that is running fails."""
     is_complete: bool
     """Whether no call is granted from now on. The value is False if a transaction is still open that may be granting a call."""
 
@@ -27,12 +30,12 @@ class GrantHaltCommand:
     async def run(self, actor: Actor) -> HaltResult:
         """Halts all grants (rights to dial scheduled calls). Then waits for transactions that may be granting calls.
 
-        `is_complete` of the result is False if one of these transactions is still open after `max_wait_s`.
+        Writes an audit event even if grants are halted already, because a release that is running then fails. `is_complete` of
+        the result is False if one of these transactions is still open after `max_wait_s`.
         """
         async with self.database.transaction() as connection:
             halted = await halt_grants(connection)
-            if not halted.was_halted:
-                await record_audit_event(connection, actor, action="grants.halt", tenant_id=None, subject=halted.server)
+            await record_audit_event(connection, actor, action="grants.halt", tenant_id=None, subject=halted.server)
         # A transaction that grants calls locks a row of `pace` before it reads whether grants are halted.
         is_complete = await wait_for_writers(self.database, "pace", max_wait_s=self.max_wait_s)
         return HaltResult(halted.since, halted.was_halted, is_complete)
