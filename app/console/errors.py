@@ -10,15 +10,22 @@ from app.callgate_error import CallgateError
 from app.console.navigation import section_link_for_path
 from app.console.rendering import render_response
 from app.errors import CallNotFound, DatabaseUnavailable, InternalError, InvalidRequest, RouteNotFound, Unauthorized
+from app.http.concurrency import CHANGE_IN_DOUBT_DETAIL
+from app.tenants.postponed_calls import SETTINGS_STORED_DETAIL
 
+_DATABASE_TEXT = (
+    "The database cannot be reached, or took too long to answer. If you wanted to change something, look whether it was "
+    "changed before you repeat it."
+)
 # Texts for people, by the texts of the API that they replace.
 _CONSOLE_TEXTS = {
     InternalError.default_detail: "The page could not be made. The log has the cause under this request id.",
     RouteNotFound.default_detail: "The console has no such page.",
     InvalidRequest.default_detail: "Something in the address of the page, or in the form, is wrong. Nothing was changed.",
     CallNotFound.default_detail: "No call has this id or sid, or it belongs to another tenant.",
-    DatabaseUnavailable.default_detail: "The database cannot be reached, or took too long to answer. If you wanted to change "
-    "something, look whether it was changed before you repeat it.",
+    DatabaseUnavailable.default_detail: _DATABASE_TEXT,
+    CHANGE_IN_DOUBT_DETAIL: _DATABASE_TEXT,
+    SETTINGS_STORED_DETAIL: "The change is stored, but may not yet apply to calls that already wait. Make it again.",
 }
 
 

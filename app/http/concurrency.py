@@ -9,12 +9,12 @@ from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from itertools import islice
-from typing import TypeVar
+from typing import Final, TypeVar
 from weakref import WeakValueDictionary
 
 from app.database.connection import Connection
 from app.database.pool import TransactionRunner
-from app.errors import Overloaded
+from app.errors import DatabaseUnavailable, Overloaded
 
 Row = TypeVar("Row")
 Result = TypeVar("Result")
@@ -29,6 +29,11 @@ _ROWS_BETWEEN_PAUSES = 10
 _PAUSE_FACTOR = 3
 _OVERLOADED_DETAIL = (
     "Too many requests of this kind are in progress for this tenant or in this process. This one waited, and nothing was done."
+)
+_DATABASE_FAILED_TEXT: Final = "The database cannot be reached, or took too long to answer."
+UNCHANGED_DETAIL: Final = f"{_DATABASE_FAILED_TEXT} Nothing was changed."
+CHANGE_IN_DOUBT_DETAIL: Final = (
+    f"{_DATABASE_FAILED_TEXT} If this request changes something, it is not certain whether it was changed: repeat the request."
 )
 
 
@@ -80,13 +85,18 @@ class SlotLimitedTransactions:
     async def transaction(self) -> AsyncIterator[Connection]:
         """Runs one transaction of the request. Raises DatabaseUnavailable if the database cannot run it.
 
-        The request's first transaction raises Overloaded if it gets no slot in time. Later transactions wait without a limit:
-        an earlier one may have changed something, and Overloaded would wrongly say that nothing was done.
+        The `detail` of DatabaseUnavailable says whether the request may have changed something. The request's first transaction
+        raises Overloaded if it gets no slot in time. Later transactions wait without a limit: an earlier one may have changed
+        something, and Overloaded would wrongly say that nothing was done.
         """
         async with self.limit.slot(self.tenant_id or "", is_wait_unlimited=self._has_run_transaction):
-            self._has_run_transaction = True
-            async with self.database.transaction() as connection:
-                yield connection
+            is_first, self._has_run_transaction = not self._has_run_transaction, True
+            try:
+                async with self.database.transaction() as connection:
+                    yield connection
+            except DatabaseUnavailable as error:
+                error.detail = UNCHANGED_DETAIL if is_first and not error.commit_in_doubt else CHANGE_IN_DOUBT_DETAIL
+                raise
 
 
 async def render_rows(rows: Iterable[Row], render: Callable[[Row], bytes]) -> bytes:

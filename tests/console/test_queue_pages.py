@@ -9,6 +9,7 @@ from app.audit.service import AuditLog
 from app.audit.store import AuditFilter
 from app.console.page_size import PAGE_SIZE
 from app.tenants.scopes import Scope
+from tests.admin.test_database_failures import locked
 from tests.console.conftest import LogIn, follow, text_of
 from tests.console.test_queue_store import add_queue, service_of
 from tests.support.gateway import Gateway
@@ -136,6 +137,17 @@ async def test_all_that_wait_are_canceled_after_a_question(gateway: Gateway, log
     assert "canceled-before-dial 4" in shown
     assert "0 calls were canceled." in text_of(await follow(person, await person.post(f"{path}/cancel")))
     assert await deeds(gateway, tenant.id, person.key_id) == [("queue.cancel", "reminders")]
+
+
+async def test_a_pause_that_may_not_yet_apply_says_that_it_is_stored(gateway: Gateway, log_in: LogIn) -> None:
+    tenant = await gateway.add_tenant()
+    person = await log_in(tenant.id)
+    await add_queue(gateway, tenant, "reminders")
+    async with locked(gateway, "pace"):
+        page = await person.post(f"/queues/{tenant.id}/reminders/pause")
+    assert page.status_code == 503
+    assert "The change is stored, but may not yet apply to calls that already wait. Make it again." in text_of(page)
+    assert (await service_of(gateway).get(tenant.id, "reminders")).paused
 
 
 @pytest.mark.parametrize("act", ["pause", "resume", "cancel"])
