@@ -1,8 +1,7 @@
 """Settles calls: records whether Twilio started a call.
 
 The evidence is Twilio's response, a callback, or a search of Twilio's list of calls. Proof that a call exists overrides every
-earlier result: that the outcome is unknown, that no search found the call, or that the call was not started. Each step writes
-an event of the call.
+earlier result: that the outcome is unknown, that no search found it, or that it was not started. Each step writes an event.
 """
 
 from collections.abc import Mapping, Sequence
@@ -18,8 +17,8 @@ from app.calls.outbox import NewDelivery, delivery_of_event_settled
 from app.calls.progress import apply_resource, resource_columns
 from app.calls.refresh_times import wait_until_first_refresh
 from app.calls.search_plan import SearchPlan
-from app.calls.store import AnyCall, Event
-from app.calls.stored_problem import error_as_json
+from app.calls.store import SID_TAKEN_EXPLANATION, AnyCall, Event
+from app.calls.stored_problem import error_as_json, not_started_result
 from app.database.engine import Session, run_after_commit
 from app.errors import CallgateError, CallNotFoundAtTwilio, CanceledBeforeDial, RingByPassed
 from app.observability import Metrics
@@ -29,11 +28,6 @@ logger = structlog.stdlib.get_logger(__name__)
 
 _MAX_SEARCH_INTERVAL = timedelta(hours=1)
 _STOP_SEARCHING_AFTER = timedelta(days=7)
-
-SID_TAKEN_EXPLANATION = (
-    "another record has this sid and keeps it; the outcome of this call is unknown. Twilio never returns a sid twice, "
-    "but a stand-in for Twilio may return the same one always"
-)
 
 Evidence = Literal["response", "callback", "list"]
 
@@ -177,17 +171,25 @@ class Settlement:
         return make_record_change("call.started", event_data, columns, refresh_in=refresh_in)
 
     async def bind_twilio_call(
-        self, session: Session, call: Call, resource: CallResource, *, by: Evidence, data: Mapping[str, Any]
+        self,
+        session: Session,
+        call: Call,
+        resource: CallResource,
+        *,
+        by: Evidence,
+        data: Mapping[str, Any],
+        was: Mapping[str, Any] | None = None,
     ) -> None:
         """Records that Twilio's call `resource` is the call of this record. Writes events and, if requested, a delivery.
 
-        `by` names the evidence: Twilio's response, a callback or Twilio's list of calls. `data` is added to the event. If the
-        sid belongs to another record, or this record has another sid, only an event is written that reports this.
+        `by` names the evidence. `data` is added to the event. If the sid belongs to another record, or this record has another
+        sid, only an event is written that reports this. If the record was made pending again, `was` may have the result
+        `not_started` that it had before and that is now refuted.
         """
         is_taken = call.execution != "started" and bool(await repository.sids_with_record(session, [resource.sid]))
         was_started = call.execution == "started"
         now = await repository.transaction_start_time(session)
-        bound = self.bind_twilio_call_in_memory(call, resource, by=by, data=data, now=now, is_taken=is_taken)
+        bound = self.bind_twilio_call_in_memory(call, resource, by=by, data=data, now=now, is_taken=is_taken, was=was)
         for type_, event_data in bound.events:
             await repository.add_event(session, call.id, type_, event_data)
         if bound.delivery is not None:
@@ -206,6 +208,7 @@ class Settlement:
         data: Mapping[str, Any],
         now: datetime,
         is_taken: bool,
+        was: Mapping[str, Any] | None = None,
     ) -> EventsAndDelivery:
         """Makes Twilio's call `resource` the call of this record, in memory. Returns the events and the delivery to write.
 
@@ -219,7 +222,8 @@ class Settlement:
             return EventsAndDelivery([("call.second_sid", {"sid": resource.sid, "by": by})])
         change = self._change_to_started_by(resource, by=by, data=data, expects_callbacks=by == "callback")
         if call.execution == "not_started":
-            was = {"settled_by": call.settled_by, "problem": (call.problem or {}).get("slug")}
+            was = not_started_result(call.settled_by, call.problem)
+        if was is not None:
             change = replace(change, event="call.corrected", data={**change.data, "was": was})
         delivery = _apply_change_in_memory(call, change, now=now)
         return EventsAndDelivery([(change.event, dict(change.data)), *apply_resource(call, resource)], delivery)

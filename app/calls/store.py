@@ -30,6 +30,10 @@ CALLBACK_EVENT = "call.callback"
 UNIQUE_SID_CONSTRAINT = "uq_call_sid"
 DELIVERIES_CHANNEL = "callgate_deliveries"
 """The Postgres channel that workers listen to. It is notified when deliveries are written, or are to be sent again."""
+SID_TAKEN_EXPLANATION = (
+    "another record has this sid and keeps it; the outcome of this call is unknown. Twilio never returns a sid twice, "
+    "but a stand-in for Twilio may return the same one always"
+)
 
 
 class SidTaken(Exception):

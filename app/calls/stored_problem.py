@@ -1,5 +1,6 @@
 """Converts the error that prevented the start of a call to JSON for the call's record, and back for a repeated request."""
 
+from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 from uuid import UUID
@@ -49,6 +50,11 @@ def error_as_json(error: CallgateError) -> dict[str, Any]:
     if error.field_errors:
         stored["errors"] = [asdict(each) for each in error.field_errors]
     return stored
+
+
+def not_started_result(settled_by: str | None, problem: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Returns the member `was` of the events `call.corrected` and `call.pending`: the result that they make void."""
+    return {"settled_by": settled_by, "problem": (problem or {}).get("slug")}
 
 
 def restore_error(stored: dict[str, Any], *, call_id: UUID) -> CallgateError:

@@ -6,7 +6,7 @@ The outcome of the lost attempt must not change a record that another attempt ha
 import asyncio
 from datetime import datetime
 from typing import Any
-from uuid import UUID
+from uuid import UUID, uuid4
 
 import pytest
 
@@ -34,9 +34,9 @@ async def _dialling(dialer: ScheduledCallDialer, upstream: Upstream, posts: int)
             await asyncio.sleep(0.01)
 
 
-async def _scheduled(gateway: Gateway, tenant: Tenant) -> tuple[str, str]:
+async def _scheduled(gateway: Gateway, tenant: Tenant, **members: Any) -> tuple[str, str]:
     """Schedules a call. Returns its id and its row of `scheduled_dial` as JSON."""
-    call_id = (await tenant.create(priority="normal")).json()["id"]
+    call_id = (await tenant.create(priority="normal", **members)).json()["id"]
     (row,) = await gateway.database.fetch(
         "SELECT to_jsonb(scheduled_dial) AS dial FROM scheduled_dial WHERE call_id = $1", UUID(call_id)
     )
@@ -122,6 +122,37 @@ async def test_the_outcome_of_a_lost_first_grant_is_kept(
         if expected[0] in ("started", "unknown"):
             assert await _pending_since(gateway, call_id) == dialled_at
         assert len(upstream.posts) == 1
+
+
+_REFUTED = """UPDATE call SET problem = jsonb_build_object('slug', $2::text, 'detail', '', 'after_s', NULL),
+    deliveries_written = '{settled}' WHERE id = $1"""
+
+
+@pytest.mark.parametrize(
+    ("settled_by", "problem"),
+    [("canceled", "canceled-before-dial"), ("expired", "ring-by-passed"), ("none_found", "none-found")],
+)
+async def test_a_call_that_ended_without_a_dial_after_its_grant_was_lost_is_corrected_by_its_start(
+    gateway: Gateway, settled_by: str, problem: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The sequence is the same as when a callback proves the start first."""
+    async with running_upstream(created_after_release(sid=f"CA{uuid4().hex}")) as upstream, running_dialer(gateway) as dialer:
+        tenant = await gateway.add_tenant(upstream.url)
+        settled = {"status_callback": "https://own.example.com/hook", "status_callback_event": ["settled"]}
+        call_id, dial = await _scheduled(gateway, tenant, **settled)
+        await _dialling(dialer, upstream, 1)
+        await _lose_grant(gateway, call_id, dial, settled_by=settled_by)
+        await gateway.database.fetch(_REFUTED, UUID(call_id), problem)
+        capsys.readouterr()
+        upstream.released.set()
+        await dialer.drain()
+        assert await _state(gateway, call_id) == ("started", 1, False, True)
+        pending, corrected = (await tenant.events(call_id))[-2:]
+        assert (pending["type"], corrected["type"]) == ("call.pending", "call.corrected")
+        assert pending["data"]["was"] == corrected["data"]["was"] == {"settled_by": settled_by, "problem": problem}
+        deliveries = (await tenant.http.get(f"/v1/calls/{call_id}/deliveries")).json()["deliveries"]
+        assert [each["event"] for each in deliveries] == ["corrected"]
+        assert capsys.readouterr().out.count("execution_corrected") == 1
 
 
 async def test_an_unknown_outcome_of_a_lost_grant_stops_a_call_that_waits_after_a_second_grant(gateway: Gateway) -> None:

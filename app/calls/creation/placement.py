@@ -29,8 +29,8 @@ from app.calls.creation.store import MAX_ROWS_PER_STATEMENT, AttemptOutcome, New
 from app.calls.creation.twilio_queue import TwilioQueueWatch
 from app.calls.creation.undialled_calls import UndialledCallRecorder
 from app.calls.models import Call
-from app.calls.settlement import SID_TAKEN_EXPLANATION, RecordChange, Settlement
-from app.calls.store import SidTaken
+from app.calls.settlement import RecordChange, Settlement
+from app.calls.store import SID_TAKEN_EXPLANATION, SidTaken
 from app.calls.stored_problem import error_as_json, is_retried_when_scheduled
 from app.database.batcher import Batcher, RowLocked
 from app.database.engine import Database
@@ -242,10 +242,13 @@ class CallPlacer:
                 await lock_scheduled_dial(session, call.id)
             locked = await repository.lock_call(session, call.id)
             if locked is not None:
+                was = None
                 if is_attempt_lost(locked, call, outcome):
-                    await self._lost_records.restore_attempt(session, locked, call, dial_row)
+                    was = await self._lost_records.restore_attempt(session, locked, call, dial_row)
                 if isinstance(outcome, StartedOutcome):
-                    await self.settlement.bind_twilio_call(session, locked, outcome.resource, by="response", data=change.data)
+                    await self.settlement.bind_twilio_call(
+                        session, locked, outcome.resource, by="response", data=change.data, was=was
+                    )
                 elif is_same_attempt(locked, call) and locked.execution in ("pending", "unknown"):
                     # In any other state, the record has a more recent outcome.
                     await self.settlement.apply_change(session, locked, change)

@@ -17,6 +17,7 @@ from app.calls.creation.lost.store import insert_lost_intent
 from app.calls.creation.repository import restore_lost_attempt
 from app.calls.creation.store import NewCall
 from app.calls.models import Call
+from app.calls.stored_problem import not_started_result
 from app.database.engine import Database, Session, run_after_commit
 from app.errors import DatabaseUnavailable
 from app.observability import Metrics
@@ -60,11 +61,19 @@ class LostRecordWriter:
 
     async def restore_attempt(
         self, session: Session, record: Call, call: Call | NewCall, dial_row: Mapping[str, Any] | None
-    ) -> None:
-        """Makes the record pending in the attempt of `call`. If the record waited, it does not wait any more."""
+    ) -> dict[str, Any] | None:
+        """Makes the record pending in the attempt of `call`. If the record waited, it does not wait any more.
+
+        Returns the result `not_started` that the record showed, if a call that has started refutes it. Returns None if there
+        was no result, or if it was Twilio's response to an earlier attempt.
+        """
+        is_refutable = record.execution == "not_started" and record.settled_by != "response"
+        was = not_started_result(record.settled_by, record.problem) if is_refutable else None
         await restore_lost_attempt(session, record, call, dial_row=dial_row)
-        await repository.add_event(session, call.id, "call.pending", {"attempt": call.attempt})
+        data = {"attempt": call.attempt} | ({"was": was} if was else {})
+        await repository.add_event(session, call.id, "call.pending", data)
         run_after_commit(session, partial(self._count_and_log_loss, call, call.attempt))
+        return was
 
     async def insert_record(self, call: Call | NewCall, dial_row: Mapping[str, Any] | None) -> None:
         """Inserts the record of `call`, pending in its first attempt. Changes nothing if there is a record."""
