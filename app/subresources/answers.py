@@ -1,6 +1,8 @@
 """Translates the result of a request to Twilio into Callgate's errors and into the data of the call's events."""
 
 from collections.abc import Mapping
+from contextlib import AbstractAsyncContextManager
+from functools import partial
 from typing import Any
 from uuid import UUID
 
@@ -15,9 +17,10 @@ from app.errors import (
     UpstreamUnreachable,
     WrongCallState,
 )
-from app.twilio.errors import TwilioError, TwilioNotFound, TwilioOutcomeUnknown, TwilioWrongState
-from app.twilio.forwarding import MAX_JSON_BYTES, TwilioChangeResponse
-from app.twilio.schemas import SID_PATTERN
+from app.http.concurrency import run_with_pause
+from app.twilio.errors import ANSWER_TOO_LONG, TwilioError, TwilioNotFound, TwilioOutcomeUnknown, TwilioWrongState
+from app.twilio.forwarding import MAX_JSON_BYTES, StreamedResponse, TwilioChangeResponse
+from app.twilio.schemas import SID_PATTERN, parse_storable_json
 
 _SPECIAL_ERRORS: Mapping[type[TwilioError], type[CallgateError]] = {
     TwilioWrongState: WrongCallState,
@@ -66,3 +69,30 @@ def event_data_of_answer(response: TwilioChangeResponse) -> dict[str, Any]:
 def error_for_client(call_id: UUID | None, error: TwilioError) -> CallgateError:
     """Translates a TwilioError to an error for the client. Use it only for errors that prove that Twilio changed nothing."""
     return change_problem(error, _SPECIAL_ERRORS, call_id=call_id)
+
+
+async def read_json_answer(
+    answer: AbstractAsyncContextManager[StreamedResponse], *, page_size_name: str | None = None
+) -> dict[str, Any]:
+    """Returns the JSON object in Twilio's answer.
+
+    If the answer is a page of a list, `page_size_name` is the parameter with which the client can ask for a smaller one.
+    """
+    try:
+        async with answer as response:
+            chunks = [chunk async for chunk in response.chunks]
+            document = await run_with_pause(partial(_parse_chunks, chunks))
+    except TwilioOutcomeUnknown as error:
+        if page_size_name and error.reason == ANSWER_TOO_LONG:
+            raise page_too_long_error(page_size_name) from error
+        raise unreachable_error() from error
+    if not isinstance(document, dict):
+        raise unreachable_error()
+    return document
+
+
+def _parse_chunks(chunks: list[bytes]) -> Any:
+    """Parses the JSON in the chunks, and empties the list, so that the pause after this work does not keep the memory."""
+    body = b"".join(chunks)
+    chunks.clear()
+    return parse_storable_json(body)

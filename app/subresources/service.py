@@ -6,7 +6,6 @@ reported.
 
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
-from functools import partial
 from typing import Any
 from uuid import UUID
 
@@ -24,22 +23,29 @@ from app.errors import (
     TenantSuspended,
     WrongCallState,
 )
-from app.http.concurrency import ConcurrencyLimit, run_with_pause
+from app.http.concurrency import ConcurrencyLimit
 from app.subresources.answers import (
     action_outcome_unknown_error,
     error_for_client,
     event_data_of_answer,
     event_data_of_error,
-    page_too_long_error,
+    read_json_answer,
     unreachable_error,
 )
 from app.subresources.requests import MediaRequest, SubresourceRequest
 from app.tenants.caller import Caller
 from app.tenants.directory import TenantDirectory
 from app.twilio.client import try_credentials
-from app.twilio.errors import ANSWER_TOO_LONG, TwilioError, TwilioOutcomeUnknown
-from app.twilio.forwarding import QueryPairs, RequestForwarder, StreamedResponse, TwilioChangeResponse
-from app.twilio.schemas import SID_PATTERN, Credential, parse_storable_json
+from app.twilio.errors import TwilioError, TwilioOutcomeUnknown
+from app.twilio.forwarding import (
+    MAX_JSON_BYTES,
+    MAX_STREAMED_JSON_BYTES,
+    QueryPairs,
+    RequestForwarder,
+    StreamedResponse,
+    TwilioChangeResponse,
+)
+from app.twilio.schemas import SID_PATTERN, Credential
 from app.twilio.subresources import RECORDINGS, SubresourceOperation
 
 _FETCH_RECORDING = SubresourceOperation(RECORDINGS, "fetch")
@@ -88,17 +94,28 @@ class SubresourceService:
         return call
 
     def stream_subresource(
-        self, call: Call, request: SubresourceRequest, *, as_whole_list: bool = False
+        self,
+        call: Call,
+        request: SubresourceRequest,
+        *,
+        as_whole_list: bool = False,
+        max_bytes: int = MAX_STREAMED_JSON_BYTES,
     ) -> AbstractAsyncContextManager[StreamedResponse]:
         """Returns a context manager that yields Twilio's answer, whose body can be streamed.
 
-        If `as_whole_list` is true, the request also counts towards `list_limit`.
+        If `as_whole_list` is true, the request also counts towards `list_limit`. A body of more than `max_bytes` breaks off.
         """
         return self._send_read_request(
             call.tenant_id,
             call.account_id,
             lambda credential: self._forwarding.stream_subresource(
-                credential, request.operation, call.sid, request.sid, request.fields, deadline_s=self._deadline_s
+                credential,
+                request.operation,
+                call.sid,
+                request.sid,
+                request.fields,
+                deadline_s=self._deadline_s,
+                max_bytes=max_bytes,
             ),
             as_whole_list=as_whole_list,
         )
@@ -106,8 +123,8 @@ class SubresourceService:
     async def read_subresource(self, call: Call, request: SubresourceRequest) -> dict[str, Any]:
         """Reads Twilio's whole answer and returns its JSON object. Raises InvalidRequest if a page of a list is too long."""
         is_list = request.operation.action == "list"
-        answer = self.stream_subresource(call, request, as_whole_list=is_list)
-        return await _read_json_object(answer, page_size_name="page_size" if is_list else None)
+        answer = self.stream_subresource(call, request, as_whole_list=is_list, max_bytes=MAX_JSON_BYTES)
+        return await read_json_answer(answer, page_size_name="page_size" if is_list else None)
 
     async def change_subresource(self, caller: Caller, call: Call, request: SubresourceRequest) -> TwilioChangeResponse:
         """Creates, updates or deletes an item, such as a recording.
@@ -171,10 +188,16 @@ class SubresourceService:
             caller.tenant_id,
             account_id,
             lambda credential: self._forwarding.stream_subresource(
-                credential, _FETCH_RECORDING, None, recording_sid, query, deadline_s=self._deadline_s
+                credential,
+                _FETCH_RECORDING,
+                None,
+                recording_sid,
+                query,
+                deadline_s=self._deadline_s,
+                max_bytes=MAX_JSON_BYTES,
             ),
         )
-        recording = await _read_json_object(answer)
+        recording = await read_json_answer(answer)
         try:
             return await self.require_started_call(caller, str(recording.get("call_sid")), account_sid=account_sid), recording
         except CallNotFound:
@@ -197,7 +220,7 @@ class SubresourceService:
             lambda credential: self._forwarding.list_calls(credential, query, deadline_s=self._deadline_s),
             as_whole_list=True,
         )
-        page = await _read_json_object(answer, page_size_name="PageSize")
+        page = await read_json_answer(answer, page_size_name="PageSize")
         legs = page.get("calls")
         if not isinstance(legs, list):
             raise unreachable_error()
@@ -264,23 +287,3 @@ class SubresourceService:
             await self._record_event(call, request, data)
         except DatabaseUnavailable:
             logger.error("subresource_event_lost", call_id=str(call.id), **data)
-
-
-async def _read_json_object(
-    answer: AbstractAsyncContextManager[StreamedResponse], *, page_size_name: str | None = None
-) -> dict[str, Any]:
-    """Returns the JSON object in Twilio's answer.
-
-    If the answer is a page of a list, `page_size_name` is the parameter with which the client can ask for a smaller one.
-    """
-    try:
-        async with answer as response:
-            body = b"".join([chunk async for chunk in response.chunks])
-            document = await run_with_pause(partial(parse_storable_json, body))
-    except TwilioOutcomeUnknown as error:
-        if page_size_name and error.reason == ANSWER_TOO_LONG:
-            raise page_too_long_error(page_size_name) from error
-        raise unreachable_error() from error
-    if not isinstance(document, dict):
-        raise unreachable_error()
-    return document

@@ -25,8 +25,10 @@ from app.twilio.schemas import Credential, OnCredentialUse, parse_storable_json
 from app.twilio.secrets import authorization_header, redact_document, secrets_of_fields
 from app.twilio.subresources import RECORDINGS, SubresourceOperation
 
-# A page of 1000 recordings takes about 1 MB; a page of 1000 events can take more.
-MAX_JSON_BYTES = 4 * 1024 * 1024
+# For JSON that is read as a whole. A page of 1000 recordings takes 1 MB, one of 1000 calls with the longest SIP addresses 7 MB.
+MAX_JSON_BYTES = 8 * 1024 * 1024
+# For JSON that is streamed. A page has at most 1000 events, each with up to 64 KiB of TwiML, which are longer as JSON.
+MAX_STREAMED_JSON_BYTES = 256 * 1024 * 1024
 # A recording lasts at most 24 hours: 2.8 GB as a WAV file with two channels.
 MAX_MEDIA_BYTES = 4 * 1024 * 1024 * 1024
 _MAX_ERROR_BYTES = 64 * 1024
@@ -72,15 +74,15 @@ class RequestForwarder:
         query: QueryPairs,
         *,
         deadline_s: float,
+        max_bytes: int,
     ) -> AsyncIterator[StreamedResponse]:
         """Yields Twilio's answer for one item of a subresource or, if `sid` is None, for a page of the list of items.
 
         `call_sid` is None for a recording whose call is not known. The head of the answer must arrive within the deadline.
         """
         path = _subresource_path(operation, call_sid, sid)
-        async with self._stream_json(
-            credential, f"{path}?{urlencode(query)}" if query else path, query, deadline_s
-        ) as response:
+        url = f"{path}?{urlencode(query)}" if query else path
+        async with self._stream_json(credential, url, query, deadline_s, max_bytes=max_bytes) as response:
             yield response
 
     @asynccontextmanager
@@ -88,7 +90,8 @@ class RequestForwarder:
         self, credential: Credential, query: QueryPairs, *, deadline_s: float
     ) -> AsyncIterator[StreamedResponse]:
         """Yields one page of the account's calls. The head of the answer must arrive within the deadline."""
-        async with self._stream_json(credential, f"Calls.json?{urlencode(query)}", query, deadline_s) as response:
+        url = f"Calls.json?{urlencode(query)}"
+        async with self._stream_json(credential, url, query, deadline_s, max_bytes=MAX_JSON_BYTES) as response:
             yield response
 
     async def change_subresource(
@@ -150,12 +153,12 @@ class RequestForwarder:
 
     @asynccontextmanager
     async def _stream_json(
-        self, credential: Credential, path: str, query: QueryPairs, deadline_s: float
+        self, credential: Credential, path: str, query: QueryPairs, deadline_s: float, *, max_bytes: int
     ) -> AsyncIterator[StreamedResponse]:
         """Yields Twilio's answer to a GET. The body is JSON, and secrets are removed from it while it is read."""
         secrets = secrets_of_fields(credential, query)
         async with self._open_response(credential, path, deadline_s, secrets) as response:
-            chunks = secrets.redact_stream(_limited_body_chunks(response, MAX_JSON_BYTES))
+            chunks = secrets.redact_stream(_limited_body_chunks(response, max_bytes))
             yield StreamedResponse(response.status_code, {"content-type": "application/json"}, chunks)
 
     @asynccontextmanager

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import httpx
 import pytest
 
-from app.twilio.forwarding import MAX_JSON_BYTES, MAX_MEDIA_BYTES
+from app.twilio.forwarding import MAX_JSON_BYTES, MAX_MEDIA_BYTES, MAX_STREAMED_JSON_BYTES
 from tests.support.gateway import LONG_TIMEOUTS, Gateway, Tenant, running_gateway, settings_for
 from tests.support.upstream import Behaviour, Upstream, answer, call_resource, running_upstream
 
@@ -89,10 +89,13 @@ async def test_media_are_streamed_before_they_have_arrived_completely(gateway: G
 
 @pytest.mark.parametrize("ends", [True, False], ids=["too long", "broken off"])
 async def test_an_incomplete_answer_is_truncated_and_never_looks_complete(gateway: Gateway, ends: bool) -> None:
-    pieces = [b"x" * (MAX_JSON_BYTES + 1)] if ends else [b'{"recordings": [']
+    pieces = [b"x" * 2**20] * (MAX_STREAMED_JSON_BYTES // 2**20 + 1) if ends else [b'{"recordings": [']
     async with call_with(gateway, in_pieces(*pieces, ends=ends)) as call:
-        with pytest.raises(httpx.RemoteProtocolError):
-            await call.tenant.http.get(call.list_path)
+        call.upstream.released.set()
+        async with call.tenant.http.stream("GET", call.list_path) as response:
+            with pytest.raises(httpx.RemoteProtocolError):
+                async for _ in response.aiter_bytes():
+                    pass
 
 
 async def test_a_list_that_is_too_long_is_refused_under_v1(gateway: Gateway) -> None:
