@@ -8,6 +8,8 @@ from collections.abc import Sequence
 import sqlalchemy as sa
 from alembic import op
 
+from migrations.locks import lock_tables
+
 revision: str = "0002"
 down_revision: str | None = "0001"
 branch_labels: Sequence[str] | None = None
@@ -17,6 +19,7 @@ depends_on: Sequence[str] | None = None
 def upgrade() -> None:
     # Fail, to be run again, rather than block every request while waiting for a lock.
     op.execute("SET LOCAL lock_timeout = '5s'")
+    lock_tables("call", "twilio_credential")
     op.add_column("call", sa.Column("search_at", sa.DateTime(timezone=True), nullable=True))
     op.add_column("call", sa.Column("clean_searches", sa.Integer(), server_default=sa.text("0"), nullable=False))
     op.create_index(

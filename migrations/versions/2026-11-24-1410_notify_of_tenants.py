@@ -8,6 +8,8 @@ from collections.abc import Sequence
 
 from alembic import op
 
+from migrations.locks import lock_tables
+
 revision: str = "0005"
 down_revision: str | None = "0004"
 branch_labels: Sequence[str] | None = None
@@ -19,6 +21,7 @@ TABLES = ("tenant", "twilio_account", "twilio_credential", "api_key")
 def upgrade() -> None:
     # Fail, to be run again, rather than block every request while waiting for a lock.
     op.execute("SET LOCAL lock_timeout = '5s'")
+    lock_tables(*TABLES, mode="SHARE ROW EXCLUSIVE")
     op.execute("""
         CREATE FUNCTION callgate_notify_of_tenants() RETURNS trigger LANGUAGE plpgsql AS
         $$ BEGIN PERFORM pg_notify('callgate_tenants', ''); RETURN NULL; END $$

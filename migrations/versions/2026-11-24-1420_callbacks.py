@@ -10,6 +10,8 @@ import sqlalchemy as sa
 from alembic import op
 from sqlalchemy.dialects import postgresql
 
+from migrations.locks import lock_tables
+
 revision: str = "0006"
 down_revision: str | None = "0005"
 branch_labels: Sequence[str] | None = None
@@ -21,6 +23,7 @@ _TEXTS = postgresql.ARRAY(sa.Text())
 def upgrade() -> None:
     # Fail, to be run again, rather than block every request while waiting for a lock.
     op.execute("SET LOCAL lock_timeout = '5s'")
+    lock_tables("call", "tenant")
     op.add_column("call", sa.Column("callback_sequence", sa.Integer(), nullable=True))
     op.add_column("call", sa.Column("callbacks_seen", _TEXTS, server_default=sa.text("'{}'"), nullable=False))
     op.add_column("call", sa.Column("status_callback", sa.Text(), nullable=True))

@@ -11,6 +11,8 @@ import sqlalchemy as sa
 from alembic import op
 from sqlalchemy.dialects import postgresql
 
+from migrations.locks import lock_tables
+
 revision: str = "0017"
 down_revision: str | None = "0016"
 branch_labels: Sequence[str] | None = None
@@ -26,6 +28,7 @@ _TYPES: dict[str, sa.types.TypeEngine[Any]] = {
 
 def upgrade() -> None:
     op.execute("SET LOCAL lock_timeout = '5s'")
+    lock_tables("call", "call_event", "delivery")
     op.add_column("call", sa.Column("resource_left_out", sa.Integer(), nullable=True))
     op.add_column("call_event", sa.Column("data_left_out", sa.Integer(), nullable=True))
     for column, type_ in _TYPES.items():

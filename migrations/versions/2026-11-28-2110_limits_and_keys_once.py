@@ -5,6 +5,8 @@ from collections.abc import Sequence
 import sqlalchemy as sa
 from alembic import op
 
+from migrations.locks import lock_tables
+
 revision: str = "0021"
 down_revision: str | None = "0020"
 branch_labels: Sequence[str] | None = None
@@ -13,6 +15,7 @@ depends_on: Sequence[str] | None = None
 
 def upgrade() -> None:
     op.execute("SET LOCAL lock_timeout = '5s'")
+    lock_tables("api_key", "tenant")
     op.add_column("tenant", sa.Column("max_in_flight", sa.Integer(), nullable=True))
     op.create_check_constraint(op.f("ck_tenant_max_in_flight"), "tenant", "max_in_flight > 0")
     op.add_column("api_key", sa.Column("idempotency_key", sa.Text(), nullable=True))

@@ -9,6 +9,8 @@ import sqlalchemy as sa
 from alembic import op
 from sqlalchemy.dialects import postgresql
 
+from migrations.locks import lock_tables
+
 revision: str = "0026"
 down_revision: str | None = "0025"
 branch_labels: Sequence[str] | None = None
@@ -17,6 +19,7 @@ depends_on: Sequence[str] | None = None
 
 def upgrade() -> None:
     op.execute("SET LOCAL lock_timeout = '5s'")
+    lock_tables("call", "tenant")
     op.add_column("tenant", sa.Column("hours", postgresql.JSONB(), nullable=True))
     op.add_column("call", sa.Column("queue_id", sa.Uuid(), nullable=True))
     op.add_column("call", sa.Column("redial_of", sa.Uuid(), nullable=True))

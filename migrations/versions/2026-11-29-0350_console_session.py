@@ -6,6 +6,8 @@ import sqlalchemy as sa
 from alembic import op
 from sqlalchemy.dialects import postgresql
 
+from migrations.locks import lock_tables
+
 revision: str = "0031"
 down_revision: str | None = "0030"
 branch_labels: Sequence[str] | None = None
@@ -14,6 +16,7 @@ depends_on: Sequence[str] | None = None
 
 def upgrade() -> None:
     op.execute("SET LOCAL lock_timeout = '5s'")
+    lock_tables("api_key", "tenant", mode="SHARE ROW EXCLUSIVE")
     now = sa.text("now()")
     op.create_table(
         "console_session",

@@ -8,6 +8,8 @@ from collections.abc import Sequence
 import sqlalchemy as sa
 from alembic import op
 
+from migrations.locks import lock_tables
+
 revision: str = "0033"
 down_revision: str | None = "0032"
 branch_labels: Sequence[str] | None = None
@@ -49,6 +51,7 @@ REPLACE = """
 
 def upgrade() -> None:
     op.execute("SET LOCAL lock_timeout = '5s'")
+    lock_tables("pace", "grant_guard")
     op.add_column("pace", sa.Column("grants", sa.BigInteger(), server_default=sa.text("0"), nullable=False))
     op.add_column("pace", sa.Column("granted_at", sa.DateTime(timezone=True), nullable=True))
     op.add_column("grant_guard", sa.Column("halt_reason", sa.Text(), nullable=True))

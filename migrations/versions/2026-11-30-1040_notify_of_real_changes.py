@@ -8,6 +8,8 @@ from collections.abc import Sequence
 
 from alembic import op
 
+from migrations.locks import lock_tables
+
 revision: str = "0041"
 down_revision: str | None = "0040"
 branch_labels: Sequence[str] | None = None
@@ -27,6 +29,7 @@ NOTIFY = "PERFORM pg_notify('callgate_tenants', '')"
 
 def upgrade() -> None:
     op.execute("SET LOCAL lock_timeout = '5s'")
+    lock_tables(*UNCACHED_COLUMNS, "pace", mode="SHARE ROW EXCLUSIVE")
     op.execute(f"""
         CREATE FUNCTION callgate_notify_of_row() RETURNS trigger LANGUAGE plpgsql AS $$
         DECLARE

@@ -29,7 +29,7 @@ TIMEOUT_S = 90
 
 def before_the_newest_migration() -> str | None:
     """Returns the git revision before the newest migration. Returns None if the checkout has no history."""
-    command = ["git", "log", "--first-parent", "--max-count=1", "--format=%P", "--", "migrations/versions"]
+    command = ["git", "log", "--first-parent", "--diff-filter=A", "--max-count=1", "--format=%P", "--", "migrations/versions"]
     found = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False)
     return found.stdout.split()[0] if found.stdout.split() else None
 

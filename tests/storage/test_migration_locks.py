@@ -1,0 +1,89 @@
+"""A migration that locks several tables never makes Postgres end a request because of a deadlock."""
+
+import asyncio
+import inspect
+from collections.abc import Sequence
+
+import asyncpg
+import pytest
+from alembic.migration import MigrationContext
+from alembic.operations import Operations
+from alembic.script import Script, ScriptDirectory
+from sqlalchemy import Connection, make_url, text
+
+from app.database.base import Base
+from app.database.connection import MIGRATION_SETTINGS
+from app.database.engine import make_engine
+from app.schema import alembic_config, migrate
+from tests.support.locks import SESSION_WAITS_FOR_LOCK_SQL
+
+TIMEOUT_S = 60
+# Postgres looks for a deadlock once in each wait, after this time. After that, the migration does not notice a deadlock itself.
+DEADLOCK_CHECK_S = 1.0
+_TABLES = "SELECT relname FROM pg_class WHERE relkind IN ('r', 'p') AND relnamespace = 'public'::regnamespace"
+_LOCKED_TABLES = text(f"""SELECT DISTINCT relname FROM pg_locks JOIN pg_class ON pg_class.oid = relation
+    WHERE pid = pg_backend_pid() AND granted AND relname IN ({_TABLES}) AND NOT relispartition
+        AND mode IN ('AccessExclusiveLock', 'ExclusiveLock', 'ShareRowExclusiveLock', 'ShareLock')""")  # noqa: S608
+
+
+def _driver_url(url: str) -> str:
+    return make_url(url).set(drivername="postgresql").render_as_string(hide_password=False)
+
+
+@pytest.mark.parametrize(
+    ("before", "revision", "tables"),
+    [
+        ("0001", "0002", ("twilio_credential", "call")),
+        ("0005", "0006", ("tenant", "call")),
+        ("0016", "0017", ("delivery", "call")),
+        ("0020", "0021", ("api_key", "tenant")),
+        ("0025", "0026", ("call", "tenant")),
+        ("0032", "0033", ("grant_guard", "pace")),
+    ],
+)
+@pytest.mark.parametrize("is_reversed", [False, True])
+async def test_a_request_that_uses_both_tables_is_not_in_a_deadlock(
+    empty_database_url: str, before: str, revision: str, tables: Sequence[str], is_reversed: bool
+) -> None:
+    """The request reads one table before the migration begins, and the other while it waits."""
+    first, second = reversed(tables) if is_reversed else tables
+    await asyncio.to_thread(migrate, empty_database_url, revision=before)
+    request, observer = [await asyncpg.connect(_driver_url(empty_database_url)) for _ in range(2)]
+    async with asyncio.timeout(TIMEOUT_S), asyncio.TaskGroup() as group:
+        await request.execute("BEGIN")
+        await request.execute(f"SELECT FROM {first}")
+        group.create_task(asyncio.to_thread(migrate, empty_database_url, revision=revision))
+        while not await observer.fetchval(SESSION_WAITS_FOR_LOCK_SQL):
+            await asyncio.sleep(0.01)
+        await asyncio.sleep(1.5 * DEADLOCK_CHECK_S)
+        try:
+            await request.execute(f"SELECT FROM {second}")
+        finally:
+            await request.close()
+    assert await observer.fetchval("SELECT version_num FROM alembic_version") == revision
+    await observer.close()
+
+
+def _run_migration(connection: Connection, script: Script) -> list[str]:
+    """Runs one migration that is a transaction. Returns the names of the existing tables that it has locked against writes."""
+    existing = set(connection.scalars(text(_TABLES)))
+    context = MigrationContext.configure(connection, opts={"target_metadata": Base.metadata})
+    with Operations.context(context):
+        script.module.upgrade()
+    return sorted(existing.intersection(connection.scalars(_LOCKED_TABLES)))
+
+
+async def test_migrations_that_lock_several_tables_lock_them_together(empty_database_url: str) -> None:
+    scripts = list(ScriptDirectory.from_config(alembic_config(empty_database_url)).walk_revisions())
+    engine = make_engine(empty_database_url, pool_size=1, session_settings=MIGRATION_SETTINGS, statement_timeout_s=None)
+    unprotected = {}
+    for script in reversed(scripts):
+        source = inspect.getsource(script.module)
+        if "autocommit_block" in source:  # locks one table at a time
+            continue
+        async with engine.begin() as connection:
+            locked = await connection.run_sync(_run_migration, script)
+        if len(locked) > 1 and "    lock_tables(" not in source:
+            unprotected[script.revision] = locked
+    await engine.dispose()
+    assert unprotected == {}
