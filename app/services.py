@@ -155,7 +155,11 @@ async def _shared_objects(settings: Settings, metrics: Metrics) -> AsyncIterator
     )
     listener = Listener(settings.require_database_url(), channel=TENANT_CHANGES_CHANNEL, on_change=invalidate)
     try:
-        async with listener.listening_in_background(), credential_use.running(), key_use.running():
+        async with (
+            listener.listening_in_background(),
+            credential_use.flushing_in_background(),
+            key_use.flushing_in_background(),
+        ):
             yield _SharedObjects(
                 database=database,
                 keyring=keyring,

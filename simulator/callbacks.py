@@ -60,7 +60,7 @@ class CallbackScheduler:
         return len(self._watched)
 
     @property
-    def sending_callback_count(self) -> int:
+    def unfinished_callback_count(self) -> int:
         """The number of callbacks that are being sent, or that wait for an earlier callback of the same call."""
         return len(self._sending)
 
@@ -83,7 +83,7 @@ class CallbackScheduler:
         if call.subscription is not None:
             watched = self._watched.setdefault(call.sid, WatchedCall(call))
             watched.unsent_computed_with = None
-            self._schedule_next_check_or_drop(watched, call.plan.created_at)
+            self._schedule_next_check_or_unwatch(watched, call.plan.created_at)
 
     async def send_due(self) -> None:
         """Sends all callbacks whose time has come. Returns when each of them was answered or has failed."""
@@ -123,7 +123,7 @@ class CallbackScheduler:
             moment, _, watched = heappop(self._schedule)
             for callback in self._take_due_callbacks(watched, moment):
                 yield watched, callback
-            self._schedule_next_check_or_drop(watched, moment)
+            self._schedule_next_check_or_unwatch(watched, moment)
 
     def _take_due_callbacks(self, watched: WatchedCall, now: datetime) -> Iterator[PlannedCallback]:
         """Yields the callbacks of a call that are to be sent by `now`, in the order of sending, and marks them as sent."""
@@ -159,7 +159,7 @@ class CallbackScheduler:
             seconds=self.fault_settings.draw_callback_faults(callback.call, callback.event).delay_s
         )
 
-    def _schedule_next_check_or_drop(self, watched: WatchedCall, now: datetime) -> None:
+    def _schedule_next_check_or_unwatch(self, watched: WatchedCall, now: datetime) -> None:
         """Schedules the next check of the call. Drops the call once it has ended and all its callbacks were sent.
 
         The call is kept until it ends, even if it has no callback left: if it was dropped and an update then changed its plan,

@@ -75,7 +75,7 @@ async def read_callbacks(
         begun=callbacks.deliveries.begun_count,
         forgotten=callbacks.deliveries.forgotten_count,
         waiting=callbacks.waiting_call_count,
-        sending=callbacks.sending_callback_count,
+        sending=callbacks.unfinished_callback_count,
         chaos=callbacks.fault_settings,
         deliveries=[
             delivery

@@ -63,7 +63,7 @@ class Refuse(Fault):
 
 
 @dataclass(frozen=True)
-class RefuseByProxy(Fault):
+class ProxyErrorPage(Fault):
     """Refuses the creation with a proxy's error page. No call is created."""
 
     status: int = 502
@@ -185,7 +185,7 @@ FAULTS: Mapping[str, Fault] = {
     "refuse-401": Refuse(code=20003),
     "refuse-403": Refuse(code=20403),
     "refuse-400": Refuse(code=21215),
-    **{f"proxy-{status}": RefuseByProxy(status=status) for status in PROXY_STATUSES},
+    **{f"proxy-{status}": ProxyErrorPage(status=status) for status in PROXY_STATUSES},
     "refuse-500": Refuse(code=20500),
     "refuse-503": Refuse(code=20503),
     "slow-accept": SlowAccept(seconds=2),

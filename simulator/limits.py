@@ -126,7 +126,7 @@ class LimitedAccounts:
         self._default = default
         self._accounts: dict[str, LimitedAccount] = {}
 
-    def find(self, account_sid: str) -> LimitedAccount | None:
+    def get_or_create(self, account_sid: str) -> LimitedAccount | None:
         """Returns the queue and concurrent calls of the account; None if the account has no limits."""
         account = self._accounts.get(account_sid)
         if account is None and not self._default.is_unlimited:

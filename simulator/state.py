@@ -60,7 +60,7 @@ class SimulatorState:
 
     def create_call(self, account_sid: str, parameters: CallParameters, now: datetime, *, nth_to_destination: int) -> Call:
         """Creates a call, which may have to wait in the account's queue. Raises error 10004 or 22005 if it exceeds a limit."""
-        limited_account = self.limited_accounts.find(account_sid)
+        limited_account = self.limited_accounts.get_or_create(account_sid)
         queue_time = NO_QUEUE_TIME if limited_account is None else limited_account.queue_time_of_new_call(now)
         self._created += 1
         call = Call(
@@ -90,7 +90,7 @@ class SimulatorState:
     def end_call(self, call: Call, now: datetime) -> None:
         """Ends a call that has not ended. If it waits in its account's queue, the calls behind it leave the queue earlier."""
         call.plan = plan_ended_by_api(call.plan, now)
-        limited_account = self.limited_accounts.find(call.account_sid)
+        limited_account = self.limited_accounts.get_or_create(call.account_sid)
         for moved in limited_account.remove_ended_call(call, now) if limited_account is not None else ():
             self.callbacks.schedule_callbacks(moved)
 

@@ -28,7 +28,7 @@ _MAX_PRICE_DELAY_IF_UNANSWERED = timedelta(minutes=10)
 _MAX_REFRESH_TIME_WITHOUT_RESPONSE = timedelta(days=30)
 
 
-def wait_until_first_refresh(interval: timedelta, *, expects_callbacks: bool) -> timedelta:
+def delay_until_first_refresh(interval: timedelta, *, expects_callbacks: bool) -> timedelta:
     """Returns the wait from the start of a call to its first refresh. It is longer if Twilio sends callbacks to Callgate."""
     return CALLBACK_OVERDUE_INTERVALS * interval if expects_callbacks else interval
 

@@ -21,10 +21,10 @@ class SearchPlan:
     period: timedelta
 
     @property
-    def wait_until_first_search(self) -> timedelta:
+    def delay_until_first_search(self) -> timedelta:
         return self.period / self.searches**2
 
-    def wait_until_next_search(self, clean_searches: int) -> timedelta | None:
+    def delay_until_next_search(self, clean_searches: int) -> timedelta | None:
         """Returns the wait until the next search; None if there is no further search.
 
         `clean_searches` is the number of searches so far that found no call. After `searches` of them, the call counts as not

@@ -15,7 +15,7 @@ from app.calls import repository
 from app.calls.models import Call
 from app.calls.outbox import NewDelivery, delivery_of_event_settled
 from app.calls.progress import apply_resource, resource_columns
-from app.calls.refresh_times import wait_until_first_refresh
+from app.calls.refresh_times import delay_until_first_refresh
 from app.calls.search_plan import SearchPlan
 from app.calls.store import SID_TAKEN_EXPLANATION, AnyCall, Event
 from app.calls.stored_problem import error_as_json, not_started_result
@@ -153,7 +153,9 @@ class Settlement:
 
     def change_to_unknown(self, *, data: Mapping[str, Any]) -> RecordChange:
         """Returns the change for a call that Twilio may have started. A callback or a search of Twilio's list will decide."""
-        return make_record_change("call.unknown", data, {"execution": "unknown"}, search_in=self.plan.wait_until_next_search(0))
+        return make_record_change(
+            "call.unknown", data, {"execution": "unknown"}, search_in=self.plan.delay_until_next_search(0)
+        )
 
     def change_to_none_found(self, *, data: Mapping[str, Any]) -> RecordChange:
         """Returns the change for a call of unknown outcome that no planned search has found. The call counts as not started."""
@@ -167,7 +169,7 @@ class Settlement:
         """Returns the change for a call that was started. `by` names the evidence. Takes only the sid from `resource`."""
         columns = {"execution": "started", "settled_by": by, "problem": None, "sid": resource.sid}
         event_data = {"sid": resource.sid, "settled_by": by, **data}
-        refresh_in = wait_until_first_refresh(self.refresh_interval, expects_callbacks=expects_callbacks)
+        refresh_in = delay_until_first_refresh(self.refresh_interval, expects_callbacks=expects_callbacks)
         return make_record_change("call.started", event_data, columns, refresh_in=refresh_in)
 
     async def bind_twilio_call(
@@ -244,7 +246,7 @@ class Settlement:
 
     async def plan_next_search(self, session: Session, call: Call, *, clean_searches: int) -> None:
         """Schedules the next search of Twilio's list. `clean_searches` is the number of searches so far that found no call."""
-        wait = self.plan.wait_until_next_search(clean_searches)
+        wait = self.plan.delay_until_next_search(clean_searches)
         call.clean_searches = clean_searches
         call.search_at = None if wait is None else await repository.transaction_start_time(session) + wait
 
@@ -255,7 +257,7 @@ class Settlement:
         """
         now = await repository.transaction_start_time(session)
         age = now - call.pending_since
-        wait = min(max(self.plan.wait_until_first_search, age / 4), _MAX_SEARCH_INTERVAL)
+        wait = min(max(self.plan.delay_until_first_search, age / 4), _MAX_SEARCH_INTERVAL)
         call.search_at = now + wait if age < _STOP_SEARCHING_AFTER else None
 
     def add_settled_to_metrics(self, call: SettledRecord) -> None:

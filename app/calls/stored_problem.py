@@ -36,7 +36,7 @@ def is_temporary_problem(slug: str) -> bool:
     }
 
 
-def is_retried_when_scheduled(error: CallgateError) -> bool:
+def allows_scheduled_retry(error: CallgateError) -> bool:
     """Returns whether a scheduled call that was not started because of this error is dialled again until its `ring_by`."""
     is_full = error.upstream is not None and error.upstream.code in ACCOUNT_AT_CAPACITY_CODES
     return is_temporary_problem(error.slug) or is_full

@@ -160,10 +160,10 @@ def _scratch_database() -> Iterator[str]:
 
 
 def _run_rehearsal(lines: Sequence[bytes], queue: str, settings: RehearsalSettings, start: datetime) -> list[RehearsedCall]:
-    from app.local.rehearsal import rehearse
+    from app.local.rehearsal import simulate_scheduled_calls
 
     with signals_as_keyboard_interrupt(), _scratch_database() as url:
-        return asyncio.run(rehearse(url, queue, lines, settings, start))
+        return asyncio.run(simulate_scheduled_calls(url, queue, lines, settings, start))
 
 
 def _print_rehearsal(calls: Sequence[RehearsedCall], *, as_json: bool) -> None:

@@ -77,7 +77,7 @@ class DeliveryHttpClient:
     ) -> None:
         self._allowed = allowed
         self._lookups = HostLookups(resolve)
-        connector = _LimitedConnector(
+        connector = _SizeLimitedConnector(
             resolver=_AllowedAddressResolver(self._lookups, allowed, connect_timeout_s),
             ssl=tls or shared_tls_context(ssl.create_default_context),
             limit=MAX_CONNECTIONS,
@@ -203,17 +203,17 @@ def _reuse_tracer() -> aiohttp.TraceConfig:
     return tracer
 
 
-class _LimitedConnector(aiohttp.TCPConnector):
+class _SizeLimitedConnector(aiohttp.TCPConnector):
     """A connector of aiohttp whose connections parse at most MAX_ANSWER_BYTES for each request."""
 
     def __init__(self, **settings: Any) -> None:
         super().__init__(**settings)
-        connection: type[ResponseHandler] = _LimitedConnection
+        connection: type[ResponseHandler] = _SizeLimitedConnection
         # aiohttp has no public option for the class of its connections.
         self._factory = partial(connection, loop=self._loop)
 
 
-class _LimitedConnection(ResponseHandler):
+class _SizeLimitedConnection(ResponseHandler):
     """A connection of aiohttp that is closed if it receives more than MAX_ANSWER_BYTES for one request.
 
     aiohttp limits the head of an answer and pauses a long body. It does not limit the number of interim answers (1xx), nor of

@@ -109,7 +109,7 @@ async def _delivery_records(session: Session, call_id: UUID, *, tenant_id: str) 
         raise CallNotFound
     records = []
     for delivery, reported in deliveries:
-        fields = delivery.fields if delivery.fields is not None else reported.complete_fields(call) if reported else {}
+        fields = delivery.fields if delivery.fields is not None else reported.restore_left_out_fields(call) if reported else {}
         followed = {
             "webhook_id": delivery.webhook_id or webhook_id(call.id, delivery.event),
             "url": delivery.url or call.status_callback or "",

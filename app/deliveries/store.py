@@ -258,7 +258,7 @@ def _claimed_delivery(row: Mapping[str, Any]) -> ClaimedDelivery:
     record = _call_row(row) if row["has_record"] else None
     given = None if row["fields"] is None else StoredCallbackFields(loads(row["fields"]), row["data_left_out"])
     if given is not None and given.left_out:
-        return ClaimedDelivery(**own, fields=given.complete_fields(record) if record else None, record=record)
+        return ClaimedDelivery(**own, fields=given.restore_left_out_fields(record) if record else None, record=record)
     return ClaimedDelivery(**own, fields=given.data if given else None, record=record)
 
 

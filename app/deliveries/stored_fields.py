@@ -17,7 +17,7 @@ class StoredCallbackFields(NamedTuple):
     data: Mapping[str, Any]
     left_out: int | None
 
-    def complete_fields(self, call: RepeatedCallValues) -> Mapping[str, Any]:
+    def restore_left_out_fields(self, call: RepeatedCallValues) -> Mapping[str, Any]:
         """Returns all fields of Twilio's callback. The fields that were left out get their values from `call`."""
         return restore_callback_fields(call, self.data, self.left_out)
 

@@ -70,7 +70,7 @@ class RehearsalSettings:
     slow_when_queued: bool = False
 
 
-async def rehearse(
+async def simulate_scheduled_calls(
     database_url: str, queue: str, lines: Sequence[bytes], settings: RehearsalSettings, start: datetime
 ) -> list[RehearsedCall]:
     """Simulates the calls in `lines`, on a clock that begins at `start`, and returns them with their outcomes.

@@ -24,10 +24,10 @@ _WRITE_PACE: Final = f"""
 async def find_paces(connection: Connection, subject_ids: Sequence[UUID]) -> dict[UUID, PaceLimits]:
     """Returns the dialling limits of accounts and queues, by account or queue id. Those without limits are left out."""
     statement = f"SELECT subject_id, {PACE_LIMIT_COLUMNS_SQL} FROM pace WHERE subject_id = ANY ($1)"
-    return pace_limits_by_subject(await connection.fetch(statement, subject_ids))
+    return pace_limits_by_account_or_queue(await connection.fetch(statement, subject_ids))
 
 
-def pace_limits_by_subject(rows: Iterable[Sequence[Any]]) -> dict[UUID, PaceLimits]:
+def pace_limits_by_account_or_queue(rows: Iterable[Sequence[Any]]) -> dict[UUID, PaceLimits]:
     """Returns dialling limits by `subject_id`, the id of an account or a queue. Rows without limits are left out.
 
     The columns of `rows` are `subject_id` and PACE_LIMIT_COLUMNS_SQL.

@@ -141,7 +141,7 @@ class SubresourceService:
                 credential, request.operation, str(call.sid), request.sid, fields, deadline_s=self._deadline_s
             )
 
-        credentials = await self._credentials(call.account_id)
+        credentials = await self._require_credentials(call.account_id)
         async with self._request_limit.slot(call.tenant_id):
             await self._record_event(call, request, {"result": "sent"})
             try:
@@ -248,7 +248,7 @@ class SubresourceService:
         as_whole_list: bool = False,
     ) -> AsyncIterator[StreamedResponse]:
         """Sends a request that changes nothing, and yields the answer. Uses the first credential that Twilio accepts."""
-        credentials = await self._credentials(account_id)
+        credentials = await self._require_credentials(account_id)
         async with AsyncExitStack() as stack:
             await stack.enter_async_context(self._request_limit.slot(tenant_id))
             if as_whole_list:
@@ -264,7 +264,7 @@ class SubresourceService:
                 raise error_for_client(None, error) from error
             yield response
 
-    async def _credentials(self, account_id: UUID) -> Sequence[Credential]:
+    async def _require_credentials(self, account_id: UUID) -> Sequence[Credential]:
         credentials = await self._directory.active_credentials(account_id)
         if not credentials:
             raise NoUsableCredentials

@@ -38,7 +38,7 @@ class LastUseRecorder:
             self._used.add(reference)
 
     @contextlib.asynccontextmanager
-    async def running(self) -> AsyncIterator[None]:
+    async def flushing_in_background(self) -> AsyncIterator[None]:
         flushing = asyncio.create_task(self._flush_repeatedly())
         try:
             yield

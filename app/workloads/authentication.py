@@ -16,7 +16,10 @@ _MAX_CACHED_TOKENS = 10_000
 
 
 class WorkloadTokenValidator:
-    """Validates the service account tokens of one issuer, and caches valid ones. Use it only inside `async with running()`."""
+    """Validates the service account tokens of one issuer, and caches valid ones.
+
+    Use a validator only inside `async with refreshing_keys_in_background()`.
+    """
 
     def __init__(self, rules: TokenRules, source: JwkSetSource, metrics: WorkloadMetrics) -> None:
         self._rules = rules
@@ -35,8 +38,8 @@ class WorkloadTokenValidator:
         return self._keys.state
 
     @asynccontextmanager
-    async def running(self) -> AsyncIterator[None]:
-        async with self._keys.running():
+    async def refreshing_keys_in_background(self) -> AsyncIterator[None]:
+        async with self._keys.refreshing_in_background():
             yield
 
     def cached_service_account(self, token: str) -> ServiceAccount | None:
@@ -79,5 +82,5 @@ async def workload_token_validator(
         return
     rules = TokenRules(settings.workload_issuer, settings.workload_audience)
     tokens = WorkloadTokenValidator(rules, jwk_set_source(settings, issuer=settings.workload_issuer), metrics)
-    async with tokens.running():
+    async with tokens.refreshing_keys_in_background():
         yield tokens

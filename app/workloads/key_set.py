@@ -92,7 +92,10 @@ def _usable_key(document: Any) -> PyJWK | None:
 
 
 class JwkSet:
-    """The current keys of an issuer, which are read again at intervals. Use the set only inside `async with running()`."""
+    """The current keys of an issuer, which are read again at intervals.
+
+    Use the set only inside `async with refreshing_in_background()`.
+    """
 
     def __init__(self, source: JwkSetSource, *, metrics: WorkloadMetrics, on_removed: Callable[[], None]) -> None:
         """Creates an empty set. `on_removed` is called when a read finds that keys were removed or replaced."""
@@ -112,7 +115,7 @@ class JwkSet:
         return "stale" if self._failure else "ok"
 
     @contextlib.asynccontextmanager
-    async def running(self) -> AsyncIterator[None]:
+    async def refreshing_in_background(self) -> AsyncIterator[None]:
         """Reads the set in the background: immediately, and then at intervals. A failed read raises no error here."""
         repeating = asyncio.create_task(self._read_repeatedly())
         try:

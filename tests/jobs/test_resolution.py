@@ -556,7 +556,7 @@ async def test_a_refused_credential_is_marked_once(gateway: Gateway) -> None:
 
 def test_searches_are_spread_over_the_period_and_two_follow_later() -> None:
     plan = SearchPlan(5, timedelta(minutes=15))
-    waits = [plan.wait_until_next_search(clean) for clean in range(8)]
+    waits = [plan.delay_until_next_search(clean) for clean in range(8)]
     within = [wait for wait in waits[:5] if wait]
     assert within == sorted(within)
     assert abs(sum(within, timedelta()) - timedelta(minutes=15)) < timedelta(seconds=1)

@@ -20,7 +20,7 @@ async def test_uses_are_stored_after_an_unexpected_error(database_url: str) -> N
             stored.set()
 
     recorder = LastUseRecorder(database, write, interval_s=0.01)
-    async with recorder.running(), asyncio.timeout(60):
+    async with recorder.flushing_in_background(), asyncio.timeout(60):
         recorder.mark_used("a credential")
         await stored.wait()
     assert attempts == [{"a credential"}] * 2

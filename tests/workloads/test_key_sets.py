@@ -44,7 +44,7 @@ async def running(
     """Yields a running validator of tokens, which reads the key set at shorter intervals than in production."""
     source = replace(jwk_set_source(settings(keys), issuer=ISSUER), interval_s=interval_s, min_interval_s=0.2)
     tokens = WorkloadTokenValidator(TokenRules(ISSUER, "callgate"), source, (metrics or Metrics()).workloads)
-    async with tokens.running():
+    async with tokens.refreshing_keys_in_background():
         yield tokens
 
 

@@ -29,7 +29,7 @@ async def delete_at_twilio(control: CallControl, call: Call) -> None:
         async with control.request_limit.slot(call.tenant_id):
             if call.status not in TERMINAL_STATUSES:
                 await _update_record(control, call)
-            await control.send_with_credentials(call, delete)
+            await control.try_each_credential(call, delete)
     except TwilioOutcomeUnknown as error:
         raise deletion_unknown_error(call) from error
     except TwilioError as error:

@@ -121,19 +121,19 @@ class CallControl:
         if call.execution == "scheduled":
             # The call was put back to wait, because it could not be dialled for a temporary reason.
             if await self._cancel_waiting_call(call):
-                await self._drop_pending_update(call, pending, "not_started")
+                await self._delete_pending_update(call, pending, "not_started")
             return
         if call.execution != "started" or pending.attempt != call.attempt:
-            await self._drop_pending_update(call, pending, "not_started")
+            await self._delete_pending_update(call, pending, "not_started")
             return
         if call.status in TERMINAL_STATUSES:
-            await self._drop_pending_update(call, pending, "ended")
+            await self._delete_pending_update(call, pending, "ended")
             return
         update = CallUpdate.model_validate({"status": pending.status})
         try:
             resource = await self._send_update_to_twilio(call, update.given_parameters())
         except TwilioError as error:
-            await self._postpone_or_drop_update(call, pending, error)
+            await self._postpone_or_delete_update(call, pending, error)
         else:
             await record_update(self.database, call, resource, update, pending=pending)
 
@@ -226,13 +226,13 @@ class CallControl:
         await control_repository.store_pending_update(session, call, status=update.status or "")
         await repository.add_event(session, call.id, "call.update_remembered", update.parameters_for_event())
 
-    async def _drop_pending_update(self, call: Call, pending: PendingUpdate, reason: str) -> None:
+    async def _delete_pending_update(self, call: Call, pending: PendingUpdate, reason: str) -> None:
         async with self.database.begin() as session:
             if await control_repository.delete_pending_update(session, call.id, only=pending):
                 event_data = {"status": pending.status, "reason": reason}
                 await repository.add_event(session, call.id, "call.update_forgotten", event_data)
 
-    async def _postpone_or_drop_update(self, call: Call, pending: PendingUpdate, error: TwilioError) -> None:
+    async def _postpone_or_delete_update(self, call: Call, pending: PendingUpdate, error: TwilioError) -> None:
         async with self.database.begin() as session:
             now = await repository.transaction_start_time(session)
             age = now - pending.wanted_at
@@ -244,7 +244,7 @@ class CallControl:
         has_ended = isinstance(error, TwilioWrongState)
         if not has_ended:
             logger.warning("wanted_update_refused", call_id=str(call.id), call_sid=call.sid, reason=error.reason)
-        await self._drop_pending_update(call, pending, "ended" if has_ended else error.reason)
+        await self._delete_pending_update(call, pending, "ended" if has_ended else error.reason)
 
     async def _send_update_to_twilio(self, call: Call, parameters: dict[str, Any]) -> CallResource:
         """Sends the update and returns Twilio's answer. Raises TwilioError if the update was refused or the answer was lost.
@@ -257,7 +257,7 @@ class CallControl:
             self.twilio.update_call, sid=call.sid or "", parameters=parameters, addresses=addresses, deadline_s=self.deadline_s
         )
         try:
-            return await self.send_with_credentials(call, send)
+            return await self.try_each_credential(call, send)
         except TwilioNotFound as error:
             if parameters.keys() != {"status"}:
                 raise
@@ -283,8 +283,8 @@ class CallControl:
     async def fetch(self, call: Call) -> CallResource:
         """Returns the call as Twilio shows it now. Raises TwilioError if it cannot be read."""
         fetch = partial(self.twilio.fetch_call, sid=call.sid or "", deadline_s=self.deadline_s)
-        return await self.send_with_credentials(call, fetch)
+        return await self.try_each_credential(call, fetch)
 
-    async def send_with_credentials(self, call: Call, send_request: Callable[[Credential], Awaitable[Result]]) -> Result:
+    async def try_each_credential(self, call: Call, send_request: Callable[[Credential], Awaitable[Result]]) -> Result:
         """Returns the result of `send_request` with the first of the account's credentials that Twilio accepts."""
         return await try_credentials(await self.directory.active_credentials(call.account_id), send_request)

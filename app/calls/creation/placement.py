@@ -31,7 +31,7 @@ from app.calls.creation.undialled_calls import UndialledCallRecorder
 from app.calls.models import Call
 from app.calls.settlement import RecordChange, Settlement
 from app.calls.store import SID_TAKEN_EXPLANATION, SidTaken
-from app.calls.stored_problem import error_as_json, is_retried_when_scheduled
+from app.calls.stored_problem import allows_scheduled_retry, error_as_json
 from app.database.batcher import Batcher, RowLocked
 from app.database.engine import Database
 from app.database.errors import is_value_refused
@@ -184,7 +184,7 @@ class CallPlacer:
             case NotStartedOutcome():
                 requeue = prepared.requeue if prepared else None
                 problem = error_as_json(outcome.problem)
-                if requeue and is_retried_when_scheduled(outcome.problem):
+                if requeue and allows_scheduled_retry(outcome.problem):
                     due_in = max(requeue.retry_in, timedelta(seconds=outcome.problem.retry_after_s or 0))
                     return self.settlement.change_to_scheduled(problem, requeue.row, due_in=due_in, data=data)
                 return self.settlement.change_to_not_started(problem, data=data)

@@ -12,7 +12,7 @@ import structlog
 from app.calls.creation.dial import NotStartedOutcome, Outcome, RequeueValues
 from app.calls.creation.store import NewCall
 from app.calls.models import Call
-from app.calls.stored_problem import is_retried_when_scheduled
+from app.calls.stored_problem import allows_scheduled_retry
 from app.database.engine import Database
 from app.errors import UpstreamUnreachable
 from app.scheduling.refused_accounts import allow_next_probe, resume_account, slow_account_down
@@ -39,7 +39,7 @@ async def apply_outcome_to_account(database: Database, call: Call | NewCall, out
         return
     # After the refusal of one credential, Twilio may accept the next one, which could not be tried.
     is_answered = outcome.attempts[-1].status is not None and not isinstance(outcome.problem, UpstreamUnreachable)
-    if is_answered and is_retried_when_scheduled(outcome.problem):
+    if is_answered and allows_scheduled_retry(outcome.problem):
         wait = timedelta(seconds=outcome.problem.retry_after_s or _WAIT_WITHOUT_RETRY_AFTER_S)
         if await slow_account_down(database, call.account_id, wait=wait, after_probe=requeue.is_probe):
             fields = {"account_id": str(call.account_id), "problem": outcome.problem.slug, "wait_s": wait.total_seconds()}

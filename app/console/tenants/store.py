@@ -88,7 +88,7 @@ async def find_details(database: TransactionRunner, tenant_id: str) -> TenantDet
             tenant=TenantRow.from_columns(*tenant),
             accounts=[AccountRow(*row) for row in accounts],
             credentials=[CredentialRow(*row) for row in credentials],
-            paces=pace_store.pace_limits_by_subject(paces),
+            paces=pace_store.pace_limits_by_account_or_queue(paces),
             keys=[ApiKeyRow(*row) for row in keys],
             sip_credentials=[SipCredentialRow(*row) for row in sip_credentials],
             workloads=[WorkloadRow(*row) for row in workloads],

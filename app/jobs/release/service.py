@@ -57,7 +57,7 @@ class ReleaseReport:
 
 
 @dataclass(frozen=True, slots=True)
-class _SearchLimits:
+class _SearchParameters:
     """The values that limit the search in Twilio's lists for calls whose grant the database has lost.
 
     A grant is the right to dial one scheduled call. The values are the same for all accounts.
@@ -137,17 +137,17 @@ class GrantReleaseCommand:
             return ReleaseReport(None, [])
         if not is_dry_run:
             state = await self._ensure_halted(state)
-        limits = await self._plan_search(state, is_dry_run=is_dry_run)
-        # Until `limits.until`, a process may still dial a call whose grant is lost.
-        left_s = (limits.until - state.read_at).total_seconds()
+        search = await self._plan_search(state, is_dry_run=is_dry_run)
+        # Until `search.until`, a process may still dial a call whose grant is lost.
+        left_s = (search.until - state.read_at).total_seconds()
         if left_s > 0 and not is_dry_run:
             on_wait(left_s)
             await asyncio.sleep(left_s)
         accounts = [
             await self._check_calls_of_account(
-                _AccountAudit(actor, account, account.account_sid in skipped_account_sids), limits
+                _AccountAudit(actor, account, account.account_sid in skipped_account_sids), search
             )
-            for account in await store.accounts_with_due_calls(self.database, limits.last_not_before)
+            for account in await store.accounts_with_due_calls(self.database, search.last_not_before)
         ]
         if not is_dry_run:
             await self._allow_grants(actor, state)
@@ -164,14 +164,14 @@ class GrantReleaseCommand:
             await record_server_or_halt_grants(connection)
         return await read_grant_halt_state(self.database) or state
 
-    async def _plan_search(self, state: GrantHaltState, *, is_dry_run: bool) -> _SearchLimits:
+    async def _plan_search(self, state: GrantHaltState, *, is_dry_run: bool) -> _SearchParameters:
         halted_at = state.halted_at or state.read_at
         # A backup or a standby can have a halt that was released later. Grants from after that halt are lost, and were made
         # before now: nothing was granted on the present server since its start.
         if state.server != state.current_server or halted_at < state.server_started_at:
             halted_at = state.read_at
         last_not_before = halted_at + MAX_CLOCK_SKEW
-        return _SearchLimits(
+        return _SearchParameters(
             since=state.seen_at,
             last_not_before=last_not_before,
             until=halted_at + self.max_start_delay,
@@ -193,7 +193,7 @@ class GrantReleaseCommand:
                 )
             await record_audit_event(connection, actor, action="grants.release", tenant_id=None, subject=state.current_server)
 
-    async def _check_calls_of_account(self, audit: _AccountAudit, limits: _SearchLimits) -> CheckedAccount:
+    async def _check_calls_of_account(self, audit: _AccountAudit, search: _SearchParameters) -> CheckedAccount:
         """Finds out, in batches, whether the account's due calls were dialled. Returns the numbers of calls by result.
 
         Except in a dry run, updates the records of calls that were dialled or may have been dialled. If the account is skipped,
@@ -201,22 +201,24 @@ class GrantReleaseCommand:
         """
         account = audit.account
         checked = CheckedAccount(account.account_sid)
-        since = earliest_date_created(max(account.first_not_before, limits.since))
-        call_list = AccountCallList(self.directory, self.twilio, account.id, since, limits.until, self.deadline_s)
+        since = earliest_date_created(max(account.first_not_before, search.since))
+        call_list = AccountCallList(self.directory, self.twilio, account.id, since, search.until, self.deadline_s)
         after = None
         while waiting_calls := await store.possibly_granted_calls(
-            self.database, account.id, before=limits.last_not_before, since=limits.since, after=after, limit=self.batch_size
+            self.database, account.id, before=search.last_not_before, since=search.since, after=after, limit=self.batch_size
         ):
             for waiting_call in waiting_calls:
                 candidates = _NOT_SEARCHED
                 if not audit.is_skipped:
-                    candidates = await self._find_candidates(call_list, waiting_call, limits)
-                result = await self._settle_waiting_call(waiting_call, candidates, limits, audit)
+                    candidates = await self._find_candidates(call_list, waiting_call, search)
+                result = await self._settle_waiting_call(waiting_call, candidates, search, audit)
                 checked.calls[result] += 1
             after = waiting_calls[-1].id
         return checked
 
-    async def _find_candidates(self, call_list: AccountCallList, waiting_call: Call, limits: _SearchLimits) -> CallCandidates:
+    async def _find_candidates(
+        self, call_list: AccountCallList, waiting_call: Call, search: _SearchParameters
+    ) -> CallCandidates:
         """Returns the calls in Twilio's list that an earlier dial of the waiting call may have started.
 
         Raises CommandUnfinished if the list cannot be read. Raises CommandFailed if the difference between Twilio's and
@@ -224,17 +226,17 @@ class GrantReleaseCommand:
         """
         sid = waiting_call.account_sid
         try:
-            candidates = await call_list.find_candidates(waiting_call, max_start_delay=limits.max_start_delay_of(waiting_call))
+            candidates = await call_list.find_candidates(waiting_call, max_start_delay=search.max_start_delay_of(waiting_call))
         except (TwilioError, TimeoutError) as error:
             reason = error.reason if isinstance(error, TwilioError) else "deadline"
             advice = f"run the command again, or give up its due calls with --skip-account {sid}"
             raise CommandUnfinished(f"Twilio's list of account {sid} cannot be read ({reason}): {advice}") from None
-        if doubt := inconclusive_reason(replace(candidates, is_complete=True), _clock_offset(candidates, limits)):
+        if doubt := inconclusive_reason(replace(candidates, is_complete=True), _clock_offset(candidates, search)):
             raise CommandFailed(f"Twilio's list of account {sid} proves nothing ({doubt}): `callgate doctor` shows the clocks")
         return candidates
 
     async def _settle_waiting_call(
-        self, waiting_call: Call, candidates: CallCandidates, limits: _SearchLimits, audit: _AccountAudit
+        self, waiting_call: Call, candidates: CallCandidates, search: _SearchParameters, audit: _AccountAudit
     ) -> ReleaseResult:
         """Updates the record of one waiting call after a search of Twilio's list, and returns what became of the call.
 
@@ -243,22 +245,22 @@ class GrantReleaseCommand:
         """
         if candidates.is_complete and not candidates.calls:
             return "waiting"
-        max_start_delay = limits.max_start_delay_of(waiting_call)
+        max_start_delay = search.max_start_delay_of(waiting_call)
         async with self.database.begin() as session:
             if not await lock_scheduled_dial(session, waiting_call.id):
                 return "waiting"
             call = await repository.lock_call(session, waiting_call.id)
             if call is None or call.execution != "scheduled":
                 # A callback or a late outcome has settled the call, so it is not dialled any more.
-                if not limits.is_dry_run:
+                if not search.is_dry_run:
                     await audit.record_first_change(session)
                     await store.replace_scheduled_dial_with_slot(session, waiting_call.id)
                 return "bound"
-            offset = _clock_offset(candidates, limits)
+            offset = _clock_offset(candidates, search)
             finding = await evaluate_candidates(session, waiting_call, candidates, offset, max_start_delay=max_start_delay)
             if finding.result == "none":
                 return "waiting"
-            if not limits.is_dry_run:
+            if not search.is_dry_run:
                 await audit.record_first_change(session)
                 entries = [finding.resource] if finding.resource else [entry for entry, _ in candidates.calls.values()]
                 dates = [entry.date_created for entry in entries if entry.date_created]
@@ -285,7 +287,7 @@ class GrantReleaseCommand:
                 call.search_at = None
 
 
-def _clock_offset(candidates: CallCandidates, limits: _SearchLimits) -> timedelta | None:
+def _clock_offset(candidates: CallCandidates, search: _SearchParameters) -> timedelta | None:
     """Returns Twilio's clock minus Postgres's; None if unknown."""
     ahead = candidates.twilio_clock_offset
-    return None if ahead is None else ahead - limits.postgres_clock_offset
+    return None if ahead is None else ahead - search.postgres_clock_offset
