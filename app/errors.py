@@ -155,5 +155,5 @@ def _leaf_classes(cls: type[CallgateError]) -> list[type[CallgateError]]:
 
 
 def error_classes_by_slug() -> dict[str, type[CallgateError]]:
-    """Returns the class of every error that can reach a caller. The keys are the slugs of the errors."""
+    """Returns each subclass of CallgateError that has no subclasses, by slug. Each can appear in an API response."""
     return {error.slug: error for error in _leaf_classes(CallgateError)}

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 class MigrationFailed(CommandFailed):
-    """A migration failed. The message gives the cause in one line, for example a lock timeout or a missing privilege."""
+    """A migration failed. The message gives the cause, for example a lock timeout or a missing privilege."""
 
 
 def migrate(database_url: str, *, revision: str = "head") -> None:

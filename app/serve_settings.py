@@ -1,4 +1,4 @@
-"""Checks whether `callgate serve` can run with the settings. Commands that run no API, such as `migrate`, do not check this."""
+"""Checks whether `callgate serve` can run with the settings. Commands that run no API, such as `migrate`, skip the check."""
 
 from app.setting_values import SETTING_PREFIX
 from app.settings import Settings, SettingsError

@@ -160,10 +160,10 @@ class CallbackScheduler:
         )
 
     def _schedule_next_check_or_unwatch(self, watched: WatchedCall, now: datetime) -> None:
-        """Schedules the next check of the call. Drops the call once it has ended and all its callbacks were sent.
+        """Schedules the next check of the call, or stops watching it once it has ended and all its callbacks were sent.
 
-        The call is kept until it ends, even if it has no callback left: if it was dropped and an update then changed its plan,
-        its callbacks would be sent again.
+        A call without pending callbacks is watched until it ends, because an update may add callbacks. Without the record of
+        the callbacks that were sent, they would then be sent again.
         """
         ended_at = watched.call.plan.ended_at
         if unsent := self._unsent_callbacks(watched):

@@ -36,7 +36,7 @@ class SimulatorConfig:
     Use None if records of calls outlive the simulator, because they need unique sids.
     """
     max_calls: int = 200_000
-    """The most calls, and the most ledger entries and deliveries, that stay in memory. The oldest are dropped first."""
+    """The most calls, and the most ledger entries and deliveries, that stay in memory. The oldest are deleted first."""
     clock: Clock = utc_now
     limits: AccountLimits = field(default_factory=AccountLimits)
     """The limits of each account, until a control route sets other limits for the account."""

@@ -1,7 +1,8 @@
 """Access to the TCP connection of a request, to close, reset or keep it in ways that ASGI does not offer.
 
 uvicorn has no interface for this. But in both of its HTTP protocols, `receive` is a method of an object that has the
-connection's `transport`. Everything else here uses asyncio's public interface. uvicorn only sees that the connection is lost.
+connection's `transport`. Everything else in this module uses asyncio's public interface. uvicorn only sees that the connection
+is lost.
 """
 
 import asyncio

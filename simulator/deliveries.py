@@ -55,7 +55,7 @@ class Delivery:
 class Deliveries:
     """Sends callbacks, and keeps the newest `max_kept` deliveries (records of what was sent and answered).
 
-    `begun_count` counts all deliveries, including older ones that were dropped.
+    `begun_count` counts all deliveries, including older ones that were deleted.
     """
 
     def __init__(self, clock: Clock, max_kept: int) -> None:

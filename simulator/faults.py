@@ -81,7 +81,7 @@ class SlowAccept(Fault):
 
 @dataclass(frozen=True)
 class ReplaceAnswer(Fault):
-    """Creates the call, and sends the answer that `render` makes of the usual one."""
+    """Creates the call, but answers with `render(response)` instead of `response`, the usual response."""
 
     render: Callable[[Response], Response] = lambda created: created
 

@@ -56,7 +56,7 @@ class LedgerEntry(BaseModel):
 
 
 class Ledger:
-    """Keeps the newest `max_entries` entries. `received` and `accepted` also count older entries that were dropped."""
+    """Keeps the newest `max_entries` entries. `received` and `accepted` also count older entries that were deleted."""
 
     def __init__(self, max_entries: int) -> None:
         self._entries: deque[LedgerEntry] = deque(maxlen=max_entries)

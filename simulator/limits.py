@@ -127,7 +127,10 @@ class LimitedAccounts:
         self._accounts: dict[str, LimitedAccount] = {}
 
     def get_or_create(self, account_sid: str) -> LimitedAccount | None:
-        """Returns the queue and concurrent calls of the account; None if the account has no limits."""
+        """Returns the queue and concurrent calls of the account. Creates them at first use.
+
+        Returns None if the account has no limits.
+        """
         account = self._accounts.get(account_sid)
         if account is None and not self._default.is_unlimited:
             account = self._accounts[account_sid] = LimitedAccount(self._default)

@@ -27,9 +27,9 @@ from simulator.store import Call, Calls
 DEFAULT_PAGE_SIZE = 50
 MAX_PAGE_SIZE = 1000
 NEXT_PAGE, PREVIOUS_PAGE = "PA", "PB"
-"""The first two letters of a page token: of a next page, and of a previous page. The sid of a call follows them.
+"""The first two letters of a page token: of a next page, and of a previous page. After them, the token has a call's sid.
 
-The next page begins after this call of the list, and the previous page ends before it.
+The next page begins after this call in the list. The previous page ends before it.
 """
 
 ListedCall = tuple[Call, datetime]

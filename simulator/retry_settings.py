@@ -19,7 +19,10 @@ class CallbackFailure(StrEnum):
     CLIENT_ERROR = "4xx"
     SERVER_ERROR = "5xx"
     OTHER = "all"
-    """Any other failure, such as a connection that broke after the request was sent. Only the policy `all` names it."""
+    """Any other failure, such as a connection that broke after the request was sent.
+
+    Only the policy `all` includes such failures.
+    """
 
 
 @dataclass(frozen=True, slots=True)

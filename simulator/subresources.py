@@ -175,7 +175,10 @@ class Subresources:
         }
 
     def find_recording(self, account_sid: str, sid: str, path: str) -> dict[str, Any]:
-        """Returns a recording of any call of the account, as JSON. Raises error 20404 if there is none with this sid."""
+        """Returns the account's recording with this sid as a JSON object, whichever call it belongs to.
+
+        Raises error 20404, with `path` in its message, if there is none.
+        """
         item = self._all["Recordings"].get(sid)
         if item is None or item.resource["account_sid"] != account_sid:
             raise TwilioError(20404, path)

@@ -107,7 +107,7 @@ class DeclaredCredential(DeclarationModel):
 
 
 class DeclaredAccount(DeclarationModel):
-    """A Twilio account of the tenant. Credentials that are stored and not named here stay."""
+    """A Twilio account of the tenant. Stored credentials that the file does not name stay."""
 
     model_config = ConfigDict(
         json_schema_extra={
@@ -160,7 +160,7 @@ class DeclaredSipCredential(DeclarationModel):
 
 
 class DeclaredServiceAccount(DeclarationModel):
-    """A service account of Kubernetes."""
+    """A Kubernetes service account."""
 
     issuer: NonNull[OneLine] = Field(None, description="The issuer of its tokens (`iss`). Unset: CALLGATE_WORKLOAD_ISSUER.")
     namespace: Annotated[
@@ -178,7 +178,7 @@ class DeclaredServiceAccount(DeclarationModel):
 
 
 class DeclaredWorkload(DeclaredServiceAccount):
-    """A service account of Kubernetes that acts for the tenant."""
+    """A Kubernetes service account that acts for the tenant."""
 
     scopes: NonNull[Annotated[list[_ScopeName], AfterValidator(_without_repeated_values)]] = Field(
         None, min_length=1, description="What it may do. Unset: call and read for a new one."
@@ -214,7 +214,7 @@ class DeclaredLimits(DeclarationModel):
 
 
 class DeclaredTenant(DeclarationModel):
-    """A tenant. What is stored and not named here stays as it is."""
+    """A tenant. Stored values that the file does not name stay as they are."""
 
     id: _TenantIdentifier = Field(description="Lower-case letters, digits and '-', at most 63.")
     name: NonNull[OneLine] = Field(None, description="The display name. Required for a new tenant.")

@@ -73,8 +73,8 @@ class DeclarationService:
         attributes say whether the commit is in doubt, and whether the settings are stored.
         """
         plan = await self._make_changes(declaration, secrets)
-        # Also if nothing has changed: an earlier `apply` may have stored the settings and then failed here. The transaction
-        # above must not do this, because grants of the tenant's calls would wait for its end.
+        # Also if nothing has changed: an earlier `apply` may have stored the settings and then failed to apply them to waiting
+        # calls. The transaction above must not do this, because grants of the tenant's calls would wait for its end.
         await apply_settings_to_waiting_calls(
             self.database,
             *(

@@ -59,7 +59,7 @@ class TenantState:
 
 
 async def acquire_apply_lock(connection: Connection) -> None:
-    """Waits until no other `apply` runs, and keeps others from running until this transaction ends.
+    """Waits until no other `apply` runs. Then keeps others from running while this transaction is open.
 
     Raises ApplyLocked if the other `apply` does not end in time. The lock belongs to the transaction, not to the database
     session: a pooler may run each transaction in another session.

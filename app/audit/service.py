@@ -1,4 +1,4 @@
-"""Reads the audit log. Independent of HTTP."""
+"""Reads the audit log. Does not import FastAPI."""
 
 import base64
 import re

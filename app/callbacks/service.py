@@ -1,4 +1,7 @@
-"""Receives a status callback: verifies it, updates the call, and stores the delivery for the tenant. Independent of HTTP."""
+"""Receives a status callback: verifies it, updates the call, and stores the delivery for the tenant.
+
+Does not import FastAPI.
+"""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass

@@ -33,7 +33,7 @@ from app.database.base import Base
 
 
 class Lease(Base):
-    """The claim of one worker on a call that is due at `due_at`. Other workers skip the call until `until`."""
+    """The claim of one worker on a call that is due at `due_at`. Other workers skip the call before the time `until`."""
 
     __tablename__ = "lease"
     __table_args__ = (PrimaryKeyConstraint("call_id", "due_at"),)

@@ -28,8 +28,8 @@ from app.database.base import Base
 # Postgres uses a partial index only if it can prove that the query implies the condition of the index.
 MAY_HAVE_STARTED_SQL = text("(execution IN ('pending', 'unknown') OR settled_by = 'none_found')")
 
-# True for a scheduled call that was not dialled, according to its record: it waits, was canceled, or has expired. If the
-# database has lost the call's grant (the right to dial it), the call may have been dialled.
+# True for a scheduled call that was not dialled, according to its record: it waits, was canceled, or has expired. After a
+# restore or a failover, the database may lack the call's grant (the right to dial it): the call may then have been dialled.
 NEVER_DIALLED_SQL = text("(execution = 'scheduled' OR settled_by IN ('canceled', 'expired'))")
 
 

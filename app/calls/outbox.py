@@ -16,7 +16,7 @@ from app.calls.store import AnyCall
 from app.twilio.schemas import TERMINAL_STATUSES
 
 NewDelivery = dict[str, Any]
-"""A delivery to insert: maps the names of columns of the table `delivery` to values."""
+"""A delivery to insert: maps column names of the table `delivery` to values."""
 
 SETTLED_EVENT: Final = "settled"
 CORRECTED_EVENT: Final = "corrected"

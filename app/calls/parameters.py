@@ -231,7 +231,7 @@ EndStatus = TypeAliasType("EndStatus", Literal["canceled", "completed"])
 
 
 class CallUpdate(BaseModel):
-    """A change of a call in progress, with Twilio's nine parameters."""
+    """A change to a call that has not ended. The fields are the nine parameters of Twilio's *update call*."""
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, hide_input_in_errors=True)
 

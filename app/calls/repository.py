@@ -268,9 +268,9 @@ async def count_rival_creations(session: AsyncSession, call: Call, *, span: time
     Creations of all tenants count, because two tenants may share an account. With `span`, counts only creations that may have
     been dialled at most `span` before or after this call.
 
-    Also counts scheduled calls that were not dialled according to their records, because the database may have lost their
-    grants (rights to dial scheduled calls). But this happens only while all grants are halted, or if this call was dialled at
-    most `span` after the end of the last halt (without `span`: at any time).
+    Also counts scheduled calls that were not dialled according to their records: after a restore or a failover, the database
+    may lack their grants (rights to dial scheduled calls). Counts them only while all grants are halted, or if this call was
+    dialled at most `span` after the end of the last halt (without `span`: at any time).
     """
     since, until = call.pending_since - (span or _UNLIMITED_SPAN), call.pending_since + (span or _UNLIMITED_SPAN)
     key = address_key(call.to)

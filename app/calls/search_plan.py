@@ -28,7 +28,7 @@ class SearchPlan:
         """Returns the wait until the next search; None if there is no further search.
 
         `clean_searches` is the number of searches so far that found no call. After `searches` of them, the call counts as not
-        found. Two more searches follow much later.
+        started. Two late searches follow, and may still find it.
         """
         if clean_searches < self.searches:
             return self.period * (((clean_searches + 1) / self.searches) ** 2 - (clean_searches / self.searches) ** 2)

@@ -1,4 +1,4 @@
-"""Reads calls for a tenant. Independent of HTTP."""
+"""Reads calls for a tenant. Does not import FastAPI."""
 
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass

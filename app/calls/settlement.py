@@ -153,12 +153,14 @@ class Settlement:
 
     def change_to_unknown(self, *, data: Mapping[str, Any]) -> RecordChange:
         """Returns the change for a call that Twilio may have started. A callback or a search of Twilio's list will decide."""
-        return make_record_change(
-            "call.unknown", data, {"execution": "unknown"}, search_in=self.plan.delay_until_next_search(0)
-        )
+        search_in = self.plan.delay_until_next_search(0)
+        return make_record_change("call.unknown", data, {"execution": "unknown"}, search_in=search_in)
 
     def change_to_none_found(self, *, data: Mapping[str, Any]) -> RecordChange:
-        """Returns the change for a call of unknown outcome that no planned search has found. The call counts as not started."""
+        """Returns the change for a call of unknown outcome that `SearchPlan.searches` searches did not find.
+
+        The call counts as not started, but one of the two late searches, or a callback, may still show that it was started.
+        """
         problem = {"slug": CallNotFoundAtTwilio.slug, "detail": CallNotFoundAtTwilio.default_detail}
         columns = {"execution": "not_started", "settled_by": "none_found", "problem": problem}
         return make_record_change("call.not_started", {"settled_by": "none_found", **data}, columns)

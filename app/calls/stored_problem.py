@@ -37,7 +37,10 @@ def is_temporary_problem(slug: str) -> bool:
 
 
 def allows_scheduled_retry(error: CallgateError) -> bool:
-    """Returns whether a scheduled call that was not started because of this error is dialled again until its `ring_by`."""
+    """Returns whether Callgate tries again to dial a scheduled call after this error prevented its start.
+
+    It tries until the call's `ring_by`.
+    """
     is_full = error.upstream is not None and error.upstream.code in ACCOUNT_AT_CAPACITY_CODES
     return is_temporary_problem(error.slug) or is_full
 

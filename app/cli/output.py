@@ -55,7 +55,7 @@ def output_errors_as(failure: CommandFailed) -> Iterator[None]:
 
 
 def drop_unwritable_output() -> None:
-    """Drops the rest of the output of each standard stream that cannot be written.
+    """Discards the rest of the output of each standard stream that cannot be written.
 
     Otherwise Python would try to write the rest when the process ends, fail, and end with another exit code.
     """

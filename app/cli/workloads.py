@@ -1,4 +1,7 @@
-"""`callgate workloads`: manages the service accounts of Kubernetes that act for tenants and operators."""
+"""`callgate workloads`: manages which Kubernetes service accounts may call Callgate without an API key.
+
+Each of them acts for one tenant or as an operator.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +19,7 @@ from app.tenants.scopes import Scope
 if TYPE_CHECKING:
     from app.tenants.workload_store import WorkloadRow
 
-workloads = typer.Typer(help="Service accounts of Kubernetes that call Callgate without an API key.", no_args_is_help=True)
+workloads = typer.Typer(help="Kubernetes service accounts that call Callgate without an API key.", no_args_is_help=True)
 
 _COLUMNS = ["id", "namespace", "service_account", "scopes", "issuer", "created_at"]
 

@@ -32,7 +32,7 @@ _ZERO_QVALUE = re.compile(r"q=0(\.0*)?")
 
 @dataclass(frozen=True, slots=True)
 class RequestedAccount:
-    """The Twilio account in a request's path, and the caller. The account belongs to the caller's tenant."""
+    """The Twilio account in a request's path, and the client. The account belongs to the client's tenant."""
 
     caller: Caller
     account_id: UUID
@@ -40,10 +40,10 @@ class RequestedAccount:
 
 
 async def authenticate_for_account(request: Request, account_sid: str) -> RequestedAccount:
-    """Authenticates the request. Returns the account in its path and the caller.
+    """Authenticates the request. Returns the account in its path and the client.
 
     Raises the errors of `authenticate_key_or_token`, Unauthorized for a wrong user name, NotAcceptable if Twilio would answer
-    in XML and the client does not accept JSON, and CallNotFound if the account does not belong to the caller's tenant.
+    in XML and the client does not accept JSON, and CallNotFound if the account does not belong to the client's tenant.
     """
     user, key = _parse_authorization(request.headers.get("Authorization", ""))
     caller = require_tenant_caller(await authenticate_key_or_token(request, key))

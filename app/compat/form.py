@@ -39,7 +39,7 @@ def unknown_name_errors(fields: ParameterValues, known: Collection[str]) -> list
 def refuse_encoded_equals_signs(fields: ParameterValues) -> None:
     """Raises InvalidRequest for a name that contains `=`: the client has percent-encoded the `=` between a name and its value.
 
-    No parameter of Twilio has such a name. Other unknown names are not checked here; Twilio validates them.
+    No parameter of Twilio has such a name. This function does not check other unknown names; Twilio validates them.
     """
     if errors := [_unknown_parameter_error(name) for name in fields if "=" in name]:
         raise InvalidRequest(field_errors=tuple(errors))

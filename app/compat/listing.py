@@ -90,7 +90,7 @@ def parse_list_query(account_sid: str, query: ParameterValues) -> ListQuery:
     given = known_non_empty_values(query, LIST_PARAMETERS)
     errors = [FieldError(f"?{name}", "repeated", "must be given once") for name, values in given.items() if len(values) > 1]
     written = {name: values[0] for name, values in given.items()}
-    # Twilio answers a list by `ParentCallSid`, so its page token is Twilio's and is not checked here.
+    # Twilio answers a list by `ParentCallSid`, so its page token is Twilio's, and Callgate does not check it.
     checked = {name: value for name, value in written.items() if name != "PageToken" or "ParentCallSid" not in written}
     errors += [error for name, value in checked.items() if (error := _parameter_value_error(name, value))]
     if int(written.get("Page", 0) if not errors else 0) > 0 and "PageToken" not in written:

@@ -1,4 +1,4 @@
-"""Rewrites messages so that they have Twilio's names of parameters: `sip_auth_username` becomes `SipAuthUsername`."""
+"""Replaces parameter names in error and warning texts with Twilio's: `sip_auth_username` becomes `SipAuthUsername`."""
 
 import re
 
@@ -25,7 +25,7 @@ def _twilio_name(match: re.Match[str]) -> str:
 
 
 def field_error_message(error: FieldError) -> str:
-    """Returns the error's message, preceded by the parameter's name as the caller wrote it (`SipAuthPassword: ….`)."""
+    """Returns the error's message, preceded by the parameter's name as the client wrote it (`SipAuthPassword: ….`)."""
     name, text = twilio_parameter_name(error), with_twilio_names(error.detail).removesuffix(".") + "."
     return f"{name}: {text}" if name else text
 

@@ -145,9 +145,10 @@ async def fetch_call(call: RequestedCallDep, started: StartedCallReaderDep) -> R
 async def update_call(
     request: Request, account: AccountDep, call: RequestedCallDep, control: CallControlDep, form: FormDep
 ) -> Response:
-    """Answers 200, or 202 if Callgate will repeat a request to end the call until the call has ended.
+    """Answers 200 if the change was made, and 202 if Callgate must repeat a request that only ends the call.
 
-    Callgate repeats the request if Twilio's answer was lost, or if Twilio does not show the new call yet.
+    It must do so if Twilio's answer was lost, or if Twilio does not show the new call yet. Callgate repeats the request until
+    Twilio accepts or refuses it, or the call has ended.
     """
     body = parameters_from_form(form, CallUpdate)
     request.state.indeterminate_error = indeterminate_update_error(call, body)

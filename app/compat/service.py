@@ -1,4 +1,7 @@
-"""Reads calls that Twilio has created for Callgate: the current state of a call, and pages of call ids. Independent of HTTP."""
+"""Reads calls that Twilio has created for Callgate: the current state of a call, and pages of call ids.
+
+Does not import FastAPI.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""Limits how long an SQL statement of the console's pages may take. Independent of HTTP."""
+"""Limits how long an SQL statement of the console's pages may take. Does not import FastAPI."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager

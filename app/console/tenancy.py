@@ -30,7 +30,7 @@ def require_read_scope(client: Client) -> None:
 
 
 def caller_for_tenant(client: Client, tenant_id: str) -> Caller:
-    """Returns the client as a caller that acts for this tenant.
+    """Returns the client as a Caller, which acts for this tenant only.
 
     Raises TenantNotFound if the client may not act for this tenant.
     """

@@ -1,4 +1,4 @@
-"""Batches concurrent writes of one kind into one transaction (group commit). Independent of the tables.
+"""Batches concurrent writes of one kind into one transaction (group commit). Does not import the table models.
 
 A write that arrives while no other is in progress is sent immediately, unless `gather_s` is set. Items that arrive while a
 batch is being written form the next batch. Batches therefore grow with the load, and their items share the cost of a commit.

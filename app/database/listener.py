@@ -1,4 +1,7 @@
-"""Receives notifications of changes that any process makes, with Postgres's LISTEN and NOTIFY. Independent of the tables."""
+"""Receives notifications of changes that any process makes, with Postgres's LISTEN and NOTIFY.
+
+Does not import the table models.
+"""
 
 import asyncio
 import contextlib

@@ -1,4 +1,4 @@
-"""Creates, finds and drops monthly partitions. Independent of the tables."""
+"""Creates, finds and drops monthly partitions. Does not import the table models."""
 
 import re
 from dataclasses import dataclass

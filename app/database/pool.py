@@ -1,8 +1,8 @@
 """A pool of asyncpg connections without SQLAlchemy, for the statements that run for every call and for administration.
 
 Running a statement through SQLAlchemy's pool takes six times the CPU time of asyncpg alone. Importing SQLAlchemy takes twice
-the memory of everything else that `callgate keys list` needs (docs/performance.md). Independent of the tables. The setting
-`database_pool_size` is the size of SQLAlchemy's pool (engine.py), not of this one.
+the memory of everything else that `callgate keys list` needs (docs/performance.md). Does not import the table models. The
+setting `database_pool_size` is the size of SQLAlchemy's pool (engine.py), not of this one.
 """
 
 import asyncio

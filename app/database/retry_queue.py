@@ -1,4 +1,4 @@
-"""Retries failed writes in one background task. Independent of the tables."""
+"""Retries failed writes in one background task. Does not import the table models."""
 
 import asyncio
 import contextlib

@@ -60,9 +60,10 @@ def build_request(
 
 
 def _twilio_format_request(content: DeliveryContent, method: CallbackMethod, url: str, secret: str) -> DeliveryRequest:
-    """Builds a request in the format `twilio`. Twilio signs with an auth token; here the tenant's whole secret is the key.
+    """Builds a request in the format `twilio`.
 
-    The secret includes its prefix, such as `whsec_`. https://www.twilio.com/docs/usage/security#validating-requests
+    The signature's key is the tenant's whole secret, not an auth token as at Twilio. The secret includes its prefix, such as
+    `whsec_`. https://www.twilio.com/docs/usage/security#validating-requests
     """
     url = _url_seen_by_receiver(url)
     headers = {"I-Twilio-Idempotency-Token": content.webhook_id}

@@ -1,4 +1,4 @@
-"""Lists the deliveries of a call, and sends deliveries again. Independent of HTTP."""
+"""Lists the deliveries of a call, and sends deliveries again. Does not import FastAPI."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

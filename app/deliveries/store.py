@@ -24,8 +24,8 @@ _HELD_RECHECK_AFTER = timedelta(seconds=30)
 # A delivery waits for an earlier one of its call only if both were written within this time, as those of one call normally are.
 # This limits the partitions that are read.
 _MAX_DELIVERY_SPAN_OF_CALL = timedelta(days=30)
-# The statements here have months as constants, so that Postgres leaves other partitions out when it plans a statement, once for
-# each connection. The number of partitions then costs nothing.
+# The statements of this module have months as constants, so that Postgres leaves other partitions out when it plans a
+# statement, once for each connection. The number of partitions then costs nothing.
 #
 # No statement that locks rows of a partitioned table compares `at` with a value of another row. Postgres would then choose the
 # partitions while it executes the statement, and Postgres 18.6 crashes there if another session has changed one of the rows

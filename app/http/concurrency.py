@@ -48,7 +48,7 @@ class ConcurrencyLimit:
 
     @asynccontextmanager
     async def slot(self, tenant_id: str, *, is_wait_unlimited: bool = False) -> AsyncIterator[None]:
-        """Waits until a request of the tenant may be handled, and counts the request until the context ends.
+        """Waits until a request of the tenant may be handled. Counts the request while the block runs.
 
         Raises Overloaded after `max_wait_s` seconds, unless `is_wait_unlimited` is true. Callers set `is_wait_unlimited` when a
         response has started, because it can no longer become an error response, and after a change, because Overloaded would

@@ -6,10 +6,11 @@ from weakref import WeakMethod
 
 
 class ConnectionTimer:
-    """Calls the method `on_expiry` when the time has passed, unless `cancel` is called before.
+    """Calls the bound method `on_expiry` once, `seconds` after `start`, unless `cancel` is called first.
 
-    While the timer is stopped, it has only a weak reference to the object of the method. So there is no reference cycle, and
-    the object is freed as soon as nothing else refers to it.
+    After `cancel`, the timer can be started again. Before `start` and after `cancel`, it holds only a weak reference to the
+    method's instance. Timer and instance then form no reference cycle, and the instance is freed as soon as nothing else refers
+    to it.
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop, on_expiry: Callable[[], None]) -> None:
@@ -18,7 +19,7 @@ class ConnectionTimer:
         self._timer: asyncio.TimerHandle | None = None
 
     def start(self, seconds: float) -> None:
-        """Starts the timer. Does nothing if it is already running."""
+        """Starts the timer. Does nothing if it was started before and not canceled since, even if it has expired."""
         if self._timer is None and (on_expiry := self._on_expiry()):
             self._timer = self._loop.call_later(seconds, on_expiry)
 

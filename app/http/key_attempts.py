@@ -1,8 +1,8 @@
 """Limits how many wrong API keys and tokens one client address may send.
 
-Clients often share the address of a proxy. A key that this process has found valid before is therefore never refused here,
-even if many wrong keys come from the same address. All other keys are refused when the address has sent too many wrong ones,
-so a flood of wrong keys does not reach the database.
+Clients often share the address of a proxy. A key that this process has found valid before is therefore not subject to the
+limit, even if many wrong keys come from the same address. All other keys are refused when the address has sent too many wrong
+keys, so a flood of wrong keys does not reach the database.
 """
 
 import time

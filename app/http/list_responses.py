@@ -16,8 +16,8 @@ async def list_response(name: str, chunks: AsyncIterator[bytes], rest: Mapping[s
     """Returns a response with a JSON object: an array in the member `name`, then the members of `rest`.
 
     Each of `chunks` holds some items of the array as JSON, joined by commas. An error while the first CHUNKS_BEFORE_RESPONSE
-    chunks are read is raised here, before the response starts. A CallgateError in a later chunk becomes ResponseTruncated,
-    raised while the body is sent.
+    chunks are read is raised by this function, before the response starts. A CallgateError in a later chunk becomes
+    ResponseTruncated, raised while the body is sent.
     """
     first: list[bytes] = []
     while len(first) < CHUNKS_BEFORE_RESPONSE and (chunk := await anext(chunks, None)) is not None:

@@ -79,7 +79,7 @@ class FieldErrorDetail(BaseModel):
 
 
 class UpstreamDetail(BaseModel):
-    """Twilio's error response."""
+    """Twilio's error response, as part of a problem."""
 
     model_config = ConfigDict(json_schema_extra=drop_null_types)
 

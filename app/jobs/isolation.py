@@ -1,6 +1,6 @@
 """Handles errors in jobs: an error with one call affects no other call.
 
-An outage of Postgres is not logged here, because app.database logs it.
+This module does not log an outage of Postgres, because app.database logs it.
 """
 
 import asyncio
@@ -18,8 +18,8 @@ logger = structlog.stdlib.get_logger(__name__)
 async def run_for_each_call(calls: Sequence[Call], work: Callable[[Call], Awaitable[None]], *, event: str) -> None:
     """Runs `work` for all calls concurrently. An error of one call is logged with the name `event` and affects no other call.
 
-    The call with the error is claimed again when its lease ends. A DatabaseUnavailable is not logged here, because app.database
-    has logged it.
+    The call with the error is claimed again when its lease ends. This function does not log a DatabaseUnavailable, because
+    app.database has logged it.
     """
 
     async def guarded(call: Call) -> None:

@@ -156,7 +156,7 @@ class CallRefresher:
                 )
                 found, newest_entries = await try_credentials(await self.directory.active_credentials(account_id), ask)
                 for check in self.first_page_checks:
-                    # An error here, such as that of a locked record, does not concern the calls to refresh.
+                    # An error of a check, such as that of a locked record, does not concern the calls to refresh.
                     with log_and_suppress_errors("listed_calls_check_failed", account_id=str(account_id)):
                         await check(account_id, newest_entries)
         except TwilioError as error:

@@ -106,7 +106,7 @@ class OutcomeResolver:
     async def _search_account(self, postgres_clock_offset: timedelta, calls: Sequence[Call]) -> None:
         """Searches Twilio's lists for calls of one account, and records the results.
 
-        If this worker stops meanwhile, no more searches begin here. Other workers search for the remaining calls.
+        If this worker stops meanwhile, it begins no more searches. Other workers search for the remaining calls.
         """
         search = partial(self._search_call, self.make_call_search(calls), postgres_clock_offset)
         for start in range(0, len(calls), _MAX_CONCURRENT_SEARCHES):

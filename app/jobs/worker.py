@@ -1,4 +1,4 @@
-"""Runs a worker: waits until the process is ready, and then repeats the jobs until the process is to stop.
+"""Runs a worker: waits until the process is ready, and then repeats the jobs. Ends when the process is to stop.
 
 If a job fails, the error is logged and the job is repeated; the other jobs go on.
 """
@@ -209,7 +209,7 @@ async def _repeat_job(job: Job, stop: asyncio.Event) -> None:
         if pause:
             await _pause(job, stop, pause)
     if job.drain:
-        # An error here would cancel the jobs that still finish their work.
+        # An error of `drain` would cancel the jobs that still finish their work.
         with log_and_suppress_errors("job_failed", job=job.name):
             await job.drain()
 

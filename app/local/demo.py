@@ -29,7 +29,7 @@ PrintLine = Callable[[str], None]
 
 
 class DemoFailed(CommandFailed):
-    """The demo call could not be placed, or was not completed and priced in time. The message is one line."""
+    """The demo call could not be placed, or was not completed and priced in time."""
 
 
 async def prepare_demo_tenant(administration: TenantAdministration, directory: TenantDirectory, folder: StateFolder) -> str:

@@ -59,7 +59,7 @@ os.execv(command[0], command)
 
 
 class PostgresError(CommandFailed):
-    """The embedded PostgreSQL cannot be used. The message says why and what to do, in one line."""
+    """The embedded PostgreSQL cannot be used. The message says why and what to do."""
 
 
 class PostgresAlreadyRunning(PostgresError):

@@ -12,7 +12,7 @@ from app.errors import CommandFailed
 from app.http.server import Server
 
 SHUTDOWN_TIMEOUT_S: Final = 60
-"""The time, in seconds, in which requests in progress must end after `should_exit` is set."""
+"""The time, in seconds, in which requests that are being handled must end after `should_exit` is set."""
 
 
 class StackFailed(CommandFailed):

@@ -1,4 +1,4 @@
-"""Logs, metrics and traces of one process. Independent of routes and tables."""
+"""Logs, metrics and traces of one process. Does not import routes or table models."""
 
 from app.observability.logs import configure_logging
 from app.observability.metrics import Metrics

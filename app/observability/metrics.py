@@ -1,11 +1,10 @@
 """The metrics of one process.
 
-Gauges that are computed from Postgres, such as the number of waiting calls, are in app/jobs/gauges.py. An API process
-reports the workers' gauges as well: app/http/worker_gauges.py.
+Workers measure the backlogs in Postgres, such as the number of waiting calls (app/jobs/gauges.py). API processes instead
+measure how many workers run (app/http/worker_gauges.py).
 
-Each metric that changes with every created call has a function `…_series`. The function does the same as the metric's method
-`labels`: it returns the time series with the given label values. The function caches the series, because `labels` takes longer
-than the increment.
+Metrics that change with every created call have a cached variant of `labels`, named `…_series`, because `labels` takes longer
+than the update of the metric.
 """
 
 import platform

@@ -1,4 +1,4 @@
-"""Creates many scheduled calls of one queue. Independent of HTTP.
+"""Creates many scheduled calls of one queue. Does not import FastAPI.
 
 Each line of a bulk request becomes one call, which `CreationService.create` creates. Calls that are created at the same time
 are written to the database together, in one SQL statement.

@@ -1,4 +1,4 @@
-"""Cancels all waiting calls of a queue. Independent of HTTP."""
+"""Cancels all waiting calls of a queue. Does not import FastAPI."""
 
 from dataclasses import dataclass
 from typing import Final

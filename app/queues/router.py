@@ -138,7 +138,7 @@ async def put_queue(
 ) -> QueueRecord:
     """Creates the queue, or changes it if it exists. Only the settings in the body are changed; null removes one.
 
-    A pause stops dialling; calls in progress go on. Changed hours also apply to calls that already wait.
+    A pause stops dialling; calls that were dialled go on. Changed hours also apply to calls that already wait.
     """
     if caller.suspended:
         raise TenantSuspended

@@ -1,4 +1,4 @@
-"""Creates, changes and shows queues. Independent of HTTP."""
+"""Creates, changes and shows queues. Does not import FastAPI."""
 
 import re
 from collections.abc import Sequence
@@ -59,7 +59,7 @@ class QueueService:
             for action, members in _audit_actions(change, changed, created=created).items():
                 await record_audit_event(connection, actor, action=action, tenant_id=tenant_id, subject=name, changed=members)
             queue = await _lock_or_raise(connection, tenant_id, name)
-        # Repeated even if nothing was changed, because an earlier request may have failed here.
+        # Do this even if nothing has changed: an earlier request may have failed to apply the settings to waiting calls.
         await apply_settings_to_waiting_calls(
             self.database,
             StoredChange(tenant_id, hours_changed="hours" in change, is_stopped=bool(change.get("paused")), queue_id=queue.id),
@@ -114,7 +114,7 @@ def _validate(name: str, change: QueueChange) -> None:
 def _audit_actions(change: QueueChange, changed: Sequence[str], *, created: bool) -> dict[AuditAction, list[str]]:
     """Returns the actions that the audit log records for a change of a queue, each with the names of the changed settings.
 
-    Creating, pausing and resuming a queue are separate actions, without names of settings.
+    Creating, pausing and resuming a queue are separate actions, without setting names.
     """
     actions: dict[AuditAction, list[str]] = {}
     if created:

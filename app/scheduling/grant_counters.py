@@ -126,8 +126,8 @@ class GrantCounters:
     async def touch_and_prune_files(self) -> None:
         """Marks this worker's file as in use, and deletes files that no worker has marked for a day.
 
-        The caller must run `load` first. `load` reads the counts in the files that are deleted here, and this method copies
-        them to this worker's file. Raises OSError if a file cannot be changed or deleted.
+        The caller must run `load` first: it reads the counts in the files that are then deleted. Before the deletion, this
+        method copies all known counts to this worker's file. Raises OSError if a file cannot be changed or deleted.
         """
         if self._folder is not None:
             await asyncio.to_thread(self._folder.touch_and_prune_files, dict(self._known))
@@ -141,7 +141,7 @@ class _NewLines(NamedTuple):
 
 
 class _CounterFolder:
-    """Reads and writes the files with grant counts in the folder. The methods block, so they must be called in a thread."""
+    """Reads and writes the files with grant counts in the folder. The methods block, so call them with `asyncio.to_thread`."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder

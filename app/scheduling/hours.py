@@ -67,7 +67,7 @@ def parse_calling_hours(value: object, pointer: str = "/hours") -> CallingHours:
     """Returns the hours that the JSON object `{"time_zone", "days", "from", "to"}` describes.
 
     If `days` is missing, the hours are on every day. Raises CallingHoursInvalid with all errors. `pointer` is the JSON pointer
-    (RFC 6901) of the object. The pointers of the errors begin with it.
+    (RFC 6901) of the object, with which the pointers of the errors begin.
     """
     if not isinstance(value, Mapping):
         raise CallingHoursInvalid(FieldError(pointer, "dict_type", "must be an object"))

@@ -97,7 +97,7 @@ class ScheduledDial(Base):
     tenant_id: Mapped[str] = mapped_column(Text)
     account_id: Mapped[UUID] = mapped_column(Uuid)
     queue_id: Mapped[UUID] = mapped_column(Uuid)
-    # The id of the API key or workload that requested the call. Callers are served in turn (DialTurn).
+    # The id of the API key or workload that requested the call. Keys and workloads are served in turn (DialTurn).
     caller_id: Mapped[UUID] = mapped_column(Uuid)
     # The index of the priority in PRIORITIES; 0 is dialled first.
     priority: Mapped[int] = mapped_column(SmallInteger)
@@ -112,10 +112,10 @@ class ScheduledDial(Base):
 
 
 class DialTurn(Base):
-    """The time at which a caller (an API key or a workload) last got a grant, the right to dial a call, at an account.
+    """The time at which an API key or a workload last got a grant, the right to dial a call, at an account.
 
-    The caller whose last grant is the oldest is served next. The row is deleted when the caller has no waiting call and got no
-    grant for an hour.
+    The key or workload whose last grant is the oldest is served next. The row is deleted when the key or workload has no
+    waiting call and got no grant for an hour.
     """
 
     __tablename__ = "dial_turn"

@@ -25,8 +25,8 @@ def insert_scheduled_dials_sql(from_clause: str, *, due_at: str) -> str:
     `given` whose calls are written. `due_at` is SQL for the column `due_at` of the new row. This SQL may read `given`, and the
     other columns of the new row as `dial`.
 
-    The CTEs also insert a row of `dial_turn` for each caller (API key or workload) that has none. The table `dial_turn` says in
-    which order the callers of an account take turns.
+    The CTEs also insert a row of `dial_turn` for each API key or workload that has none. The table `dial_turn` says in which
+    order the API keys and workloads of an account take turns.
     """
     columns = ", ".join(_DIAL_COLUMNS)
     return f""", new_dial AS (

@@ -27,7 +27,7 @@ _COUNT_WAITING = f"""
     FROM generate_series(0, $1::int - 1) AS place (priority)
 """  # noqa: S608  # own constants
 
-# Finds the first call of each group, which is an account, priority, caller and queue.
+# Finds the first call of each group, which is an account, a priority, an API key or workload, and a queue.
 _GROUP_COLUMNS = "account_id, priority, caller_id, queue_id"
 _OLDEST_DUE = f"""
     WITH RECURSIVE first AS (

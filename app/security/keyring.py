@@ -3,8 +3,7 @@
 An encrypted secret consists of: version (1 byte) | key id (4 bytes) | nonce (12 bytes) | AES-256-GCM ciphertext and tag. The
 identity of the database row is the associated data, so a ciphertext that was moved to another row cannot be decrypted.
 
-`cryptography` takes 5 MiB of memory, so it is imported only when it is used. For example, commands that only list data do not
-need it.
+`cryptography` takes 5 MiB of memory, so it is imported only when it is used. Commands that only list data do not use it.
 """
 
 from __future__ import annotations

@@ -21,7 +21,7 @@ class Pseudonyms:
         """Returns the pseudonym of a phone number or SIP address; the address itself with `log_pii`.
 
         For a SIP address, only the user is replaced: the host stays, because it identifies no person. Headers and parameters
-        are dropped, because they may contain anything. A phone number has the same pseudonym alone and as the user of any SIP
+        are removed, because they may contain anything. A phone number has the same pseudonym alone and as the user of any SIP
         address.
         """
         if self._log_pii:

@@ -42,7 +42,7 @@ def to_comparable_uri(text: str) -> ComparableUri | None:
     if len(parameters) < len(items):
         return None
     # Order only matters among headers of one name. Values stay case-sensitive: the headers that Twilio passes contain
-    # case-sensitive users, or are the caller's own, whose rules are unknown.
+    # case-sensitive users, or are the client's own, whose rules are unknown.
     headers = sorted(
         (
             (_normalize_escapes_and_case(name), _normalize_escapes(value))

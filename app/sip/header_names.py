@@ -2,7 +2,7 @@
 
 Twilio passes each `X-…` except `X-Twilio…`, and four more names: <https://www.twilio.com/docs/voice/api/receiving-sip> and the
 error pages 13252 and 32113. It drops all other standard names. For names that are not standard, Twilio's pages contradict each
-other. All names here are in lower case, because header names are case-insensitive (RFC 3261 §7.3.1).
+other. All names in this module are in lower case, because header names are case-insensitive (RFC 3261 §7.3.1).
 """
 
 from typing import Final

@@ -62,7 +62,7 @@ def canonical_host(host: str) -> str:
 def check_and_normalize_host(host: str, start: int, has_user: bool, report: Report) -> str:
     """Checks the host, and returns its canonical form. The host begins at `start` in the URI.
 
-    `has_user` says whether the URI has a user. Some hosts of Twilio need one.
+    `has_user` says whether the URI has a user, which some of Twilio's hosts need.
     """
     end = start + len(host)
     if host[0] == "[":

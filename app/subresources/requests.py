@@ -15,7 +15,7 @@ from app.twilio.subresources import IDEMPOTENCY_KEY_NAME, SubresourceOperation
 class SubresourceRequest:
     """A request for a subresource. `sid` is the SID of an item, or None to list items or to create one.
 
-    `fields` has Twilio's names of parameters, with their values.
+    `fields` has Twilio's parameter names, with their values.
     """
 
     operation: SubresourceOperation

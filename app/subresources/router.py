@@ -193,7 +193,7 @@ def _query_fields(request: Request) -> dict[str, str]:
 def _with_callgate_uris(page: dict[str, Any], operation: SubresourceOperation, path: str) -> dict[str, Any]:
     """Returns a list page of Twilio with URIs of this API instead of Twilio's.
 
-    The URIs, such as that of the next page, get this API's `path` and names of parameters.
+    The URIs, such as that of the next page, get this API's `path` and parameter names.
     """
     members = {name: parameter.member_name for parameter in operation.parameters for name in parameter.field_names()}
 

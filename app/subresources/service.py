@@ -1,7 +1,7 @@
-"""Reads and changes the subresources of a call at Twilio. Independent of Callgate's routes.
+"""Reads and changes a call's subresources at Twilio. Does not import the routes.
 
-Repeats a request only with the next credential, after Twilio has refused one. docs/adr/0017 says how an unknown outcome is
-reported.
+Sends a request again only if Twilio rejected the credential, and then with the account's next credential. docs/adr/0017 says
+how an unknown outcome is reported.
 """
 
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -265,6 +265,7 @@ class SubresourceService:
             yield response
 
     async def _require_credentials(self, account_id: UUID) -> Sequence[Credential]:
+        """Returns the account's active credentials. Raises NoUsableCredentials if there are none."""
         credentials = await self._directory.active_credentials(account_id)
         if not credentials:
             raise NoUsableCredentials

@@ -92,7 +92,8 @@ class TenantAdministration(AccountAdministration, ApiKeyAdministration, SipCrede
         TenantVersionOutdated unless the tenant has one of these versions (`TenantRow.version`).
         """
         tenant = await self.store_settings(tenant_id, changes, expected_versions=expected_versions)
-        # Do this even if nothing has changed: an earlier request may have stored the settings and then failed here.
+        # Do this even if nothing has changed: an earlier request may have stored the settings and then failed to apply them to
+        # waiting calls.
         await apply_settings_to_waiting_calls(
             self.database,
             StoredChange(tenant_id, hours_changed="hours" in changes, is_stopped=bool(changes.get("suspended"))),

@@ -1,4 +1,4 @@
-"""Manages workloads. A workload is a service account of Kubernetes that acts for a tenant or for an operator."""
+"""Manages workloads. A workload is a Kubernetes service account that acts for a tenant or for an operator."""
 
 from collections.abc import Collection
 from dataclasses import dataclass

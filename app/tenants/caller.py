@@ -52,8 +52,8 @@ COMMAND_LINE_CALLER: Final = OperatorCaller(None, "command line", ALL_SCOPES)
 def command_caller(tenant_id: str, *, suspended: bool) -> Caller:
     """Returns a Caller for a command that acts for one tenant. `suspended` says whether the tenant is suspended.
 
-    All commands have the same `key_id`. So they count as one caller where the scheduled calls of several callers are dialled in
-    turns.
+    All commands have the same `key_id`. So they count as one API key where API keys and workloads take turns in the dialling of
+    scheduled calls.
     """
     return Caller(tenant_id, UUID(int=0), COMMAND_LINE_CALLER.name, suspended, ALL_SCOPES)
 

@@ -147,7 +147,8 @@ class TenantDirectory:
         ):
             return None
         if self._keyring.is_outdated_hash(found.keyed_hash) and self._rehashes.try_begin(found.id):
-            # Only a request has the plain key, so rehash it here. A failure does not matter: the old hash still matches.
+            # Only a request has the plain key, so the key is rehashed during a request. A failure does not matter: the old hash
+            # still matches.
             with contextlib.suppress(DatabaseUnavailable):
                 async with self._database.begin() as session:
                     hashed = self._keyring.keyed_hash(key.encode())

@@ -39,6 +39,7 @@ class LastUseRecorder:
 
     @contextlib.asynccontextmanager
     async def flushing_in_background(self) -> AsyncIterator[None]:
+        """Stores the times of use at intervals, in a background task, until the block ends, and once more at its end."""
         flushing = asyncio.create_task(self._flush_repeatedly())
         try:
             yield

@@ -160,7 +160,7 @@ class SipCredential(Base):
 
 
 class Workload(Base):
-    """A service account of Kubernetes that acts for a tenant or, without a tenant, for an operator."""
+    """A Kubernetes service account that acts for a tenant or, without a tenant, for an operator."""
 
     __tablename__ = "workload"
     __table_args__ = (

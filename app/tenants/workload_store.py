@@ -12,7 +12,7 @@ from app.workloads.service_accounts import ServiceAccount
 
 @dataclass(frozen=True, slots=True)
 class WorkloadRow:
-    """A service account of Kubernetes and its scopes. `tenant_id` is None for an operator's workload."""
+    """A Kubernetes service account and its scopes. `tenant_id` is None for an operator's workload."""
 
     id: UUID
     issuer: str

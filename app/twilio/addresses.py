@@ -71,7 +71,7 @@ def is_same_address(sent: str, returned: str) -> bool:
 
 
 def is_same_caller(sent: str, returned: str) -> bool:
-    """Returns whether `returned` is exactly the caller that was sent, alone or as the user part of a SIP address."""
+    """Returns whether `returned` is exactly the `from` that was sent, alone or as the user part of a SIP address."""
     match = re.fullmatch(r"(?:sips?:)?([^@:;?]+)(?:@.*)?", returned, re.IGNORECASE | re.ASCII)
     return returned == sent or (match is not None and match[1] == sent)
 

@@ -189,7 +189,7 @@ class RequestForwarder:
         headers: Mapping[str, str],
         read: Callable[[httpx.Response], Awaitable[Any]] | None = None,
     ) -> Any:
-        """Sends one request. Returns what `read` makes of a 2xx response or, without `read`, the response with its body unread.
+        """Sends one request. Returns `await read(response)` for a 2xx response. Without `read`, returns the response, unread.
 
         Raises TwilioError for any other answer.
         """

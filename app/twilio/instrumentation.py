@@ -12,7 +12,7 @@ from app.observability import Metrics
 from app.observability.tracing import TimedSpan, annotate_span, mark_span_failed
 from app.twilio.errors import TwilioCredentialRejected, TwilioError, TwilioNotSent, TwilioOutcomeUnknown, TwilioThrottled
 
-# The path segments of https://www.twilio.com/docs/voice/api/call-resource. Other segments are SIDs, or names that a caller
+# The path segments of https://www.twilio.com/docs/voice/api/call-resource. Other segments are SIDs, or names that a client
 # chose (of a stream, for example).
 _RESOURCE_NAMES = frozenset(
     {
@@ -77,7 +77,7 @@ def instrumented(send: SendMethod[Self, Arguments]) -> SendMethod[Self, Argument
 
 
 def operation_label(method: str, path: str) -> str:
-    """Returns a metric label such as `GET Calls/{}/Recordings`. `{}` stands for a SID, or for a name that a caller chose."""
+    """Returns a metric label such as `GET Calls/{}/Recordings`. `{}` stands for a SID, or for a name that a client chose."""
     parts = path.partition("?")[0].removesuffix(".json").split("/")
     return f"{method} " + "/".join(part if part in _RESOURCE_NAMES else "{}" for part in parts[:5])
 

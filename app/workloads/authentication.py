@@ -39,6 +39,7 @@ class WorkloadTokenValidator:
 
     @asynccontextmanager
     async def refreshing_keys_in_background(self) -> AsyncIterator[None]:
+        """Reads the key set immediately and then at intervals, in a background task, until the block ends."""
         async with self._keys.refreshing_in_background():
             yield
 

@@ -1,6 +1,7 @@
 """Keeps the public keys of an issuer (a JSON Web Key Set), which verify the signatures of its tokens.
 
-Reads them again at intervals. If a read fails, the previous keys stay in use.
+Reads them again at intervals, and earlier if a token has an unknown key. If a read fails, the previous keys stay in use. If a
+read finds no usable key, no key stays in use.
 """
 
 import asyncio
@@ -116,7 +117,10 @@ class JwkSet:
 
     @contextlib.asynccontextmanager
     async def refreshing_in_background(self) -> AsyncIterator[None]:
-        """Reads the set in the background: immediately, and then at intervals. A failed read raises no error here."""
+        """Reads the set immediately and then at intervals, in a background task, until the block ends.
+
+        A failed read is retried. Until a read succeeds, `find` raises JwkSetUnavailable for keys that it does not know.
+        """
         repeating = asyncio.create_task(self._read_repeatedly())
         try:
             yield

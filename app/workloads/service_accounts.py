@@ -15,7 +15,7 @@ MAX_SERVICE_ACCOUNT_LENGTH = 253
 
 @dataclass(frozen=True, slots=True)
 class ServiceAccount:
-    """A service account of Kubernetes. `issuer` identifies its cluster, because account names may recur in other clusters."""
+    """A Kubernetes service account. `issuer` identifies its cluster, because account names may recur in other clusters."""
 
     issuer: str
     namespace: str

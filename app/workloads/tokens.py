@@ -1,4 +1,4 @@
-"""Validates service account tokens of Kubernetes: https://kubernetes.io/docs/reference/access-authn-authz/service-accounts-admin/
+"""Validates Kubernetes service account tokens: https://kubernetes.io/docs/reference/access-authn-authz/service-accounts-admin/
 
 The signature is checked before the claims. If the key is unknown, the claims are checked first, so that a token that would be
 refused anyway does not cause a request to the issuer.

@@ -47,7 +47,7 @@ _EXAMPLE_PATH = f"{ADMIN_PREFIX}/tenants/{EXAMPLE_TENANT}/workloads"
 )
 @needs(Scope.ADMIN, clients="any", operator_scope=Scope.READ)
 async def list_workloads(tenant_id: TenantIdDep, administration: TenantAdministrationDep, page: PageDep) -> WorkloadPage:
-    """Lists the service accounts of Kubernetes that act for the tenant, oldest first."""
+    """Lists the Kubernetes service accounts that act for the tenant, oldest first."""
     listed = await administration.list_workloads(tenant_id, after=page.after_id, limit=page.fetch_limit)
     shown, next_cursor = page.page_and_next_cursor(listed, lambda row: row.id)
     return WorkloadPage(workloads=[WorkloadRecord.from_row(row) for row in shown], next_cursor=next_cursor)

@@ -25,7 +25,7 @@ _ServiceAccount = Annotated[
 
 
 class NewWorkload(BaseModel):
-    """A service account of Kubernetes that is to act for the tenant."""
+    """A Kubernetes service account that is to act for the tenant."""
 
     model_config = ConfigDict(extra="forbid", hide_input_in_errors=True)
 
@@ -38,7 +38,7 @@ class NewWorkload(BaseModel):
 
 
 class WorkloadRecord(BaseModel):
-    """A service account of Kubernetes that acts for the tenant."""
+    """A Kubernetes service account that acts for the tenant."""
 
     id: UUID
     namespace: str

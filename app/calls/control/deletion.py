@@ -1,4 +1,4 @@
-"""Deletes a call at Twilio. Independent of HTTP."""
+"""Deletes a call at Twilio. Does not import FastAPI."""
 
 from functools import partial
 

@@ -19,7 +19,7 @@ _OUTCOME_IS_OPEN = or_(
     Call.execution.in_(("pending", "unknown")),
     Call.settled_by.is_not_distinct_from("none_found") & Call.search_at.is_not(None),
 )
-# A pending update can be sent or dropped only when the outcome of its call is known.
+# A pending update can be sent or deleted only when the outcome of its call is known.
 _CAN_BE_PROCESSED = not_(_OUTCOME_IS_OPEN)
 
 
@@ -64,8 +64,8 @@ async def claim_pending_updates(
     """Claims due requests to end calls that are started, not started or scheduled. Returns each request with its call.
 
     Claims no request for a call of `busy_accounts`. Makes the requests due again after the time `lease`, so that other workers
-    skip them until then. If no search at Twilio has found a call (`none_found`), a later search may still find it: its request
-    waits until the last search.
+    skip them until then. A call that counts as not started because searches did not find it (`none_found`) may still be found
+    by a later search, so its request waits for the last search.
     """
     due = (
         select(PendingUpdate.call_id)

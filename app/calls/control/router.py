@@ -108,9 +108,9 @@ async def update_call(
     """Changes a call with Twilio's nine parameters of *update call*.
 
     A `pending` or `unknown` call can be ended too: the answer is 202, and Callgate ends the call as soon as it is known to have
-    started. A call that no search has found (`none_found`) can be ended in the same way until its last search. If it turns
-    out that the call was not started, the request is dropped. The answer is also 202 if Twilio's answer is lost, or if Twilio
-    does not show a new call yet.
+    started. A call that counts as not started because searches did not find it (`none_found`) can be ended in the same way
+    until its last search. If it turns out that the call was not started, the request is discarded. The answer is also 202 if
+    Twilio's answer is lost, or if Twilio does not show a new call yet.
 
     Twilio accepts `canceled` for a call that has been answered, but does not end it: use `completed` to end any call.
 

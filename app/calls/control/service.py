@@ -1,4 +1,4 @@
-"""Changes a call: cancels it, ends it, redirects it. Independent of HTTP.
+"""Changes a call: cancels it, ends it, redirects it. Does not import FastAPI.
 
 A request to end a call is stored and sent later if the call is not known to have started, or if Twilio's answer was lost:
 ending a call is idempotent. For any other change the client gets an error instead.
@@ -115,8 +115,8 @@ class CallControl:
     async def send_pending_update(self, pending: PendingUpdate, call: Call) -> None:
         """Sends a stored request to end a call, after it has become known whether the call was started.
 
-        Drops the request if the call was not started or has ended. If the call waits to be dialled again, cancels it without a
-        request to Twilio.
+        Deletes the request if the call was not started or has ended. If the call waits to be dialled again, cancels it without
+        a request to Twilio.
         """
         if call.execution == "scheduled":
             # The call was put back to wait, because it could not be dialled for a temporary reason.
@@ -286,5 +286,8 @@ class CallControl:
         return await self.try_each_credential(call, fetch)
 
     async def try_each_credential(self, call: Call, send_request: Callable[[Credential], Awaitable[Result]]) -> Result:
-        """Returns the result of `send_request` with the first of the account's credentials that Twilio accepts."""
+        """Calls `send_request` with one of the account's credentials after the other until Twilio accepts one.
+
+        Returns the result. Raises the errors of `try_credentials`.
+        """
         return await try_credentials(await self.directory.active_credentials(call.account_id), send_request)

@@ -1,6 +1,6 @@
 """Sends to Twilio the request that creates a call. Repeats the request only if Twilio has not processed it.
 
-docs/adr/0003 says which requests may be repeated. Independent of the database: `dial` takes credentials and parameters, and
+docs/adr/0003 says which requests may be repeated. Does not import app.database: `dial` takes credentials and parameters, and
 returns an outcome.
 """
 

@@ -88,7 +88,7 @@ class CallPlacer:
         return await asyncio.shield(self._start_task(self._dial_and_commit_outcome(call, account, prepared)))
 
     async def settle_undialled(self, call: Call | NewCall, problem: CallgateError, prepared: PreparedCall) -> Call | NewCall:
-        """Commits that a pending call was not dialled because of `problem`, and returns the record.
+        """Commits that a pending call was not dialled, with `problem` as the reason. Returns the record.
 
         A scheduled call waits to be dialled again if the problem is temporary. Like `place`, raises no Exception.
         """

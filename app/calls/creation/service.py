@@ -1,4 +1,4 @@
-"""Creates a call: validates the request, commits the intent (the call's first record), dials. Independent of HTTP.
+"""Creates a call: validates the request, commits the intent (the call's first record), dials. Does not import FastAPI.
 
 No transaction is open while a request to Twilio is in progress.
 """

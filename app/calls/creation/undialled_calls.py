@@ -20,7 +20,7 @@ from app.database.engine import Database
 from app.database.retry_queue import RetryQueue
 from app.errors import DatabaseUnavailable
 
-# The maximum number of queued withdrawals. With more, the oldest is dropped, and the worker marks its record as `unknown`.
+# The maximum number of queued withdrawals. With more, the oldest is discarded, and the worker marks its record as `unknown`.
 _MAX_QUEUED_WITHDRAWALS = 10_000
 
 

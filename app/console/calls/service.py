@@ -1,4 +1,4 @@
-"""The actions on the page of a call. All but `read_call_history` are recorded in the audit log. Independent of HTTP."""
+"""The actions on the page of a call. All but `read_call_history` are recorded in the audit log. Does not import FastAPI."""
 
 from dataclasses import dataclass
 from uuid import UUID

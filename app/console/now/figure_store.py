@@ -68,7 +68,7 @@ class RolledUpFigures:
 
     In about the last day, a period is a minute; before that, an hour.
 
-    Periods that a worker has not counted are missing.
+    Periods that no worker has counted are missing.
     """
 
     now: datetime

@@ -13,7 +13,7 @@ from app.rollups.store import LATENCY_BOUNDS_MS
 
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _MAX_COUNTING_DELAY: Final = timedelta(minutes=2)
-"""The figures of a minute may be missing for this long after its end, because a worker has not counted them yet."""
+"""The figures of a minute may be missing for this long after its end, because no worker has counted them yet."""
 _MAXIMUM_FIGURES: Final = frozenset({"waiting"})
 """The names of figures whose value for a longer period is the maximum, not the sum, of the values for its parts."""
 
@@ -38,7 +38,7 @@ PLOT_TIME_RANGES: Final[Mapping[str, PlotTimeRange]] = {
 }
 
 PeriodFigures = tuple[datetime, CallFigures | None]
-"""The start of a period, and the figures of the period; None instead of figures if a worker has not counted them."""
+"""The start of a period, and the figures of the period; None instead of the figures if no worker has counted them."""
 
 
 @dataclass(frozen=True, slots=True)

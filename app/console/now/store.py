@@ -24,7 +24,7 @@ from app.scheduling.grant_halts import HaltReason
 MAX_COUNTED_ROWS: Final = 10_000
 """Maximum number of rows of one kind, such as unknown calls, that are counted."""
 MAX_LIVE_CALLS: Final = 1_000
-"""Maximum number of the newest calls that are read one by one, because a worker has not counted them in the figures yet."""
+"""Maximum number of the newest calls that are read one by one, because no worker has counted them in the figures yet."""
 MAX_LISTED_ROWS: Final = 20
 """Maximum number of credentials, and of queues, that are shown."""
 

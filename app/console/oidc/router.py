@@ -1,7 +1,7 @@
 """Login with OpenID Connect: the redirect to the provider, and the request with which the browser comes back.
 
 An encrypted cookie keeps state, nonce and verifier for ten minutes. It is `SameSite=Lax`: when the provider's site sends the
-browser back here, the browser sends no `Strict` cookie.
+browser back to Callgate, the browser sends no `Strict` cookie.
 """
 
 import hmac

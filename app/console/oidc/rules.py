@@ -1,4 +1,7 @@
-"""Decides as which client (a tenant's caller or an operator) a person may act, by rules about the provider's claims."""
+"""Maps a signed-in person to the API client as which the person may act: a client of one tenant, or an operator.
+
+The rules match claims in the provider's ID token.
+"""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -13,7 +16,7 @@ _NO_KEY_ID = UUID(int=0)
 
 
 def client_for_claims(rules: Sequence[OidcAccessRule], claims: Mapping[str, Any]) -> Caller | OperatorCaller | None:
-    """Returns the client (a tenant's caller or an operator) that the first matching rule names; None if no rule matches."""
+    """Returns the client (of one tenant, or an operator) that the first matching rule describes; None if no rule matches."""
     rule = next((rule for rule in rules if _rule_matches_claims(rule, claims)), None)
     if rule is None:
         return None

@@ -1,4 +1,4 @@
-"""Starts, finds and ends sessions of the console. Independent of HTTP."""
+"""Starts, finds and ends sessions of the console. Does not import FastAPI."""
 
 import hashlib
 import re

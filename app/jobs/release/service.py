@@ -1,8 +1,8 @@
 """Finds out which waiting calls Twilio already has, updates their records, and allows grants again.
 
-A grant is the right to dial a scheduled call. If the database has lost a grant, its call waits again, although it may have been
-dialled. Each record is updated in its own transaction, and grants are allowed at the very end. So the command can be killed at
-any time and run again.
+A grant is the right to dial a scheduled call. After a restore or a failover, the database may lack recent grants. Their calls
+then wait again, although they may have been dialled. Each record is updated in its own transaction, and grants are allowed at
+the very end. So the command can be killed at any time and run again.
 """
 
 import asyncio
@@ -46,9 +46,9 @@ class CheckedAccount:
 
 @dataclass(frozen=True, slots=True)
 class ReleaseReport:
-    """The result of `callgate queues release`: since when grants may have been lost, and the numbers of calls by account.
+    """The result of `callgate queues release`: since when grants may be missing, and the numbers of calls by account.
 
-    A grant is the right to dial one scheduled call.
+    A grant is the right to dial one scheduled call. Grants may be missing after a restore or a failover.
     """
 
     since: datetime | None
@@ -58,9 +58,10 @@ class ReleaseReport:
 
 @dataclass(frozen=True, slots=True)
 class _SearchParameters:
-    """The values that limit the search in Twilio's lists for calls whose grant the database has lost.
+    """The parameters of the search, the same for all accounts.
 
-    A grant is the right to dial one scheduled call. The values are the same for all accounts.
+    After a restore or a failover, the database may lack recent grants (rights to dial one scheduled call). The search looks in
+    Twilio's call lists for calls that were dialled under these lost grants.
     """
 
     since: datetime
@@ -238,7 +239,7 @@ class GrantReleaseCommand:
     async def _settle_waiting_call(
         self, waiting_call: Call, candidates: CallCandidates, search: _SearchParameters, audit: _AccountAudit
     ) -> ReleaseResult:
-        """Updates the record of one waiting call after a search of Twilio's list, and returns what became of the call.
+        """Updates the record of one waiting call after a search of Twilio's list, and returns the result.
 
         If Twilio has no such call, the call keeps waiting. If Twilio certainly has the call, the record is bound to it. If the
         result is uncertain, the record becomes `unknown`. A dry run changes nothing.

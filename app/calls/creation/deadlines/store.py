@@ -25,8 +25,8 @@ _ACCOUNTS_WITH_SLOTS = f"""
     SELECT account_id FROM account WHERE account_id IS NOT NULL
 """  # noqa: S608  # a constant
 _POSTPONE_CHECK = "UPDATE dial_slot SET ring_by = clock_timestamp() + $2::interval WHERE call_id = $1"
-# No call is granted whose caller has no row in `dial_turn`. The lock keeps other sessions from scheduling calls while such rows
-# are deleted, and the next statement sees all calls that were scheduled before the lock.
+# No call is granted whose API key or workload has no row in `dial_turn`. The lock keeps other sessions from scheduling calls
+# while such rows are deleted, and the next statement sees all calls that were scheduled before the lock.
 _LOCK_TIMEOUT = "SET LOCAL lock_timeout = '100ms'"
 _LOCK_SCHEDULED = "LOCK TABLE scheduled_dial IN SHARE MODE"
 _IDLE_TURNS = f"""
