@@ -156,19 +156,19 @@ class _DatabaseURLParser:
         mode = self._take_choice_parameter("sslmode", _SSL_MODES)
         if (given := self._take_choice_parameter("ssl", tuple(_SSL_MODES_BY_ALIAS))) is not None:
             mode = mode or _SSL_MODES_BY_ALIAS[given]
-        members = {name: self._take_file_parameter(name) for name in ("sslrootcert", "sslcert", "sslkey", "sslcrl")} | {
+        tls_parameters = {name: self._take_file_parameter(name) for name in ("sslrootcert", "sslcert", "sslkey", "sslcrl")} | {
             "ssl_min_protocol_version": self._take_choice_parameter("ssl_min_protocol_version", _TLS_VERSIONS),
             "ssl_max_protocol_version": self._take_choice_parameter("ssl_max_protocol_version", _TLS_VERSIONS),
             "sslnegotiation": self._take_choice_parameter("sslnegotiation", ("postgres", "direct")),
             "sslpassword": self._parameters.pop("sslpassword", None),
         }
         if self._take_choice_parameter("channel_binding", ("disable", "prefer", "require")) == "require":
-            mode = self._sslmode_for_channel_binding(mode, members["sslrootcert"])
-            members["sslrootcert"] = members["sslrootcert"] or "system"
-        given_members = {name: value for name, value in members.items() if value is not None}
-        if members["sslrootcert"] == "system":
-            return self._system_certificate_arguments(mode, given_members)
-        query = urlencode(given_members | ({"sslmode": mode} if mode else {}))
+            mode = self._sslmode_for_channel_binding(mode, tls_parameters["sslrootcert"])
+            tls_parameters["sslrootcert"] = tls_parameters["sslrootcert"] or "system"
+        given_parameters = {name: value for name, value in tls_parameters.items() if value is not None}
+        if tls_parameters["sslrootcert"] == "system":
+            return self._system_certificate_arguments(mode, given_parameters)
+        query = urlencode(given_parameters | ({"sslmode": mode} if mode else {}))
         return {"dsn": f"postgresql://?{query}"} if query else {}
 
     def _sslmode_for_channel_binding(self, mode: str | None, root_certificate: str | None) -> str:
@@ -181,17 +181,17 @@ class _DatabaseURLParser:
             raise DatabaseURLError(f"has channel_binding=require, which does not work with sslmode={mode}")
         return mode if mode == "verify-ca" and root_certificate else "verify-full"
 
-    def _system_certificate_arguments(self, mode: str | None, members: Mapping[str, str]) -> dict[str, Any]:
+    def _system_certificate_arguments(self, mode: str | None, tls_parameters: Mapping[str, str]) -> dict[str, Any]:
         """Returns the arguments with which asyncpg does what libpq does for `sslrootcert=system`.
 
         With them, asyncpg verifies the server's certificate and host name (verify-full) with the root certificates of this
-        machine. `members` are the TLS parameters of the URL, except sslmode.
+        machine. `tls_parameters` are the URL's TLS parameters, except sslmode.
         """
         if mode not in (None, "require", "verify-full"):
             raise DatabaseURLError(f"has sslrootcert=system, which requires sslmode=verify-full, and sslmode={mode}")
-        for name in members.keys() - {"sslrootcert", "sslnegotiation"}:
+        for name in tls_parameters.keys() - {"sslrootcert", "sslnegotiation"}:
             raise DatabaseURLError(f"has the parameter {name}, which does not work with sslrootcert=system")
-        return {"ssl": True} | ({"direct_tls": True} if members.get("sslnegotiation") == "direct" else {})
+        return {"ssl": True} | ({"direct_tls": True} if tls_parameters.get("sslnegotiation") == "direct" else {})
 
     def _server_settings(self) -> dict[str, str]:
         fallback = self._parameters.pop("fallback_application_name", "callgate")

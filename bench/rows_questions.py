@@ -208,7 +208,7 @@ QUESTIONS: dict[str, Question] = {
         s, Call(id=c.id, account_sid=c.account_sid, to=c.to, pending_since=datetime.now(UTC)), span=timedelta(minutes=4)
     ),
     "gauges: oldest unsettled": lambda s, _: statistics.oldest_unsettled_times(s),
-    "gauges: followed calls": lambda s, _: statistics.count_followed_calls(s),
+    "gauges: calls to refresh": lambda s, _: statistics.count_calls_to_refresh(s),
     "find expired calls": lambda s, c: lock_calls_to_delete(
         s, after=c.id, before=c.created_at + _DAY, max_rival_distance=timedelta(minutes=20), limit=retain.BATCH_SIZE
     ),

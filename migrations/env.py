@@ -16,7 +16,7 @@ from app.database.base import Base
 from app.database.connection import MIGRATION_SETTINGS
 from app.database.engine import make_engine
 from app.database.heartbeats import WorkerHeartbeat
-from app.database.partitions import make_partitions
+from app.database.partitions import create_missing_partitions
 from app.deliveries.models import Delivery
 from app.jobs.partitions import MONTHS_AHEAD, PARTITIONED_TABLES
 from app.rollups.models import Rollup, RollupProgress
@@ -75,7 +75,7 @@ async def lock(connection: AsyncConnection) -> None:
     await connection.execute(text("SET LOCAL idle_in_transaction_session_timeout = 0"))
 
 
-async def make_partitions_of_existing(session: AsyncSession) -> None:
+async def create_missing_partitions_of_existing_tables(session: AsyncSession) -> None:
     """Creates the partitions of the coming months for each partitioned table that exists already.
 
     So a new installation has them before its first row. Without its own partition a row goes to the default partition, and its
@@ -83,7 +83,7 @@ async def make_partitions_of_existing(session: AsyncSession) -> None:
     """
     for table in PARTITIONED_TABLES:
         if await session.scalar(text("SELECT to_regclass(:table)"), {"table": table}):
-            await make_partitions(session, table, months_ahead=MONTHS_AHEAD)
+            await create_missing_partitions(session, table, months_ahead=MONTHS_AHEAD)
 
 
 async def main() -> None:
@@ -95,7 +95,7 @@ async def main() -> None:
             async with engine.connect() as connection:
                 await connection.run_sync(migrate)
             async with AsyncSession(engine) as session, session.begin():
-                await make_partitions_of_existing(session)
+                await create_missing_partitions_of_existing_tables(session)
     finally:
         await engine.dispose()
 

@@ -11,15 +11,16 @@ from app.calls.models import Call
 from app.security.keyring import KEY_ID_POSITION_IN_HASH
 from app.twilio.schemas import TERMINAL_STATUSES
 
-MAX_FOLLOWED_CALLS = 10_000
+MAX_COUNTED_CALLS_TO_REFRESH = 10_000
 
 
 @dataclass(frozen=True, slots=True)
-class FollowedCallCounts:
+class CallsToRefreshCounts:
     """The numbers of calls whose records the worker still refreshes from Twilio.
 
-    `active` calls have not ended. `unpriced` calls have ended but have no price yet. Only the MAX_FOLLOWED_CALLS calls with the
-    earliest refresh times are counted. `most_overdue` is the earliest refresh time, or None if no call is to be refreshed.
+    `active` calls have not ended. `unpriced` calls have ended but have no price yet. `most_overdue` is the earliest refresh
+    time, or None if no call is to be refreshed. Only the MAX_COUNTED_CALLS_TO_REFRESH calls with the earliest refresh times are
+    counted.
     """
 
     most_overdue: datetime | None
@@ -41,19 +42,19 @@ async def oldest_unsettled_times(session: AsyncSession) -> dict[str, datetime | 
     return dict((await session.execute(statement)).one()._mapping)
 
 
-async def count_followed_calls(session: AsyncSession) -> FollowedCallCounts:
-    """Counts the calls whose records the worker still refreshes from Twilio, up to MAX_FOLLOWED_CALLS."""
+async def count_calls_to_refresh(session: AsyncSession) -> CallsToRefreshCounts:
+    """Counts the calls whose records the worker still refreshes from Twilio, up to MAX_COUNTED_CALLS_TO_REFRESH."""
     due = (
         select(Call.refresh_at, Call.status)
         .where(Call.refresh_at.is_not(None))
         .order_by(Call.refresh_at)
-        .limit(MAX_FOLLOWED_CALLS)
+        .limit(MAX_COUNTED_CALLS_TO_REFRESH)
         .subquery()
     )
     ended = due.c.status.in_(TERMINAL_STATUSES)
     statement = select(func.min(due.c.refresh_at), func.count().filter(ended), func.count()).select_from(due)
     most_overdue, unpriced, all_ = (await session.execute(statement)).one()
-    return FollowedCallCounts(most_overdue, all_ - unpriced, unpriced)
+    return CallsToRefreshCounts(most_overdue, all_ - unpriced, unpriced)
 
 
 async def count_fingerprints_by_key_id(

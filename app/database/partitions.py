@@ -59,7 +59,7 @@ class Partition:
         return datetime.combine(_first_day_of_month(self.start.date(), 1), datetime.min.time(), UTC)
 
 
-async def make_partitions(session: AsyncSession, table: str, *, months_ahead: int) -> None:
+async def create_missing_partitions(session: AsyncSession, table: str, *, months_ahead: int) -> None:
     """Creates the monthly partitions of `table` that are missing for this month and the next `months_ahead` months.
 
     Several workers may call this at the same time. If `<table>_default` has rows of such a month, the rows are moved to the new

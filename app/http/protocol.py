@@ -190,7 +190,7 @@ class BoundedProtocol(HttpToolsProtocol):
         self._reading = self._waiting_since = None
         super().on_message_complete()
         if self.cycle.response_complete:
-            self._start_keep_alive()
+            self._start_keep_alive_timer()
 
     # Responses
 
@@ -225,7 +225,7 @@ class BoundedProtocol(HttpToolsProtocol):
         elif not self._is_responding:
             self._waiting_since = self.loop.time()
 
-    def _start_keep_alive(self) -> None:
+    def _start_keep_alive_timer(self) -> None:
         self._waiting_since = self.loop.time()
         self._unset_keepalive_if_required()
         self.timeout_keep_alive_task = self.loop.call_later(self.timeout_keep_alive, self.timeout_keep_alive_handler)

@@ -11,7 +11,7 @@ from prometheus_client import Gauge
 
 from app.calls.control.repository import earliest_pending_update_due_at
 from app.calls.repository import transaction_start_time
-from app.calls.statistics import count_followed_calls, oldest_unsettled_times
+from app.calls.statistics import count_calls_to_refresh, oldest_unsettled_times
 from app.database.engine import Database
 from app.deliveries.repository import read_delivery_backlog
 from app.observability import Metrics
@@ -74,7 +74,7 @@ class BacklogGauges:
         async with self._database.begin() as session:
             moment = await transaction_start_time(session)
             waiting = await oldest_unsettled_times(session)
-            calls = await count_followed_calls(session)
+            calls = await count_calls_to_refresh(session)
             deliveries = await read_delivery_backlog(session)
             update_due_at = await earliest_pending_update_due_at(session)
         state = await read_grant_halt_state(self._database)

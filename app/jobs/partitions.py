@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from app.audit.models import AuditEvent
 from app.calls.models import CallEvent
 from app.database.engine import Database
-from app.database.partitions import make_partitions
+from app.database.partitions import create_missing_partitions
 from app.deliveries.models import Delivery
 
 MONTHS_AHEAD = 3
@@ -22,5 +22,5 @@ class PartitionCreator:
         """Creates the missing monthly partitions. Returns false, so that the job pauses before the next time."""
         async with self.database.begin() as session:
             for table in PARTITIONED_TABLES:
-                await make_partitions(session, table, months_ahead=MONTHS_AHEAD)
+                await create_missing_partitions(session, table, months_ahead=MONTHS_AHEAD)
         return False

@@ -122,7 +122,7 @@ class OutcomeResolver:
     def make_call_search(self, batch: Sequence[Call]) -> TwilioCallSearch:
         return TwilioCallSearch(self.directory, self.twilio, batch, self.max_start_delay, self.deadline_s)
 
-    async def bind_listed_calls(self, account_id: UUID, page: Sequence[Mapping[str, Any]]) -> None:
+    async def settle_unknown_calls_from_page(self, account_id: UUID, page: Sequence[Mapping[str, Any]]) -> None:
         """Finds calls of unknown outcome in `page`, the first page of Twilio's list of the account's calls.
 
         If a match is certain, binds the record to Twilio's call. Then no search for this record is needed. Otherwise the record

@@ -138,7 +138,7 @@ def _make_refresher(
         metrics=metrics,
         interval=timedelta(seconds=settings.refresh_interval),
         fetch_deadline_s=resolver.deadline_s,
-        first_page_checks=(resolver.bind_listed_calls, detector.check_page),
+        first_page_checks=(resolver.settle_unknown_calls_from_page, detector.check_page),
     )
 
 

@@ -119,7 +119,7 @@ def _audit_actions(change: QueueChange, changed: Sequence[str], *, created: bool
     actions: dict[AuditAction, list[str]] = {}
     if created:
         actions["queue.create"] = []
-    elif others := [member for member in changed if member != "paused"]:
+    elif others := [name for name in changed if name != "paused"]:
         actions["queue.update"] = others
     if "paused" in changed:
         actions["queue.pause" if change.get("paused") else "queue.resume"] = []
@@ -142,11 +142,11 @@ async def _lock_or_raise(connection: Connection, tenant_id: str, name: str) -> Q
 
 async def _write_change(connection: Connection, queue: QueueRow, change: QueueChange) -> list[str]:
     """Writes the change to a locked queue. Returns the names of the members whose values have changed."""
-    stored = {member: getattr(queue, member) for member in _SETTINGS_IN_QUEUE_TABLE}
-    settings = stored | {member: value for member, value in change.items() if member in _SETTINGS_IN_QUEUE_TABLE}
+    stored = {name: getattr(queue, name) for name in _SETTINGS_IN_QUEUE_TABLE}
+    settings = stored | {name: value for name, value in change.items() if name in _SETTINGS_IN_QUEUE_TABLE}
     pace = change.get("pace", PaceChange())
     limits = UNLIMITED_PACE if pace is None else queue.pace.with_changes(pace)
-    changed = [member for member in _SETTINGS_IN_QUEUE_TABLE if settings[member] != stored[member]]
+    changed = [name for name in _SETTINGS_IN_QUEUE_TABLE if settings[name] != stored[name]]
     changed_limits = queue.pace.names_of_differing_limits(limits)
     if changed or changed_limits:
         await store.update_queue(connection, queue.id, **settings)

@@ -17,7 +17,7 @@ from sqlalchemy import text
 
 from app import __version__
 from app.database.engine import Session
-from app.database.partitions import make_partitions
+from app.database.partitions import create_missing_partitions
 from app.errors import DatabaseUnavailable
 from app.local.postgres import EmbeddedPostgres
 from app.observability.metrics import EXPOSITION_INTERVAL_S
@@ -429,7 +429,7 @@ async def test_a_partition_attached_during_an_insert_makes_the_creation_retryabl
         async with gateway.database.begin() as session:
             await session.execute(text(f"DROP TABLE call_event_{datetime.now(UTC):%Y_%m}"))
         async with gateway.database.begin() as session, asyncio.timeout(TIMEOUT_S):
-            await make_partitions(session, "call_event", months_ahead=0)
+            await create_missing_partitions(session, "call_event", months_ahead=0)
             first = asyncio.create_task(tenant.create("partition-1"))
             while not await _waits_for_a_lock(session):
                 await asyncio.sleep(0.01)

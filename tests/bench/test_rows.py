@@ -20,7 +20,7 @@ FEW_REFRESHES = 3 * refresh.BATCH_SIZE + 100
 # The console's lists of all tenants ask for a page of each of the hundred tenants.
 FEW_OF_EACH_TENANT = 102 * 51
 # Counts up to ten thousand.
-COUNTS = "gauges: followed calls"
+COUNTS = "gauges: calls to refresh"
 LOOKED_AT = "SELECT seq_tup_read + idx_tup_fetch FROM pg_stat_xact_user_tables WHERE relname = 'call'"
 
 

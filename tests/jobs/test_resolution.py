@@ -255,7 +255,7 @@ async def test_a_list_that_is_read_to_refresh_calls_binds_a_call_of_unknown_outc
             metrics=resolver.metrics,
             interval=timedelta(seconds=30),
             fetch_deadline_s=20.0,
-            first_page_checks=(resolver.bind_listed_calls,),
+            first_page_checks=(resolver.settle_unknown_calls_from_page,),
         )
         while await run_step(refresher):
             pass
@@ -314,11 +314,11 @@ async def test_a_page_that_leaves_a_doubt_binds_nothing_and_is_no_search(
         page = [entry("e") | {"sid": f"CA{uuid4().hex}"} | each for each in fields]
         async with gateway.database.begin() as session:
             account_id = await session.scalar(text("SELECT account_id FROM call WHERE id = :id"), {"id": lost["id"]})
-        await resolver.bind_listed_calls(account_id, page)
+        await resolver.settle_unknown_calls_from_page(account_id, page)
         assert (await _record(tenant, lost["id"]))["execution"] == "unknown"
         assert "call.searched" not in [event["type"] for event in await tenant.events(lost["id"])]
         # A page without the doubt binds it.
-        await resolver.bind_listed_calls(account_id, [entry("e") | {"sid": f"CA{uuid4().hex}"}])
+        await resolver.settle_unknown_calls_from_page(account_id, [entry("e") | {"sid": f"CA{uuid4().hex}"}])
         assert (await _record(tenant, lost["id"]))["execution"] == "started"
 
 

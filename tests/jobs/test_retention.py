@@ -10,7 +10,7 @@ import pytest
 from sqlalchemy import text
 
 from app.calls.ids import lowest_call_id_at
-from app.database.partitions import make_partitions
+from app.database.partitions import create_missing_partitions
 from app.jobs.deliver import DeliverySender
 from app.jobs.partitions import AUDIT_TABLES
 from app.jobs.retain import BATCH_SIZE, RetentionEnforcer
@@ -221,7 +221,7 @@ async def _partitions(gateway: Gateway, table: str) -> set[str]:
 async def test_only_partitions_that_are_completely_too_old_are_dropped(gateway: Gateway, retention: RetentionEnforcer) -> None:
     for table in ("call_event", "delivery"):
         async with gateway.database.begin() as session:
-            await make_partitions(session, table, months_ahead=1)
+            await create_missing_partitions(session, table, months_ahead=1)
         young = await _partitions(gateway, table)
         await _month_of_data(gateway, table)
         await asyncio.gather(

@@ -36,7 +36,7 @@ def prove(proof: Proof, options: argparse.Namespace) -> None:
         with EmbeddedPostgres(folder) as postgres:
             migrate(postgres.url)
             try:
-                asyncio.run(_make_partitions(postgres.url))
+                asyncio.run(_create_missing_partitions(postgres.url))
                 is_kept = asyncio.run(_limited(proof(postgres, folder, options), options.limit))
             except BaseException:
                 _show_log(folder)
@@ -63,7 +63,7 @@ def assert_short_form_passes(module: str, options: Mapping[str, object], promise
         assert f" 0  {promise}\n" in result.stdout
 
 
-async def _make_partitions(database_url: str) -> None:
+async def _create_missing_partitions(database_url: str) -> None:
     """Creates the first partitions. Otherwise the first worker creates them, and a command that runs at that moment fails."""
     database = Database(database_url, pool_size=1)
     try:

@@ -118,11 +118,11 @@ def parse_call_list_form(parameters: Iterable[tuple[str, str]]) -> CallListForm:
             texts[name] = value
     values: dict[str, object] = {}
     for name, text in texts.items():
-        member, read, fault = _FIELDS[name]
-        values[member] = read(text)
-        if values[member] is None:
+        attribute, read, fault = _FIELDS[name]
+        values[attribute] = read(text)
+        if values[attribute] is None:
             errors.setdefault(name, fault)
-    query = CallQuery() if errors else CallQuery(**values)  # type: ignore[arg-type]  # each reader returns its member's type
+    query = CallQuery() if errors else CallQuery(**values)  # type: ignore[arg-type]  # each reader returns its field's type
     return CallListForm(query, texts, errors)
 
 
