@@ -4,7 +4,10 @@ import sys
 
 
 def main() -> None:
-    """Runs the command line. Does not import `app.cli` for `callgate healthcheck`: the import would take most of the time."""
+    """Runs the command line. Does not import `app.cli` for `callgate healthcheck`.
+
+    The import would take most of that command's run time.
+    """
     command, *arguments = sys.argv[1:] or [""]
     if command == "healthcheck" and len(arguments) < 2 and not any(word.startswith("-") for word in arguments):
         from app.healthcheck import check_health

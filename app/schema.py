@@ -58,15 +58,16 @@ async def applied_revision(database: Database) -> str | None:
 
 
 def is_newer_revision(revision: str | None) -> bool:
-    """Returns whether a newer version of Callgate made the schema `revision`. This is so if this version does not know it.
+    """Returns whether a newer version of Callgate made the schema: whether this version does not know the revision.
 
-    This version can still use such a schema, because each schema stays compatible with the version before.
+    Returns False for None. This version can still use a newer schema, because each schema stays compatible with the version
+    before.
     """
     return revision is not None and revision not in known_revisions()
 
 
 def is_usable_revision(revision: str | None) -> bool:
-    """Returns whether this version works with the schema `revision`: its own newest revision, or one of a newer version."""
+    """Returns whether this version works with a schema of this revision: its own newest one, or one of a newer version."""
     return revision == newest_revision() or is_newer_revision(revision)
 
 

@@ -30,7 +30,7 @@ from simulator.store import Call
 from simulator.subscription import CallbackSubscription
 
 STATE_SCOPE_KEY = "simulator"
-"""The key in the ASGI scope of a request under which the simulator's state is found."""
+"""The key of the simulator's state in the ASGI scope of a request."""
 
 router = APIRouter(prefix="/2010-04-01/Accounts/{account_sid}", tags=["Twilio"])
 

@@ -33,7 +33,7 @@ class RetrySettings:
     """The time limit of all attempts together, in seconds."""
     retries: int = 1
     retried: frozenset[CallbackFailure] = frozenset({CallbackFailure.CONNECT})
-    """The failures after which the callback is sent again. By default only those in which the request did not arrive."""
+    """The callback is sent again after one of these failures. By default only if the request did not arrive."""
 
     @classmethod
     @lru_cache(maxsize=256)

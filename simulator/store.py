@@ -44,12 +44,16 @@ class Call:
     plan: CallPlan
     subscription: CallbackSubscription | None
     hidden_until: datetime | None = None
-    """The time until which no request finds the call. A fault sets it, because Twilio's API is eventually consistent."""
+    """No request finds the call before this time. A fault sets it, because Twilio's API is eventually consistent."""
     deleted_at: datetime | None = None
     _stage: CallStage | None = None
 
     def stage_at(self, now: datetime) -> CallStage:
-        """Returns the state of the call at the time `now`. Keeps the last state, and computes a new one only after a change."""
+        """Returns the state of the call at the time `now`.
+
+        The result is kept. It is computed again only if the call's plan was replaced, or if `now` is before the begin or after
+        the end of the kept state.
+        """
         if self._stage is None or not self._stage.is_current(self.plan, now):
             self._stage = CallStage(self.plan, progress_at(self.plan, now), time_of_next_change(self.plan, now))
         return self._stage

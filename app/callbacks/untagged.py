@@ -36,7 +36,7 @@ class UntaggedCallAccounts:
     async def account_of_untagged_call(self, call_id: UUID) -> UUID | None:
         """Returns the account id of a call that is so old that its callback URL may have no tag.
 
-        Returns None for a newer call, without reading the call from Postgres, and for an unknown call.
+        Returns None for a newer call, without reading it from Postgres, and if there is no call with this id.
         """
         tagged_since = await self._read_start_of_tagging()
         if tagged_since is None or datetime.now(UTC) > tagged_since + _MAX_UPGRADE_DURATION + _MAX_CALL_LIFE:

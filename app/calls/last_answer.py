@@ -130,8 +130,8 @@ def stored_attributes_for(attributes: tuple[str, ...]) -> tuple[str, ...]:
 def with_stored_resource_columns(call: Any, columns: Mapping[str, Any]) -> dict[str, Any]:
     """Returns a copy of `columns`, with the columns that store Twilio's answer in place of the whole answer (`resource`).
 
-    `columns` maps attribute names to the values of Twilio's resource. Only `to`, `from_` and `account_sid` are read from the
-    record `call`.
+    `columns` maps attribute names to the values of Twilio's resource. Only `to`, `from_` and `account_sid` are read from
+    `call`, the record.
     """
     record = {"account_sid": call.account_sid, "to": call.to, "from": call.from_, **columns}
     implied = {name: as_twilio_json(value) for name, value in record.items() if name in _OMISSIBLE_MEMBERS.bits}

@@ -59,7 +59,7 @@ async def claim_refreshes(
 ) -> Sequence[CallDueForRefresh]:
     """Claims started calls that are due for a refresh (a new read from Twilio), and returns them.
 
-    Claims no call of the accounts in `busy_accounts`. Other workers skip the claimed calls for the time `lease`.
+    Claims no call of the accounts in `busy_accounts`. Other workers skip the claimed calls until `lease` has passed.
     """
     claimed = _claimed_calls_cte(Call.refresh_at, lease=lease, limit=limit, busy_accounts=busy_accounts)
     columns = [getattr(Call, name) for name in CallDueForRefresh._fields]
@@ -72,14 +72,14 @@ async def claim_searches(
 ) -> Sequence[Call]:
     """Claims calls that must be searched for in Twilio's list of calls now, and returns them.
 
-    Claims no call of the accounts in `busy_accounts`. Other workers skip the claimed calls for the time `lease`.
+    Claims no call of the accounts in `busy_accounts`. Other workers skip the claimed calls until `lease` has passed.
     """
     claimed = _claimed_calls_cte(Call.search_at, lease=lease, limit=limit, busy_accounts=busy_accounts)
     return (await session.scalars(select(Call).join(claimed, Call.id == claimed.c.call_id))).all()
 
 
 async def renew_search_leases(session: AsyncSession, claimed: Sequence[Call], *, lease: timedelta) -> None:
-    """Extends the search leases of claimed calls. Each then ends after the time `lease`, counted from now."""
+    """Extends the search leases of claimed calls. Each lease then ends when `lease` has passed, counted from now."""
     leased = tuple_(Lease.call_id, Lease.due_at).in_([(call.id, call.search_at) for call in claimed])
     statement = update(Lease).where(leased).values(until=func.now() + lease)
     await session.execute(statement.execution_options(synchronize_session=False))

@@ -100,7 +100,7 @@ class Call(LastTwilioAnswerMixin, Base):
     execution: Mapped[str] = mapped_column(Text)
     settled_by: Mapped[str | None] = mapped_column(Text)
     settled_at: Mapped[datetime | None]
-    # The number of the current dial. A retry with the same idempotency key, or another grant of a scheduled call, increments
+    # The number of the current dial. A retry with the same idempotency key, or another grant for a scheduled call, increments
     # it. The outcome of an earlier attempt is not written.
     attempt: Mapped[int] = mapped_column(Integer, server_default=text("1"))
     pending_since: Mapped[datetime]

@@ -152,7 +152,7 @@ class CallParameters(BaseModel):
         return {name: value for attribute, name in _TWILIO_PARAMETERS if (value := values[attribute]) is not None}
 
 
-# Pairs of an attribute and its parameter's name. The members that subclasses add are not Twilio's parameters.
+# Pairs of an attribute and its parameter's name. The attributes that subclasses add are not Twilio's parameters.
 _TWILIO_PARAMETERS = [(attribute, field.alias or attribute) for attribute, field in CallParameters.model_fields.items()]
 
 

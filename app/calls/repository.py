@@ -264,7 +264,7 @@ async def sids_with_record(session: AsyncSession, sids: Collection[str]) -> set[
 async def count_rival_creations(session: AsyncSession, call: Call, *, span: timedelta | None) -> int:
     """Counts the other creations by the same account to the same address that may have started the same call at Twilio.
 
-    Counts creations that are pending or unknown, and those recorded as not started because no call was found at Twilio.
+    Counts creations that are `pending` or `unknown`, and those recorded as not started because no call was found at Twilio.
     Creations of all tenants count, because two tenants may share an account. With `span`, counts only creations that may have
     been dialled at most `span` before or after this call.
 

@@ -79,8 +79,8 @@ def make_record_change(
     """Returns the change that sets these columns and writes one event.
 
     The record is refreshed from Twilio after `refresh_in`, and Twilio's list is searched for the call after `search_in`; None
-    means never. The count of searches starts at 0 again. `settled_at` becomes the time of the change, or null if the columns
-    set `execution` to `unknown` or `scheduled`.
+    means never. `clean_searches` becomes 0. `settled_at` becomes the time of the change, or null if the columns set `execution`
+    to `unknown` or `scheduled`.
     """
     settled_in = None if columns["execution"] in ("unknown", "scheduled") else timedelta(0)
     times = {"settled_at": settled_in, "refresh_at": refresh_in, "search_at": search_in}
@@ -186,9 +186,9 @@ class Settlement:
     ) -> None:
         """Records that Twilio's call `resource` is the call of this record. Writes events and, if requested, a delivery.
 
-        `by` names the evidence. `data` is added to the event. If the sid belongs to another record, or this record has another
-        sid, only an event is written that reports this. If the record was made pending again, `was` may have the result
-        `not_started` that it had before and that is now refuted.
+        `by` names the evidence. `data` is added to the event. `was` is the refuted result `not_started` of a record that was
+        made pending again. If the sid belongs to another record, or this record has another sid, only the event
+        `call.second_sid` is written.
         """
         is_taken = call.execution != "started" and bool(await repository.sids_with_record(session, [resource.sid]))
         was_started = call.execution == "started"
@@ -216,9 +216,9 @@ class Settlement:
     ) -> EventsAndDelivery:
         """Makes Twilio's call `resource` the call of this record, in memory. Returns the events and the delivery to write.
 
-        `is_taken` says that another record has the sid. In this case, or if this record has another sid, the record stays
-        unchanged, and the returned event reports this. `now` is the current time of the database's clock. When the events are
-        committed, the caller passes them to `count_and_log_critical_events`.
+        `is_taken` says that another record has the sid. If another record has it, or if this record has another sid, the record
+        stays unchanged, and the only event that is returned is `call.second_sid`. `now` is the current time of the database's
+        clock. When the events are committed, the caller passes them to `count_and_log_critical_events`.
         """
         if call.execution == "started" and call.sid == resource.sid:
             return EventsAndDelivery(apply_resource(call, resource))
@@ -255,7 +255,8 @@ class Settlement:
     async def plan_search_after_inconclusive_search(self, session: Session, call: Call) -> None:
         """Schedules the next search after an inconclusive one, which failed or could not decide whether the call exists.
 
-        The intervals grow. After `_STOP_SEARCHING_AFTER` no further search is scheduled.
+        The wait before each search is a quarter of the call's age (the time since `pending_since`), within limits. From the age
+        `_STOP_SEARCHING_AFTER` on, no further search is scheduled.
         """
         now = await repository.transaction_start_time(session)
         age = now - call.pending_since

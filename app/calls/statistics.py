@@ -29,10 +29,10 @@ class CallsToRefreshCounts:
 
 
 async def oldest_unsettled_times(session: AsyncSession) -> dict[str, datetime | None]:
-    """Returns the `pending_since` of the oldest pending and of the oldest unknown call; None if there is no such call.
+    """Returns when the oldest `pending` call and the oldest call with `execution` `unknown` began (`pending_since`).
 
-    The keys of the result are `pending` and `unknown`. Leaves out unknown calls that are no longer searched for, because they
-    may stay unknown for ever. Reads only a few index entries.
+    The keys of the result are `pending` and `unknown`. A value is None if there is no such call. Leaves out `unknown` calls
+    that are no longer searched for, because they may stay `unknown` for ever. Reads only a few index entries.
     """
     oldest = select(func.min(Call.pending_since))
     statement = select(

@@ -100,7 +100,7 @@ def callback_columns_for_new_attempt(
     """Returns the callback columns of a call that is dialled again: `columns`, unless the event `settled` has a delivery.
 
     `events_with_delivery` names the events that have a delivery. If `settled` is one of them, the event `corrected` may have to
-    follow to the same URL. So the result then has the event `settled`, and the recorded URL if `columns` has none.
+    be delivered, too. So the result then also has the event `settled`, and the recorded URL if `columns` has no URL.
     """
     target = columns if columns["status_callback"] else recorded
     if SETTLED_EVENT not in events_with_delivery or target["status_callback"] is None:
@@ -142,9 +142,10 @@ def status_callbacks_for_update(
 
 
 def _events_for_new_url(call: Call) -> list[str]:
-    """Returns the events that Callgate delivers to the URL of an update: those that the creation named, or else `completed`.
+    """Returns the events that Callgate delivers to the URL of an update.
 
-    The record does not have all of them if Twilio has sent the callbacks so far: Callgate itself delivers only `settled` then.
+    These are the events that the creation named. If it named none, they are the recorded events, with `completed` added if the
+    record has none of Twilio's events. It has none of them, for example, if Twilio sent the callbacks directly to the tenant.
     """
     if named := call.parameters.get("status_callback_event"):
         return list(named)

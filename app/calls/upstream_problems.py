@@ -21,16 +21,20 @@ _ERRORS_BY_TWILIO_ERROR: Mapping[type[TwilioError], type[CallgateError]] = {
 
 
 def creation_problem(error: TwilioError) -> CallgateError:
-    """Returns the error for the client after a creation that Twilio has not processed. It has Twilio's message, if any."""
+    """Returns the error for the client if Twilio has not processed a creation. This error has Twilio's message, if any.
+
+    `error` must be a TwilioNotSent or a TwilioNotProcessed.
+    """
     return _upstream_problem(error, _ERRORS_BY_TWILIO_ERROR, rejected_detail=None, call_id=None)
 
 
 def change_problem(
     error: TwilioError, special_errors: Mapping[type[TwilioError], type[CallgateError]], *, call_id: UUID | None
 ) -> CallgateError:
-    """Returns the error for the client after a change that Twilio has not made. It has Twilio's message, if any.
+    """Returns the error for the client if Twilio has not made a requested change. This error has Twilio's message, if any.
 
-    `special_errors` maps classes of Twilio errors to the errors that this change uses instead of the general ones.
+    `error` must be a TwilioNotSent or a TwilioNotProcessed. `special_errors` maps classes of Twilio errors to classes of errors
+    for the client. Other Twilio errors become the same errors as after a creation.
     """
     classes = {**_ERRORS_BY_TWILIO_ERROR, **special_errors}
     return _upstream_problem(error, classes, rejected_detail="Twilio refused the change; `upstream` says why.", call_id=call_id)
@@ -43,7 +47,7 @@ def _upstream_problem(
     rejected_detail: str | None,
     call_id: UUID | None,
 ) -> CallgateError:
-    """Returns the error for the client after a TwilioNotSent or TwilioNotProcessed. It has Twilio's message, if any.
+    """Returns the error for the client after a TwilioNotSent or TwilioNotProcessed. This error has Twilio's message, if any.
 
     `rejected_detail` is the detail of an UpstreamRejected. If it is None, the default detail is used.
     """

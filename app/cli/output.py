@@ -46,7 +46,7 @@ def creating_secret(*, in_doubt: str) -> Iterator[None]:
 
 @contextmanager
 def output_errors_as(failure: CommandFailed) -> Iterator[None]:
-    """Raises `failure` if the block cannot write its output. Use it after a change that is already committed."""
+    """Raises `failure` if the block cannot write its output. Use it where the command has already committed its change."""
     try:
         yield
     except OSError as error:

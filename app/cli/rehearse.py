@@ -76,7 +76,7 @@ def rehearse(
     """Show when each call of a file would ring or expire, and at what pace.
 
     No phone rings, and your database is only read. The command starts a Postgres and a simulator of Twilio of its own, and its
-    clock skips the time between events. The settings of the queue, its tenant and its first account are read from the
+    clock skips the time between events. The settings of the queue, its tenant and its oldest account are read from the
     database; options for the pace replace those of the queue. Without --queue and --tenant no database is needed. Calls that
     already wait do not count. The exit code is 1 if lines are refused.
     """
@@ -107,7 +107,7 @@ def _read_lines(file: str) -> list[bytes]:
 
 
 def _read_settings(tenant: str | None, queue: str | None, change: PaceChange) -> RehearsalSettings:
-    """Returns the stored settings of the queue, its tenant and its account. `change` replaces limits of the queue.
+    """Returns the stored settings of the queue, its tenant and its oldest account. `change` replaces limits of the queue.
 
     If `tenant` and `queue` are both None, reads no database: only the limits in `change` apply. Raises CommandFailed if there
     is no such tenant or queue, or if several tenants have such a queue.

@@ -5,7 +5,7 @@ from typing import Final
 
 from app.database.pool import TransactionRunner
 
-# Longer than `statement_timeout` and `idle_in_transaction_session_timeout`, after which Postgres ends what Callgate has begun.
+# Longer than `statement_timeout` and `idle_in_transaction_session_timeout`: Postgres has then ended what Callgate has begun.
 MAX_WAIT_FOR_WRITERS_S: Final = 15.0
 _CHECK_INTERVAL_S: Final = 0.05
 # A statement that writes or locks rows takes this table lock before its snapshot. The lock is held until the transaction ends.

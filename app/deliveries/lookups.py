@@ -9,7 +9,10 @@ from weakref import WeakValueDictionary
 
 _MAX_LOOKUPS: Final = 100
 MAX_LOOKUPS_PER_TENANT: Final = 12
-"""As many as the attempts that a tenant has in flight, so that only lookups which no attempt waits for any more use it up."""
+"""The same as the maximum number of attempts that a tenant has in flight.
+
+So a lookup waits for a slot only if earlier lookups go on although their attempts do not wait for them any more.
+"""
 
 ResolveHost = Callable[[str], Sequence[str]]
 """A function that returns the IP addresses of a host name. It may block, and raises OSError if the name has no address."""

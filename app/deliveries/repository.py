@@ -21,7 +21,7 @@ _NOTIFY = select(func.pg_notify(DELIVERIES_CHANNEL, ""))
 
 @dataclass(frozen=True, slots=True)
 class DeliveryBacklog:
-    """The number of pending deliveries, the time since which the oldest is pending, and the due time of the most overdue one.
+    """The number of pending deliveries, when the oldest became pending, and when the most overdue one was due.
 
     Only MAX_COUNTED pending deliveries are read, in no order. If there are more, the values describe only those that were read.
     """
@@ -45,7 +45,7 @@ async def read_delivery_backlog(session: AsyncSession) -> DeliveryBacklog:
 async def list_deliveries(session: AsyncSession, call_id: UUID) -> Sequence[tuple[Delivery, StoredCallbackFields | None]]:
     """Returns the deliveries of a call in the order of the events, each with the stored fields of its callback event.
 
-    The callback event has the same id as the delivery. If there is no such event, None is in the place of its fields.
+    The callback event has the same id as the delivery. If there is no such event, the fields are None.
     """
     statement = (
         select(Delivery, CallEvent.id, CallEvent.data, CallEvent.data_left_out)

@@ -43,7 +43,7 @@ _JSON_COLUMNS = ("parameters", "warnings", "problem", "own_subresource_uris", "s
 class ClaimedDelivery:
     """A delivery that this worker may send until its lease ends.
 
-    If it is `held`, it must not be sent yet: it waits for an earlier event of its call.
+    A `held` delivery waits for an earlier event of its call and must not be sent yet.
     """
 
     id: UUID
@@ -215,10 +215,12 @@ async def claim_deliveries(
 ) -> list[ClaimedDelivery]:
     """Claims due deliveries: at most `limit` in all, at most `per_tenant` for each tenant, and none for `busy_tenant_ids`.
 
-    No other worker claims them again before the time `lease` has passed. Reads only the partitions of `months`; None: all. The
-    result is ordered by tenant, from the first tenant id greater than `after_tenant_id`. It includes `held` deliveries, which
-    must wait for an earlier event of their call: they are due again after _HELD_RECHECK_AFTER instead. `finished_delivery_ids`
-    has the ids of deliveries that were delivered or given up, but are not recorded yet. They do not hold back later events.
+    No other worker claims a delivery of the result before `lease` has passed, unless the delivery is `held`. A `held` delivery
+    must wait for an earlier event of its call. It is due again when the result of the earlier delivery is recorded, and after
+    _HELD_RECHECK_AFTER at the latest. The result is ordered by tenant, from the first tenant id greater than `after_tenant_id`.
+
+    Reads only the partitions of `months`; None: all. `finished_delivery_ids` has the ids of deliveries that were delivered or
+    given up, but are not recorded yet. Such deliveries do not hold back later events.
     """
     statement = _claim_deliveries_sql(months)
     given = (

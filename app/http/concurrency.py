@@ -51,8 +51,8 @@ class ConcurrencyLimit:
         """Waits until a request of the tenant may be handled. Counts the request while the block runs.
 
         Raises Overloaded after `max_wait_s` seconds, unless `is_wait_unlimited` is true. Callers set `is_wait_unlimited` when a
-        response has started, because it can no longer become an error response, and after a change, because Overloaded would
-        say that nothing was done.
+        response has started, because it can no longer become an error response, and after the request has changed something,
+        because Overloaded would say that nothing was done.
 
         The tenant's limit applies before the limit of the process, so a tenant that has reached its limit does not delay other
         tenants.

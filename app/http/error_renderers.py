@@ -27,7 +27,7 @@ class ErrorRenderer(Protocol):
     def render_unknown_outcome(self, call_id: UUID, *, request_id: str) -> Response:
         """Returns the response to a request to create a call if it is unknown whether Twilio has started the call.
 
-        The response has a status after which HTTP clients do not repeat the request automatically.
+        The status of the response is one that does not make HTTP clients repeat the request automatically.
         """
 
 

@@ -114,9 +114,9 @@ def _parse_address(text: str) -> IPv4Address | IPv6Address | None:
 
 
 def _address_or_network_text(address: IPv4Address | IPv6Address | None) -> str:
-    """Returns the text under which wrong keys are counted: the IPv4 address, or the /64 network of an IPv6 address.
+    """Returns the IPv4 address, or the /64 network of an IPv6 address, as text. Returns "unknown" for None.
 
-    Returns "unknown" for None.
+    FailedAuthenticationLimiter counts wrong keys by this text.
     """
     if isinstance(address, IPv6Address):
         return str(IPv6Network((int(address), _IPV6_NETWORK_BITS), strict=False))

@@ -56,8 +56,8 @@ class Readiness:
     async def check(self) -> Health:
         """Returns the current health. If the check takes longer than READY_TIMEOUT_S, the health has the reason `timeout`.
 
-        Requests at the same time share one check and its database connection. A check that takes longer is not cancelled, so
-        that it reaches the second host of the database URL if the first one does not answer. The next requests join it.
+        Requests that arrive during a check wait for the same check, which uses one database connection. A check that takes
+        longer is not cancelled, so that it reaches the second host of the database URL if the first one does not answer.
         """
         if self._running_check is None or self._running_check.done():
             self._running_check = asyncio.create_task(self._check_database())

@@ -18,7 +18,7 @@ UNLOGGED_PATHS: Final = frozenset({"/livez", "/readyz", "/metrics"})
 _SPAN_FIELDS = frozenset({"request_id", "tenant_id", "call_id", "call_sid", "execution"})
 _STANDARD_METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 
-_COUNTED_AS_UNAVAILABLE: Final = "callgate.counted_as_unavailable"  # a member of the scope
+_COUNTED_AS_UNAVAILABLE: Final = "callgate.counted_as_unavailable"  # a key of the ASGI scope
 
 logger = structlog.stdlib.get_logger(__name__)
 

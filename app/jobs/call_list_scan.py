@@ -36,10 +36,12 @@ async def find_calls_in_list(
 ) -> ListScanResult:
     """Looks for calls on the newest pages of Twilio's list. Raises TwilioError if a page cannot be read.
 
-    `wanted` has the sids of these calls, each with the time when the call was requested. Stops when all wanted calls are found,
-    when so few are missing that it takes fewer requests to fetch them one by one, or when the dates in the list show that most
-    missing calls are too far back. Requests no further page when `last_page_after_s` seconds have passed. `deadline_s` is the
-    time limit of each request. The list is not filtered by start time, because such a filter would hide queued calls.
+    `wanted` has the sids of these calls, each with the time when the call was requested. `deadline_s` is the time limit of each
+    request. The list is not filtered by start time, because such a filter would hide queued calls. Stops in these cases:
+    - All wanted calls are found.
+    - So few calls are missing that it takes fewer requests to fetch them one by one.
+    - The dates in the list show that most missing calls are too far back.
+    - `last_page_after_s` seconds have passed.
     """
     found: dict[str, CallResource] = {}
     newest: Sequence[Mapping[str, Any]] = ()

@@ -92,7 +92,7 @@ class AccountCallList:
     _by_address: dict[str, asyncio.Task[_ListedCalls]] = field(default_factory=dict)
 
     async def find_candidates(self, call: Call, *, max_start_delay: timedelta) -> CallCandidates:
-        """Returns the calls in the list that the request for the record `call` may have started.
+        """Returns the calls in the list that the request for this record may have started.
 
         Raises TwilioError or TimeoutError if the list cannot be read.
         `max_start_delay` is the longest time from `call.pending_since` until Twilio may start the call.
@@ -163,7 +163,7 @@ class TwilioCallSearch:
     _lists: dict[tuple[UUID, datetime], AccountCallList] = field(default_factory=dict)
 
     async def find_candidates(self, call: Call) -> CallCandidates:
-        """Returns the calls in Twilio's list that the request for the record `call` may have started.
+        """Returns the calls in Twilio's list that the request for this record may have started.
 
         Raises TwilioError or TimeoutError if the list cannot be read.
         """
@@ -227,7 +227,7 @@ def max_time_between_matching_requests(max_start_delay: timedelta) -> timedelta:
 
 
 def rate_match(call: Call, entry: CallResource, *, max_start_delay: timedelta) -> MatchRating:
-    """Rates whether the request for the record `call` may have started `entry`, a call in Twilio's list.
+    """Rates whether the request for this record may have started `entry`, a call in Twilio's list.
 
     "yes": direction, `to` and `from` are present and match exactly, and `date_created`, if present, is in the expected time.
     "no": one of these values contradicts the request. "perhaps": no value contradicts it, but some are missing or inexact.

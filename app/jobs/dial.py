@@ -1,6 +1,6 @@
 """Dials scheduled calls as soon as their time has come and the dialling limits allow another call.
 
-Also ends calls that were not dialled by their `ring_by`, the time until which they may begin to ring.
+Also ends calls that were not dialled by their `ring_by`, the latest time at which a call may begin to ring.
 """
 
 import asyncio
@@ -31,7 +31,7 @@ _EXPIRED_BATCH_SIZE = 500
 
 @dataclass
 class ScheduledCallDialer:
-    """Grants scheduled calls (takes the right to dial them) and dials them: at most `max_in_flight` at the same time.
+    """Takes grants (rights to dial one scheduled call each), and dials the calls: at most `max_in_flight` at the same time.
 
     At most `max_in_flight_per_tenant` of them belong to one tenant, unless the tenant has a limit of its own.
     """
@@ -58,10 +58,10 @@ class ScheduledCallDialer:
             self.settlement.metrics.calls.grants.labels(priority)
 
     async def step(self) -> bool:
-        """Ends expired calls. Then grants (takes the right to dial) at most one batch of calls of each account.
+        """Ends a batch of expired calls. Then takes grants (rights to dial one call each): at most one batch for each account.
 
-        Starts to dial the granted calls, and does not wait for the outcomes. Returns whether the next step should follow
-        without a pause: more calls may have expired, or may be granted now.
+        Starts to dial the calls of these grants, and does not wait for the outcomes. Returns whether the next step should
+        follow without a pause: more calls may have expired, or may be dialled now.
         """
         is_last = await self._end_expired_calls() < _EXPIRED_BATCH_SIZE
         waits = []
@@ -95,11 +95,11 @@ class ScheduledCallDialer:
         return sorted(waiting, key=lambda each: (self._last_steps[each.account_id], each.account_id))
 
     async def _grant_calls_of_account(self, account_id: UUID, limit: int) -> DialGrantBatch:
-        """Grants (takes the right to dial) at most `limit` calls of one account, starts to dial them, and returns the grants.
+        """Takes at most `limit` grants (rights to dial one call each) for one account, starts to dial, and returns the grants.
 
-        Raises DatabaseUnavailable, unless only a row stays locked, such as that of a queue. That error and any other is only
-        logged, so that it does not affect other accounts; the result then has no grants. If the task is canceled, calls that
-        are granted and not dialled yet wait again.
+        Raises DatabaseUnavailable, unless only a row stays locked, such as that of a queue. In that case the result has no
+        grants. After any other error, it has none either: the error is only logged, so that it does not affect other accounts.
+        If the task is canceled, calls that have a grant and are not dialled yet wait again.
         """
         began = monotonic_seconds()
         try:
@@ -112,7 +112,7 @@ class ScheduledCallDialer:
                 raise
             return DialGrantBatch([], is_last=True)
         except OSError as error:
-            # Nothing is granted: without the counters it is unknown what other workers have granted.
+            # Takes no grants: without the counters it is unknown how many grants other workers have taken.
             logger.error("grant_counters_unreadable", account_id=str(account_id), error=type(error).__name__, errno=error.errno)
             return DialGrantBatch([], is_last=True)
         except Exception:

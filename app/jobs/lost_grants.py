@@ -1,6 +1,6 @@
 """Stops the dialling of scheduled calls if the database may have lost grants, for example because it was restored.
 
-A grant is the right to dial one scheduled call.
+A grant is a worker's right to dial one scheduled call.
 """
 
 from dataclasses import dataclass, field
@@ -12,9 +12,9 @@ from app.scheduling.grant_halts import halt_if_grants_lost
 
 @dataclass(frozen=True, slots=True)
 class LostGrantWatch:
-    """Stops workers from making grants if the database may have lost earlier grants (app.scheduling.grant_halts).
+    """Stops workers from taking grants if the database may have lost earlier grants (app.scheduling.grant_halts).
 
-    A grant is the right to dial one scheduled call.
+    A grant is a worker's right to dial one scheduled call.
     """
 
     database: Database

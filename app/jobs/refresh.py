@@ -101,8 +101,8 @@ class CallRefresher:
     fetch_deadline_s: float
     first_page_checks: Sequence[FirstPageCheck] = ()
     tasks: AccountTasks = field(default_factory=AccountTasks)
-    # Accounts that Twilio throttles, or whose requests fail, with the value of `monotonic_seconds()` until which no request is
-    # sent for them.
+    # Accounts that Twilio throttles, or whose requests fail, each with the end of its pause as a value of
+    # `monotonic_seconds()`. No request is sent for an account before that.
     _pauses: dict[UUID, float] = field(default_factory=dict)
 
     async def step(self) -> bool:
@@ -200,7 +200,7 @@ class CallRefresher:
                 return _FetchResult(error=error)
 
     def _remaining_pause(self, account_id: UUID) -> timedelta | None:
-        """Returns for how long no request is sent for the account; None if requests are not paused now."""
+        """Returns how long requests for the account are still paused; None if they are not paused now."""
         left_s = self._pauses.get(account_id, 0.0) - monotonic_seconds()
         return timedelta(seconds=left_s) if left_s > 0 else None
 

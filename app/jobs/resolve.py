@@ -123,10 +123,10 @@ class OutcomeResolver:
         return TwilioCallSearch(self.directory, self.twilio, batch, self.max_start_delay, self.deadline_s)
 
     async def settle_unknown_calls_from_page(self, account_id: UUID, page: Sequence[Mapping[str, Any]]) -> None:
-        """Finds calls of unknown outcome in `page`, the first page of Twilio's list of the account's calls.
+        """Looks for calls of unknown outcome in `page`, the first page of Twilio's list of the account's calls.
 
-        If a match is certain, binds the record to Twilio's call. Then no search for this record is needed. Otherwise the record
-        does not change, because the page may be stale or incomplete. Raises DatabaseUnavailable.
+        If a match is certain, binds the record to Twilio's call, so that no search for it is needed. Otherwise the record does
+        not change, because the page may be stale or incomplete. Raises DatabaseUnavailable.
         """
         async with self.database.begin() as session:
             unknown = await repository.list_unknown_calls(session, account_id, limit=_MAX_UNKNOWN_CALLS_PER_PAGE)
@@ -217,9 +217,9 @@ def _is_searchable(call: Call) -> bool:
 
 
 def _shows_all_candidates(page: Sequence[Mapping[str, Any]], call: Call) -> bool:
-    """Returns whether the page has every call that the request for the record `call` may have started.
+    """Returns whether the page has every call that the request for this record may have started.
 
-    The page has the newest calls first. It is enough that it goes back to before the request, or that it is the whole list.
+    The page has the newest calls first. True if the page reaches back to before the request, or is the whole list.
     """
     last = CallResource.parse_answer(page[-1]) if page else None
     is_whole_list = len(page) < CALL_LIST_PAGE_SIZE

@@ -42,7 +42,7 @@ async def evaluate_candidates(
     *,
     max_start_delay: timedelta,
 ) -> SearchFinding:
-    """Decides whether one of the candidates is the call of the record `call`. The caller must have locked the record.
+    """Decides whether one of the candidates is the call of this record. The caller must have locked the record.
 
     Writes nothing. `max_start_delay` is the longest time from `call.pending_since` until Twilio creates the call.
     `clock_offset` is Twilio's clock minus Postgres's; None if unknown. A rival is another record whose request may have started

@@ -150,7 +150,7 @@ class EmbeddedPostgres:
         return home
 
     def _create_data_folder(self) -> None:
-        """Creates the folder `data` with an empty database. Builds it as `data.new` and renames it when it is complete."""
+        """Creates the folder `data` with an empty database. Builds the folder as `data.new`, and renames it when complete."""
         new, password = self._home / "data.new", self._home / "password"
         shutil.rmtree(new, ignore_errors=True)
         new.mkdir(mode=0o700)

@@ -199,7 +199,7 @@ class Rehearsal:
             )
 
     def _copy_outcome(self, call_id: UUID, placed: PlacedCall) -> RehearsedCall:
-        """Copies the outcome and times that the simulator has planned for the call `placed` to the call's entry in the report.
+        """Copies the outcome and times that the simulator has planned for `placed` to the call's entry in the report.
 
         Adds this entry to the results, and returns it.
         """
@@ -224,7 +224,7 @@ class Rehearsal:
                 self._record_outcome(self._waiting_calls.pop(call_id), "expires", at)
 
     async def _grant_and_place(self, at: datetime) -> float | None:
-        """Grants (permits to dial) all calls that may be dialled now, and places them at the simulator.
+        """Takes grants (rights to dial) for all calls that may be dialled now, and places the calls at the simulator.
 
         Returns the seconds until the call rates of the account and the queue allow another call. Returns None if no rate delays
         a call.
@@ -271,10 +271,11 @@ async def prepare_database(url: str) -> None:
 async def read_rehearsal_settings(
     connection: Connection, tenant_id: str | None, queue: str | None, change: PaceChange
 ) -> RehearsalSettings:
-    """Returns the stored settings of a tenant, its first account and its queue, with `change` applied to the queue's limits.
+    """Returns the stored settings of a tenant, its oldest account and its queue, with `change` applied to the queue's limits.
 
-    If `tenant_id` is None, the only tenant with this queue is used. If `queue` is None, no settings of a queue are read. Raises
-    OperatorError if there is no such tenant or queue, or if several tenants have the queue.
+    `tenant_id` and `queue` must not both be None. If `tenant_id` is None, the only tenant with this queue is used. If `queue`
+    is None, no settings of a queue are read. Raises OperatorError if there is no such tenant or queue, or if several tenants
+    have the queue.
     """
     found = await store.find_settings(connection, tenant_id, queue)
     if not found:

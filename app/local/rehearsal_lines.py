@@ -92,7 +92,7 @@ class RehearsalLineReader:
 def _call_id_in_line_order(at: datetime, number: int) -> UUID:
     """Returns a UUIDv7 (RFC 9562 §5.7) with `number`, the number of the line, in place of its random bits.
 
-    Calls that are due at the same time are dialled in the order of their ids. With these ids, it is the order of their lines.
+    Calls that are due together are dialled in the order of their ids. With these ids, they are dialled in line order.
     """
     return UUID(int=int(at.timestamp() * 1000) << 80 | 7 << 76 | 2 << 62 | number)
 

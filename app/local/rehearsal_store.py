@@ -54,7 +54,7 @@ _FIND_REDIALS_SQL = """
 
 @dataclass(frozen=True, slots=True)
 class CopiedSettings:
-    """The settings that a rehearsal copies from a tenant, its first account and a queue. Calling hours are JSON, as stored."""
+    """The settings that a rehearsal copies from a tenant, its oldest account and a queue. Calling hours are JSON, as stored."""
 
     tenant_id: str | None = None
     tenant_hours: str | None = None
@@ -85,8 +85,8 @@ class WaitingRedial:
 async def find_settings(connection: Connection, tenant_id: str | None, queue: str | None) -> list[CopiedSettings]:
     """Returns the settings of the tenant with its queue, as a list with one item. The list is empty if one of them is missing.
 
-    If `tenant_id` is None, returns the settings of each tenant that has the queue, but of at most two tenants. If `queue` is
-    None, reads no settings of a queue.
+    `tenant_id` and `queue` must not both be None. If `tenant_id` is None, returns the settings of each tenant that has the
+    queue, but of at most two tenants. If `queue` is None, reads no settings of a queue.
     """
     return [CopiedSettings(**row) for row in await connection.fetch(_FIND_SETTINGS_SQL, tenant_id, queue)]
 

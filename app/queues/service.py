@@ -29,7 +29,7 @@ _SETTINGS_IN_QUEUE_TABLE: Final = ("paused", "hours", "ring_within_s")
 
 
 class QueueChange(TypedDict, total=False):
-    """Changes to a queue. A missing member stays as it is; None removes the value."""
+    """Changes to a queue. A missing key leaves the setting as it is; None removes the value."""
 
     paused: bool
     hours: CallingHours | None
@@ -45,9 +45,9 @@ class QueueService:
     async def create_or_change(self, actor: Actor, tenant_id: str, name: str, change: QueueChange) -> tuple[QueueRow, bool]:
         """Creates a queue, or changes the queue of this name. Returns the queue, and whether it was created.
 
-        If the change pauses the queue, none of its calls is granted (gets the right to be dialled) once this method returns.
-        Calls under way go on. Changed hours apply to waiting calls at once. Raises InvalidMember for an invalid name or value,
-        and NoSuchResource if there is no such tenant.
+        If the change pauses the queue, no worker takes the right to dial one of its calls once this method returns. Calls for
+        which a worker has this right already are still dialled, and calls under way go on. Changed hours apply to waiting calls
+        at once. Raises InvalidMember for an invalid name or value, and NoSuchResource if there is no such tenant.
         """
         _validate(name, change)
         async with self.database.transaction() as connection:
@@ -141,7 +141,7 @@ async def _lock_or_raise(connection: Connection, tenant_id: str, name: str) -> Q
 
 
 async def _write_change(connection: Connection, queue: QueueRow, change: QueueChange) -> list[str]:
-    """Writes the change to a locked queue. Returns the names of the members whose values have changed."""
+    """Writes the change to a locked queue. Returns the names of the settings whose values have changed."""
     stored = {name: getattr(queue, name) for name in _SETTINGS_IN_QUEUE_TABLE}
     settings = stored | {name: value for name, value in change.items() if name in _SETTINGS_IN_QUEUE_TABLE}
     pace = change.get("pace", PaceChange())

@@ -1,11 +1,11 @@
 """Counts the grants of each account in the worker's memory and, if configured, in a folder outside the database.
 
-A grant is the right to dial one scheduled call. The account's row in `pace` counts its grants, in the transaction that makes
-them. If this count is lower than one that a worker knows, the database has lost grants whose calls may have been dialled: it
-was restored from a backup or a snapshot, or a standby that lagged behind was promoted.
+A grant is a worker's right to dial one scheduled call of an account. The account's row in `pace` counts the grants, in the
+transaction that takes them. If this count is lower than one that a worker knows, the database has lost grants whose calls may
+have been dialled: it was restored from a backup or a snapshot, or a standby that lagged behind was promoted.
 
-With a folder, a count is on disk before the granted call is dialled, and the counts of all workers that share the folder are
-read before each grant. Each worker only appends to files of its own.
+With a folder, a worker reads the counts of all workers that share the folder before it takes a grant, and writes the new count
+before it dials the call. If writing fails, it dials all the same. Each worker only appends to files of its own.
 """
 
 import asyncio
@@ -178,7 +178,7 @@ class _CounterFolder:
             return
         with file.open("rb") as stream:
             stream.seek(begin)
-            # An incomplete line is being written, or its worker was killed. The granted call was not dialled yet.
+            # An incomplete line is being written, or its worker was killed. The call of its last grant was not dialled yet.
             text = stream.read().rpartition(b"\n")[0]
         new_lines.end_offsets[file.name] = begin + len(text) + bool(text)
         new_lines.counts.extend(count for line in text.splitlines() if (count := _parse_count_line(line)) is not None)

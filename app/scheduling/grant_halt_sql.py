@@ -1,6 +1,6 @@
-"""SQL fragments of the check whether calls may be granted on this Postgres server (app.scheduling.grant_halts).
+"""SQL fragments of the check whether workers may take grants on this Postgres server (app.scheduling.grant_halts).
 
-A grant is the right to dial one scheduled call.
+A grant is a worker's right to dial one scheduled call.
 """
 
 from typing import Final
@@ -8,7 +8,7 @@ from typing import Final
 # Contains the table's oid, which differs after a restore into the same database.
 CURRENT_SERVER_SQL: Final = "(callgate_server() || '/' || 'grant_guard'::regclass::oid)"
 MAY_GRANT_SQL: Final = f"(SELECT halted_at IS NULL AND server = {CURRENT_SERVER_SQL} FROM grant_guard WHERE id = 1)"  # noqa: S608
-"""SQL for whether calls may be granted now. Its value is null if no server was recorded yet."""
+"""SQL for whether workers may take grants now. Its value is null if no server was recorded yet."""
 RELEASED_AT_MICROSECONDS_SQL: Final = (
     "coalesce((SELECT extract(epoch FROM released_at) * 1000000 FROM grant_guard WHERE id = 1), 0)::bigint"
 )

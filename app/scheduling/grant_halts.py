@@ -1,8 +1,8 @@
 """Halts all grants when the database may have lost some of them: it was restored or copied, or a standby was promoted.
 
-A grant is the right to dial one scheduled call. A worker gets it with a transaction that deletes the call's row in
-`scheduled_dial`. If the database loses this transaction, the row is back, and the call would be dialled again. So calls are
-granted only on the same server, timeline, database and table as before, and only while the database has all grants that workers
+A grant is a worker's right to dial one scheduled call. The worker takes it in a transaction that deletes the call's row in
+`scheduled_dial`. If the database loses this transaction, the row is back, and the call would be dialled again. So workers take
+grants only on the same server, timeline, database and table as before, and only while the database has all grants that workers
 know of (app.scheduling.grant_counters). Otherwise all grants are halted until `callgate queues release` has found out which
 calls Twilio has. If a server hides its timeline, the start time of the server is compared instead.
 """
@@ -78,9 +78,9 @@ _HALT_BY_OPERATOR = f"""
 """
 # Writes the row without a change, so that a release that has read the row before fails.
 _TOUCH_HALT = "UPDATE grant_guard SET halted_at = halted_at WHERE id = 1 RETURNING server, halted_at"
-# Moves `seen_at` back to before all lost grants. They were made after the account's last grant in the database ($1), and after
+# Moves `seen_at` back to before all lost grants. They were taken after the account's last grant in the database ($1), and after
 # the `not_before` of a waiting call. A worker that did not notice the loss may have set `seen_at` later than that, and may have
-# granted more calls of the account.
+# taken more grants for calls of the account.
 _HALT_FOR_LOST_GRANTS = """
     UPDATE grant_guard SET halted_at = clock_timestamp(), halt_reason = 'counter',
         seen_at = least(seen_at, $1::timestamptz, (SELECT min(not_before) FROM scheduled_dial))
@@ -93,7 +93,7 @@ class GrantHaltState:
     """The row of `grant_guard`, which says whether scheduled calls may be dialled, and the server from which it was read."""
 
     server: str
-    """The Postgres server on which calls were last granted (got the right to be dialled)."""
+    """The only Postgres server on which workers may take grants (rights to dial scheduled calls)."""
     current_server: str
     """The server from which this state was read."""
     seen_at: datetime
@@ -112,7 +112,7 @@ class GrantHaltState:
 
 
 async def record_server_or_halt_grants(connection: Connection) -> bool:
-    """Records the current Postgres server if none is recorded yet. Returns whether it did so: then calls may be granted.
+    """Records the current Postgres server if none is recorded yet. Returns whether it did so: then workers may take grants.
 
     If another server is recorded, halts all grants (rights to dial), unless they are halted already. Call this only if
     MAY_GRANT_SQL, read before in the same transaction, is not true.
@@ -152,7 +152,7 @@ async def halt_grants(connection: Connection) -> StoredHalt:
 async def halt_for_lost_grants(connection: Connection, account_id: UUID, *, granted_at: datetime | None) -> None:
     """Halts all grants (rights to dial scheduled calls). Call this if the database has lost grants of the account.
 
-    `granted_at` is the time of the account's latest grant in the database; None if there is none. The lost grants were made
+    `granted_at` is the time of the account's latest grant in the database; None if there is none. The lost grants were taken
     later.
     """
     halted = await connection.fetchrow(_HALT_FOR_LOST_GRANTS, granted_at)
@@ -185,7 +185,7 @@ async def halt_if_grants_lost(connection: Connection, known: Mapping[UUID, Grant
 async def _account_with_lost_grants(
     connection: Connection, known: Mapping[UUID, GrantCount]
 ) -> tuple[UUID, datetime | None] | None:
-    """Returns an account that has fewer grants in the database than in `known`, and the time of its last grant in the database.
+    """Returns an account for which the database has fewer grants than `known`, and the time of its last grant in the database.
 
     Returns None if there is no such account.
     """
@@ -202,7 +202,7 @@ async def read_grant_halt_state(database: StatementRunner) -> GrantHaltState | N
 
 
 async def release_grants(connection: Connection, state: GrantHaltState) -> bool:
-    """Ends the halt, so that scheduled calls are granted again on the server `state.current_server`. Returns True.
+    """Ends the halt: workers may dial scheduled calls again, on the server `state.current_server`. Returns True.
 
     If the Postgres server or the row of `grant_guard` has changed since `state` was read, changes nothing and returns False.
     """

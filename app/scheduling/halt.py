@@ -19,7 +19,7 @@ class HaltResult:
     was_halted: bool
     """Whether grants were already halted. If so, the earlier halt and its reason stay. A release that is running fails."""
     is_complete: bool
-    """Whether no call is granted from now on. The value is False if a transaction is still open that may be granting a call."""
+    """Whether no worker takes a grant from now on. The value is False if a transaction is still open that may take one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +28,7 @@ class GrantHaltCommand:
     max_wait_s: float = MAX_WAIT_FOR_WRITERS_S
 
     async def run(self, actor: Actor) -> HaltResult:
-        """Halts all grants (rights to dial scheduled calls). Then waits for transactions that may be granting calls.
+        """Halts all grants (rights to dial scheduled calls). Then waits for transactions that may be taking grants.
 
         Writes an audit event even if grants are halted already, because a release that is running then fails. `is_complete` of
         the result is False if one of these transactions is still open after `max_wait_s`.
@@ -36,6 +36,6 @@ class GrantHaltCommand:
         async with self.database.transaction() as connection:
             halted = await halt_grants(connection)
             await record_audit_event(connection, actor, action="grants.halt", tenant_id=None, subject=halted.server)
-        # A transaction that grants calls locks a row of `pace` before it reads whether grants are halted.
+        # A transaction that takes grants locks a row of `pace` before it reads whether grants are halted.
         is_complete = await wait_for_writers(self.database, "pace", max_wait_s=self.max_wait_s)
         return HaltResult(halted.since, halted.was_halted, is_complete)

@@ -49,7 +49,8 @@ class Queue(Base):
 class Pace(Base):
     """The dialling limits of an account or a queue, and how much of them is used.
 
-    A transaction that gives calls the right to be dialled locks the row, so that no two transactions use the same capacity.
+    A transaction in which a worker takes the right to dial calls locks the row, so that no two transactions use the same
+    capacity.
     """
 
     __tablename__ = "pace"
@@ -107,15 +108,16 @@ class ScheduledDial(Base):
     due_at: Mapped[datetime]
     # The callee's zone, if the request has one.
     time_zone: Mapped[str | None] = mapped_column(Text)
-    # How often the call was granted before, and then put back because Twilio could not be reached or throttled requests.
+    # How often a worker has put the call back after it took a grant, for example because Twilio could not be reached.
     tries: Mapped[int] = mapped_column(Integer, server_default=text("0"))
 
 
 class DialTurn(Base):
-    """The time at which an API key or a workload last got a grant, the right to dial a call, at an account.
+    """When a worker last took a grant for a call of this API key or workload at this account; before that, when it was added.
 
-    The key or workload whose last grant is the oldest is served next. The row is deleted when the key or workload has no
-    waiting call and got no grant for an hour.
+    A grant is a worker's right to dial one scheduled call. Of the waiting calls with the same priority, the next grant is for
+    a call of the API key or workload with the oldest such time. The row is deleted when no call of the API key or workload
+    waits, and no worker has taken a grant for one of its calls for an hour.
     """
 
     __tablename__ = "dial_turn"
@@ -155,21 +157,21 @@ class DialSlot(Base):
 
 
 class GrantGuard(Base):
-    """A table with one row: the server on which calls were last granted, and whether grants are halted.
+    """A table with one row: the only server on which workers may take grants, and whether grants are halted.
 
-    app.scheduling.grant_halts explains why grants are halted. A grant is the right to dial a scheduled call. A database that
-    was restored or copied may have lost grants. Such a database runs on another server than the row says.
+    app.scheduling.grant_halts explains why grants are halted. A grant is a worker's right to dial one scheduled call. A
+    database that was restored or copied may have lost grants. Such a database runs on another server than the row says.
     """
 
     __tablename__ = "grant_guard"
     __table_args__ = (CheckConstraint("id = 1", name="one_row"),)
 
     id: Mapped[int] = mapped_column(SmallInteger, primary_key=True, autoincrement=False, server_default=text("1"))
-    # The server and the table on which calls were granted last (CURRENT_SERVER_SQL).
+    # The server and the table on which workers may take grants (CURRENT_SERVER_SQL).
     server: Mapped[str] = mapped_column(Text)
     # All that was committed before this time is in the database, because this value was committed later.
     seen_at: Mapped[datetime] = mapped_column(server_default=text("clock_timestamp()"))
-    # Since when no calls are granted; null: calls are granted.
+    # Since when grants are halted; null: they are not halted.
     halted_at: Mapped[datetime | None]
     # Why grants are halted (HaltReason). Workers of the previous version write null for `server`.
     halt_reason: Mapped[str | None] = mapped_column(Text)

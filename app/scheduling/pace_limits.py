@@ -14,7 +14,7 @@ MAX_CONCURRENT_LIMIT: Final = 100_000
 
 
 class PaceChange(TypedDict, total=False):
-    """Changes to dialling limits. A missing member leaves a limit as it is; None removes the limit (`burst` is never None)."""
+    """Changes to dialling limits. A missing key leaves a limit as it is; None removes the limit (`burst` is never None)."""
 
     calls_per_second: Decimal | None
     burst: int

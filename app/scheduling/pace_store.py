@@ -39,8 +39,8 @@ def pace_limits_by_account_or_queue(rows: Iterable[Sequence[Any]]) -> dict[UUID,
 async def lock_pace(connection: Connection, subject_id: UUID) -> PaceLimits:
     """Returns the dialling limits of an account or a queue, and locks their row until the transaction ends.
 
-    While the row is locked, no call of the account or queue gets the right to be dialled. If there is no row, inserts one
-    without limits, because a missing row cannot be locked.
+    While the row is locked, no worker takes the right to dial a scheduled call of the account or queue. If there is no row,
+    inserts one without limits, because a missing row cannot be locked.
     """
     await connection.execute("INSERT INTO pace (subject_id) VALUES ($1) ON CONFLICT (subject_id) DO NOTHING", subject_id)
     statement = f"SELECT {PACE_LIMIT_COLUMNS_SQL} FROM pace WHERE subject_id = $1 FOR NO KEY UPDATE"

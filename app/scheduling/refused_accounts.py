@@ -1,7 +1,7 @@
 """SQL, without SQLAlchemy, that slows an account down while Twilio refuses its scheduled calls for the moment.
 
-The account's row of `pace` has the time of the next probe. A probe is a call that is granted alone, to find out whether Twilio
-still refuses calls of the account.
+The account's row of `pace` has the time of the next probe. A probe is a call that is dialled alone, to find out whether Twilio
+still refuses calls of the account. A worker takes a grant, the right to dial one call, before it dials.
 """
 
 from datetime import timedelta
@@ -9,7 +9,7 @@ from uuid import UUID
 
 from app.database.pool import StatementRunner
 
-# The longest time between two probes, unless Twilio asks for more. Also the time after which another probe may be granted if no
+# The longest time between two probes, unless Twilio asks for more. Also the time after which another probe may be dialled if no
 # result of the last one was written, for example because its worker has ended.
 _MAX_WAIT_S = 60
 _MAX_WAIT_ASKED_FOR_S = 15 * 60
@@ -40,7 +40,7 @@ def _probe_waits_sql(at: str) -> str:
 
 
 def allowed_probes_sql(at: str) -> str:
-    """Returns SQL for the number of calls that may be granted at `at`: 0 or 1; null while Twilio does not refuse them."""
+    """Returns SQL for how many grants may be taken at `at`: 0 or 1; null while Twilio does not refuse the account's calls."""
     return f"CASE WHEN {_probe_waits_sql(at)} THEN 0 WHEN pace.probe_at IS NOT NULL THEN 1 END"
 
 
@@ -50,21 +50,22 @@ def seconds_until_probe_sql(at: str) -> str:
 
 
 def probe_at_after_grant_sql(at: str) -> str:
-    """Returns SQL for the new `probe_at` of the row `pace` after a call was granted at `at`."""
+    """Returns SQL for the new `probe_at` of the row `pace` after a worker has taken a grant at `at`."""
     return f"CASE WHEN pace.probe_at IS NOT NULL THEN {at} + make_interval(secs => {_MAX_WAIT_S}) END"
 
 
 def refused_since_after_grant_sql(at: str) -> str:
-    """Returns SQL for the new `refused_since` of the row `pace` after a call was granted at `at`."""
+    """Returns SQL for the new `refused_since` of the row `pace` after a worker has taken a grant at `at`."""
     return f"CASE WHEN pace.probe_at > {at} - make_interval(secs => {_FORGET_REFUSAL_AFTER_S}) THEN pace.refused_since END"
 
 
 async def slow_account_down(database: StatementRunner, account_id: UUID, *, wait: timedelta, after_probe: bool) -> bool:
-    """Stops granting calls of the account until its next probe, a single call that tests whether Twilio still refuses them.
+    """Keeps workers from taking grants for the account until its next probe.
 
-    The next probe comes after `wait` (capped at 15 minutes) or, if that is longer, after the time since the first refusal
-    (capped at one minute). `after_probe` says whether the refused call was a probe. If it was not, a later probe that is
-    already planned stays. Returns True if this is the account's first refusal.
+    A probe is a single call that tests whether Twilio still refuses the account's calls. The next one comes after `wait`
+    (capped at 15 minutes) or, if that is longer, after the time since the first refusal (capped at one minute). `after_probe`
+    says whether the refused call was a probe. If it was not, a later probe that is already planned stays. Returns True if this
+    is the account's first refusal.
     """
     rows = await database.fetch(_SLOW_DOWN, account_id, wait, after_probe)
     return any(row["is_first"] for row in rows)
@@ -76,5 +77,5 @@ async def allow_next_probe(database: StatementRunner, account_id: UUID) -> None:
 
 
 async def resume_account(database: StatementRunner, account_id: UUID) -> None:
-    """Ends the slowdown: calls of the account are granted as before. Call this when Twilio no longer refuses them."""
+    """Ends the slowdown: workers dial the account's calls as before. Call this when Twilio no longer refuses them."""
     await database.fetch(_RESUME, account_id)

@@ -37,7 +37,7 @@ class CallSchedule:
     hours_json: str | None = None
     """The JSON of the calling hours that decided `due_at`; None: there are none. Not a column.
 
-    If other hours are stored when the row is inserted, the call is due at `not_before`, and the grant reads the new hours.
+    If other hours are stored when the row is inserted, the call is due at `not_before`. A worker then applies the new hours.
     """
 
     def scheduled_dial_columns(self) -> dict[str, Any]:

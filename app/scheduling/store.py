@@ -23,7 +23,7 @@ class StoredQueue:
     stored_hours: str | None
     """The same hours as the JSON that is stored."""
     read_at: datetime
-    """The time of the read by Postgres's clock, which also decides when the queue's calls are granted and expire."""
+    """The time of the read by Postgres's clock, which also decides when the queue's calls may be dialled, and expire."""
 
 
 _FIND_QUEUE = """

@@ -262,7 +262,7 @@ def _diagnose_header_value(value: str, start: int, report: Report) -> None:
 def _report_illegal_characters(illegal: re.Pattern[str], part: str, start: int, code: str, hint: str, report: Report) -> None:
     """Reports what the pattern `illegal` matches in `part`, which begins at `start` in the URI. `hint` says how to correct it.
 
-    The pattern does not match control and non-ASCII characters, because `_diagnose_raw_characters` reports these.
+    The pattern must not match control and non-ASCII characters, because `_diagnose_raw_characters` reports these.
     """
     for run in illegal.finditer(part):
         if run[0] == "%":

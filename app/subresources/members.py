@@ -44,7 +44,7 @@ _TYPES_BY_KIND: Mapping[str, Any] = {
 
 @cache
 def members_model_of(operation: SubresourceOperation) -> type[BaseModel]:
-    """Returns the pydantic model of the members that a request for this operation has in its query or its JSON body.
+    """Returns the pydantic model of the query parameters, or of the members of the JSON body, of a request for this operation.
 
     The model of a body accepts only the right JSON types. The model of a query converts texts to these types.
     """
@@ -77,7 +77,10 @@ def members_schema_of(operation: SubresourceOperation) -> dict[str, Any]:
 
 
 def convert_to_twilio_parameters(operation: SubresourceOperation, values: Mapping[str, Any]) -> QueryPairs:
-    """Validates the members of a request, and returns Twilio's parameters. Raises InvalidRequest with an error per fault."""
+    """Validates the query or the JSON body of a request, and returns Twilio's parameters.
+
+    Raises InvalidRequest with an error per fault.
+    """
     try:
         members = members_model_of(operation).model_validate(values)
     except ValidationError as error:

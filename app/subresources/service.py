@@ -206,9 +206,9 @@ class SubresourceService:
     async def list_child_legs(
         self, caller: Caller, account_sid: str, parent_sid: str, query: QueryPairs
     ) -> dict[str, Any] | None:
-        """Returns Twilio's list of the calls that the call `parent_sid` has started (`<Dial>`).
+        """Returns Twilio's list of the calls that the call with the sid `parent_sid` has started (`<Dial>`).
 
-        Returns None if the tenant has no call `parent_sid` in this account. Raises InvalidRequest if the page is too long.
+        Returns None if the tenant has no such call in this account. Raises InvalidRequest if the page is too long.
         """
         try:
             parent = await self.require_started_call(caller, parent_sid, account_sid=account_sid)

@@ -87,9 +87,10 @@ class TenantAdministration(AccountAdministration, ApiKeyAdministration, SipCrede
     ) -> TenantRow:
         """Changes the settings that are in `changes`, and returns the tenant.
 
-        Changed hours also apply to scheduled calls that already wait. If the change suspends the tenant, no scheduled call of
-        the tenant gets the right to be dialled after this method has returned. If `expected_versions` is given, raises
-        TenantVersionOutdated unless the tenant has one of these versions (`TenantRow.version`).
+        Changed hours also apply to scheduled calls that already wait. If the change suspends the tenant, no worker takes the
+        right to dial one of its scheduled calls once this method has returned. Calls for which a worker has this right already
+        are still dialled. If `expected_versions` is given, raises TenantVersionOutdated unless the tenant has one of these
+        versions (`TenantRow.version`).
         """
         tenant = await self.store_settings(tenant_id, changes, expected_versions=expected_versions)
         # Do this even if nothing has changed: an earlier request may have stored the settings and then failed to apply them to
@@ -147,7 +148,8 @@ class TenantAdministration(AccountAdministration, ApiKeyAdministration, SipCrede
         """Changes where and how status callbacks are delivered, and returns the tenant.
 
         A setting whose parameter is None stays unchanged. If `clear` is true, URL, method and events that are None are removed
-        instead.
+        instead. An empty `events` also removes the events. Raises InvalidMember if a method or events would remain without a
+        URL.
         """
         changes = TenantSettings()
         if url is not None or clear:

@@ -97,11 +97,11 @@ class CredentialRotation(AccountAdministration):
     async def begin_replacement(
         self, tenant_id: str, *, account_sid: str, key_sid: str | None, secret: str, old_id: UUID | None
     ) -> CredentialReplacement | None:
-        """Stores a new credential that Twilio accepts, and puts it before the old credential in the order of use.
+        """Stores a new credential that Twilio accepts, and makes Callgate try it before the old one.
 
         `old_id` is the id of the old credential. It may be None if the account has only one other credential of the same kind.
-        If the new credential is stored already, only the order changes. If this replacement is under way already, because
-        another operator has begun it, returns it unchanged.
+        If the new credential is stored already, only the order changes in which Callgate tries the credentials. If this
+        replacement is under way already, because another operator has begun it, returns it unchanged.
 
         Returns None and changes nothing if the new credential is stored already and no old credential is left. Raises
         OperatorError and changes nothing if Twilio refuses the new credential or does not answer, or if it is unclear which
@@ -135,8 +135,8 @@ class CredentialRotation(AccountAdministration):
 
         An old auth token is needed while Twilio accepts it. Every old credential is needed until it has been unused for
         `min_unused_time`, which should be more than a minute, because uses are stored up to a minute late. Raises OperatorError
-        if Twilio does not answer, if it refuses the new credential now, or if it has refused it for an earlier request of
-        Callgate.
+        if Twilio does not answer, if Twilio refuses the new credential now or has refused it for an earlier request, if it
+        cannot be decrypted, or if one of both credentials was revoked meanwhile.
         """
         account, old, new = replacement.account, replacement.old, replacement.new
         decrypted = await self._decrypt(account, new)
@@ -170,7 +170,7 @@ class CredentialRotation(AccountAdministration):
         """Returns the account, the new credential, and the old credential, which the new one is to replace.
 
         The new credential is None if it is not stored yet. The old credential is None in two cases:
-        - `old_id` is None, and the new credential was already put before another one in the order of use.
+        - `old_id` is None, and Callgate already tries the new credential before another one.
         - The new credential is stored, and the credential that it is to replace is not active any more, or there was none.
 
         Raises OperatorError in the same cases as `_choose_credential_to_replace`.
@@ -279,10 +279,10 @@ def _require_not_rejected(new: CredentialRow) -> None:
 
 
 def _old_credential_needed_until(old: CredentialRow, new: CredentialRow) -> datetime:
-    """Returns the time until which the old credential was needed: the latest of up to three times.
+    """Returns the last moment at which the old credential was needed.
 
-    These are its last use, the time when the new credential was put before it in the order of use and, for an auth token, the
-    time when Twilio refused it.
+    That is the latest of: its last use; the time when Callgate began to try the new credential before it; for an auth token,
+    also the time when Twilio refused it.
     """
     moments = [old.last_used_at, new.preferred_at, old.rejected_at if old.kind == "auth_token" else None]
     return max(moment for moment in moments if moment is not None)

@@ -100,7 +100,7 @@ class CredentialRow:
     last_used_at: datetime | None
     """When a request was last sent, or a callback was last verified, with the credential; exact to about a minute."""
     place: UUID
-    """The sort key in the order of use: the credential's id or, if it replaces a credential, the `place` of that credential."""
+    """Callgate tries credentials in the order of this key: the credential's id or, for a replacement, the old one's `place`."""
     preferred_at: datetime | None
     """When the credential was put before the others with the same `place`; None if it never was."""
 

@@ -15,9 +15,10 @@ CallerKind = Literal["key", "workload", "link", "oidc"]
 class Caller:
     """A client that acts for one tenant.
 
-    `name` is the public part of its key, as `callgate keys list` shows it, the name of its workload (`namespace/name`), or the
-    person who logged in to the console without a key. `key_id` is the id of its key, of its workload, or of this person's
-    session in the console.
+    What `key_id` and `name` are depends on how the client was authenticated:
+    - By API key: the id of the key, and its public part, as `callgate keys list` shows it.
+    - As a workload: the id of the workload, and its name (`namespace/name`).
+    - In the console without a key: the id of the session, and the person who logged in.
     """
 
     tenant_id: str

@@ -171,7 +171,7 @@ async def list_credentials(database: Database, wanted: Sequence[tuple[str, str |
 
 
 def _credentials_of_account(credentials: Sequence[StoredCredential], account_sid: str | None) -> list[StoredCredential]:
-    """Returns those credentials that belong to the account with this SID or, if it is None, to the account of the first one."""
+    """Returns the credentials of the account with this SID. If it is None, returns those of the first credential's account."""
     sid = account_sid or next((credential.account_sid for credential in credentials), None)
     return [credential for credential in credentials if credential.account_sid == sid]
 

@@ -77,8 +77,8 @@ class TwilioCredential(Base):
     # When Twilio refused the credential, which is then tried last until Twilio accepts it again.
     rejected_at: Mapped[datetime | None]
     rejected_reason: Mapped[str | None] = mapped_column(Text)
-    # The sort key in the order of use. Null: the credential's id. If the credential replaces another one, it has the sort key
-    # of that one since `preferred_at`.
+    # Callgate tries credentials in the order of this key. Null: the credential's id. If the credential replaces another one, it
+    # has the key of that one since `preferred_at`.
     place: Mapped[UUID | None] = mapped_column(Uuid)
     preferred_at: Mapped[datetime | None]
 

@@ -2,7 +2,7 @@
 
 Uses asyncpg without SQLAlchemy, as `administration_store` does.
 
-A grant is a worker's permission to dial a scheduled call. A worker grants calls in a transaction.
+A grant is a worker's right to dial one scheduled call. A worker takes grants in a transaction.
 """
 
 from dataclasses import dataclass
@@ -51,8 +51,9 @@ class StoredChange:
 async def apply_settings_to_waiting_calls(database: TransactionRunner, *changes: StoredChange) -> None:
     """Applies committed settings to scheduled calls that already wait. Idempotent.
 
-    The caller must have committed the changes. Once this function returns, no call of a stopped tenant or queue is granted, and
-    new hours apply to all waiting calls. If the database cannot be used, raises DatabaseUnavailable with `settings_stored` set.
+    The caller must have committed the changes. Once this function returns, no worker takes a grant for a call of a stopped
+    tenant or queue, and new hours apply to all waiting calls. If the database cannot be used, raises DatabaseUnavailable with
+    `settings_stored` set.
     """
     try:
         if any(change.hours_changed for change in changes):
@@ -71,9 +72,9 @@ async def apply_settings_to_waiting_calls(database: TransactionRunner, *changes:
 
 
 async def wait_for_grants(database: TransactionRunner, tenant_id: str) -> None:
-    """Waits for the end of all transactions that may still grant calls of the tenant by its old settings.
+    """Waits for the end of all transactions that may still take grants for calls of the tenant by its old settings.
 
-    The caller must have committed the new settings, so that later transactions read them. A transaction that grants calls locks
+    The caller must have committed the new settings, so that later transactions read them. A transaction that takes grants locks
     the row of the table `pace` for the calls' account, or inserts the row if it is missing. This function waits for either.
     """
     # Two transactions, because one that inserts a row and then waits for another row could deadlock with changes of paces.

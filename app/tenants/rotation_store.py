@@ -10,9 +10,10 @@ from app.database.connection import Connection
 
 
 async def set_credential_place(connection: Connection, credential_id: UUID, *, place: UUID) -> None:
-    """Sets the place of a credential that Twilio has just accepted, and removes the mark of an earlier refusal.
+    """Makes Callgate try a credential that Twilio has just accepted before other credentials with the same `place`.
 
-    `place` is the sort key in the order of use. The credential then comes before others with the same place.
+    `place` is a sort key: Callgate tries the credentials of an account in its order (app.tenants.credential_order). Also
+    removes the mark of an earlier refusal.
     """
     await connection.execute(
         """UPDATE twilio_credential SET place = $2, preferred_at = now(), rejected_at = NULL, rejected_reason = NULL

@@ -63,9 +63,9 @@ async def claim_pending_updates(
 ) -> Sequence[tuple[PendingUpdate, Call]]:
     """Claims due requests to end calls that are started, not started or scheduled. Returns each request with its call.
 
-    Claims no request for a call of `busy_accounts`. Makes the requests due again after the time `lease`, so that other workers
-    skip them until then. A call that counts as not started because searches did not find it (`none_found`) may still be found
-    by a later search, so its request waits for the last search.
+    Claims no request for a call of `busy_accounts`. Other workers skip the claimed requests until `lease` has passed. A call
+    that counts as not started because searches did not find it (`none_found`) may still be found by a later search, so its
+    request waits for the last search.
     """
     due = (
         select(PendingUpdate.call_id)

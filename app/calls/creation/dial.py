@@ -123,9 +123,9 @@ class RequeueValues:
 class PreparedCall:
     """The form for Twilio and the time limits of one dial (all attempts to place the call).
 
-    `began` is the time at which the time budget began. `deadline` is the `ring_by` of a scheduled call, after which nothing may
-    be sent. Both are values of `monotonic_seconds()`. `expects_callbacks` says whether Twilio is asked to send callbacks
-    to Callgate. `requeue` is set only for a scheduled call, which waits again after a temporary refusal.
+    `began` is when the time budget began. Nothing may be sent after `deadline`, the `ring_by` of a scheduled call. Both are
+    values of `monotonic_seconds()`. `expects_callbacks` says whether Twilio is asked to send callbacks to Callgate. `requeue`
+    is set only for a scheduled call, which waits again after a temporary refusal.
     """
 
     form: Form

@@ -37,8 +37,8 @@ class GrantedCallDialer:
     async def dial(self, grant: DialGrant, began: float) -> None:
         """Dials the call and commits the outcome. Raises no Exception.
 
-        `began` is the value of the clock `monotonic_seconds()` before the grant was taken. Nothing is sent after the call's
-        `ring_by`. If Twilio refuses the call for a temporary reason, or the call cannot be prepared now, it waits again.
+        `began` is the value of the clock `monotonic_seconds()` before this process took the grant. Nothing is sent after the
+        call's `ring_by`. If Twilio refuses the call for a temporary reason, or the call cannot be prepared now, it waits again.
         """
         call = grant.call
         prepared = PreparedCall(

@@ -196,7 +196,7 @@ class CallPlacer:
     ) -> Call | NewCall:
         """Commits the change and returns the record, even if a callback or a worker has written an outcome meanwhile.
 
-        `dial_row` is the row of `scheduled_dial` with which a scheduled call waited. It is None for any other call.
+        `dial_row` is a scheduled call's row for `scheduled_dial` (`RequeueValues.row`). It is None for any other call.
         """
         try:
             changed_at = await self._outcomes.submit((call, change))
@@ -233,12 +233,12 @@ class CallPlacer:
         """Commits the outcome to a record that has got an outcome meanwhile, for example from a callback.
 
         A `StartedOutcome` binds Twilio's call to the record in any state. Any other outcome is applied only if the record is
-        pending or unknown and still in the same attempt. Returns the record. If Postgres has lost the record or the attempt,
-        writes it again.
+        `pending` or `unknown` and still in the same attempt. Returns the record. If Postgres has lost the record or the
+        attempt, writes it again.
         """
         async with self.database.begin() as session:
             if dial_row is not None:
-                # Before the record, as a grant does.
+                # Before the record, as a worker does when it takes the right to dial the call.
                 await lock_scheduled_dial(session, call.id)
             locked = await repository.lock_call(session, call.id)
             if locked is not None:

@@ -31,7 +31,7 @@ class CallPreparer:
         return account
 
     async def find_sip_auth(self, tenant_id: str, name: str | None) -> SipAuth | None:
-        """Returns the user name and password of the tenant's SIP credential `name` as they are now; None if no name is given.
+        """Returns the current user name and password of the tenant's SIP credential with this name; None if `name` is None.
 
         Raises InvalidRequest if the tenant has no SIP credential with this name.
         """

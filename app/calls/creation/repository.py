@@ -65,10 +65,10 @@ async def restore_lost_attempt(
 ) -> None:
     """Makes the record pending in the attempt of `call`, which Postgres has lost after its commit.
 
-    `dial_row` is the row of `scheduled_dial` with which a scheduled call waited. A scheduled call also gets a dial slot, so
+    `dial_row` is a scheduled call's row for `scheduled_dial` (`RequeueValues.row`). A scheduled call also gets a dial slot, so
     that it counts toward `max_concurrent` like every dialled call. After a restore or a failover, the database may lack the
-    call's grant, so that the call waits again. Its row is then deleted: the caller has locked it before the record
-    (`lock_scheduled_dial`).
+    grant (a worker's right to dial the call), so that the call waits again. Its row is then deleted: the caller has locked it
+    before the record (`lock_scheduled_dial`).
     """
     restored = {"execution": "pending", "pending_since": call.pending_since, "attempt": call.attempt}
     for name, value in (_values_for_new_attempt(call) | restored).items():

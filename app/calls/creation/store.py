@@ -208,9 +208,9 @@ class AttemptOutcome:
 
     @classmethod
     def from_change(cls, call: Call | NewCall, change: RecordChange) -> Self:
-        """Returns the outcome `change` of the call's current attempt, with the delivery to the tenant, if one must be sent.
+        """Makes the outcome of the call's current attempt from `change`. Adds the delivery to the tenant, if one must be sent.
 
-        If `change` has Twilio's whole answer in one member, replaces this member by the columns that store the answer.
+        If `change.columns` has `resource` (Twilio's whole answer), the outcome has the columns in which it is stored instead.
         """
         written, pending_since = call.deliveries_written, getattr(call, "pending_since", None)
         delivery = delivery_of_event_settled(call, change.columns, events_with_delivery=written)

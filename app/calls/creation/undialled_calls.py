@@ -1,7 +1,7 @@
 """Records in the background that calls will not be dialled, although Postgres may have committed their intents or grants.
 
-A call whose intent (first record) may be committed ends as `not_started`. A scheduled call whose grant (the right to dial it)
-may be committed waits again.
+A call whose intent (first record) may be committed ends as `not_started`. If a grant (a worker's right to dial a scheduled
+call) may be committed, the call waits again.
 """
 
 from collections.abc import Sequence
@@ -68,12 +68,12 @@ class UndialledCallRecorder:
     def mark_attempt_not_started(self, call_id: UUID, attempt: int, *, event_id: UUID) -> None:
         """Records in the background that a further attempt to place an existing call is `not_started`.
 
-        If the event `event_id` was not committed, the attempt belongs to another request and is not changed.
+        If the event with the id `event_id` was not committed, the attempt belongs to another request and is not changed.
         """
         self._queue.add(_UndialledAttempt(call_id, attempt, event_id))
 
     def requeue_call_of_unused_grant(self, call: NewCall, requeue: RequeueValues) -> None:
-        """Makes a scheduled call wait again, in the background, because its grant (the right to dial it) will not be used.
+        """Makes a scheduled call wait again, in the background, because this process will not use its grant (right to dial it).
 
         `call` is the record as the grant has changed it. Changes nothing if the grant was not committed.
         """

@@ -60,7 +60,7 @@ def _parse_call_request(body: Mapping[str, Any]) -> tuple[CallRequest | None, li
         return CallRequest.model_validate(body), []
     except ValidationError as error:
         errors = field_errors_from(error)
-        # A union (async_amd) reports one error per member: one per pointer is enough.
+        # A union (async_amd) reports one error for each of its types: one per pointer is enough.
         return None, list({error.pointer: error for error in reversed(errors)}.values())[::-1]
 
 

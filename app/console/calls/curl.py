@@ -10,7 +10,7 @@ _TIME_PARAMETERS: Final = ("not_before", "ring_by")
 
 
 def curl_command(parameters: Mapping[str, Any], *, account_sid: str) -> str:
-    """Returns a curl command that creates a call with these parameters, which are those of a stored call.
+    """Returns a curl command that creates a call with the `parameters` of a stored call.
 
     The command uses the environment variables CALLGATE_URL and CALLGATE_KEY. It lacks secrets, because they are never stored,
     and the times of a scheduled call, because they may have passed.

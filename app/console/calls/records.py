@@ -79,9 +79,9 @@ class DialSlotRow:
     """A row of the table `dial_slot`. While it exists, the call counts as a concurrent call of its account and its queue."""
 
     until: datetime
-    """The latest time until which the call counts as a concurrent call."""
+    """The call counts as a concurrent call until this time at the latest."""
     missing_since: datetime | None
-    """The time since which Twilio has answered 404 for the call; None if Twilio does not answer 404."""
+    """When Twilio began to answer 404 for the call; None if Twilio does not answer 404."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -153,9 +153,9 @@ def parse_search(text: str) -> CallSearch | None:
 
 
 def _prefixed_search(name: str, text: str) -> CallSearch | None:
-    """Returns the search for `text`, before which the user has written the prefix `name`: "to", "from" or "key".
+    """Returns the search for an input of the form `name:text`. `name` is "to", "from" or "key".
 
-    Returns None if the prefix is "key" and `text` cannot be an idempotency key.
+    Returns None if `name` is "key" and `text` cannot be an idempotency key.
     """
     if name == "key":
         return CallSearch("key", (text,)) if _KEY_PATTERN.fullmatch(text) else None

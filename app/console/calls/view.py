@@ -30,7 +30,7 @@ _SEARCH_KIND_TEXTS: Final[Mapping[str, str]] = {
     "from": "a caller",
     "key": "an idempotency key",
 }
-# Seconds after which a page refreshes itself: often after a recent event, seldom otherwise.
+# Seconds until a page refreshes itself: often after a recent event, seldom otherwise.
 _FAST_REFRESH_INTERVAL_S, _SLOW_REFRESH_INTERVAL_S = 2, 15
 # A price, a delivery or a correction may come for a while after the end of a call.
 _SETTLING_TIME = timedelta(minutes=10)
@@ -119,7 +119,7 @@ class CallView:
     deliveries: Sequence[DeliveryLine]
     can_end: bool
     refresh_interval_s: int | None
-    """The number of seconds after which the page refreshes itself.
+    """The page refreshes itself after this number of seconds.
 
     None if it does not, because no more events are expected or because the page shows personal data.
     """

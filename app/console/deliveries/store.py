@@ -132,7 +132,7 @@ async def find_call_id(database: TransactionRunner, tenant_id: str, delivery_id:
 async def list_backlogs(database: TransactionRunner, *, after: str = "") -> list[TenantBacklog]:
     """Returns what the overview shows about at most MAX_TENANTS tenants that have waiting deliveries.
 
-    The tenants are in the order of their ids, and begin after the id `after`.
+    The tenants are in the order of their ids, from the first id greater than `after`.
     """
     return [TenantBacklog(*row) for row in await fetch_with_time_limit(database, _LIST_BACKLOGS, after, MAX_TENANTS)]
 

@@ -64,7 +64,7 @@ class DeliveryQuery:
 
     @property
     def given_up_before(self) -> UUID | None:
-        """The id before which the page lists given-up deliveries; None on the first page.
+        """The page lists given-up deliveries whose ids are lower than this id; None on the first page.
 
         Raises ValueError if the cursor is malformed.
         """

@@ -23,8 +23,8 @@ Level = Literal["ok", "warning", "danger"]
 LEVELS_BY_URGENCY: Final[tuple[Level, ...]] = ("danger", "warning", "ok")
 """All levels, the most urgent first."""
 
-# A call may be unknown for this much longer than CALLGATE_RESOLVE_PERIOD, because that period begins after the attempt to dial
-# the call, and because a search takes time.
+# The outcome of a call may be unknown for this much longer than CALLGATE_RESOLVE_PERIOD, because that period begins after the
+# attempt to dial the call, and because a search takes time.
 _UNKNOWN_AGE_MARGIN: Final = timedelta(minutes=5)
 _MIN_PENDING_AGE_TO_WARN: Final = timedelta(minutes=10)
 _MIN_FAILING_AGE_TO_WARN: Final = timedelta(minutes=10)
@@ -53,8 +53,8 @@ def attention_items(
 ) -> list[AttentionItem]:
     """Returns what needs attention, the most urgent first.
 
-    `resolve_period` is CALLGATE_RESOLVE_PERIOD, over which Twilio's list is searched for an unknown call. `key_set_state` is
-    the state of the key set with which service account tokens are verified.
+    `resolve_period` (CALLGATE_RESOLVE_PERIOD) is normally how long Callgate searches Twilio's call list for a call whose
+    outcome is unknown. `key_set_state` is the state of the key set that verifies service account tokens.
     """
     found = [*_system_attention_items(facts, for_operator, key_set_state), *_call_attention_items(facts, resolve_period)]
     found += [*_scheduled_call_attention_items(facts, for_operator), *_missing_call_attention_items(facts)]

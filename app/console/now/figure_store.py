@@ -16,7 +16,7 @@ from app.database.pool import TransactionRunner
 from app.rollups.models import ALL_TENANTS
 
 MINUTE_FIGURES_SINCE_SQL: Final = "date_trunc('hour', now() - interval '1 day')"
-"""SQL for the time since which the figures of minutes are read.
+"""SQL for a time: from this time on, the figures of minutes are read.
 
 For earlier times, the figures of hours are read: those of minutes may have been deleted.
 """

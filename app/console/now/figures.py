@@ -114,7 +114,7 @@ def sum_figures(parts: Sequence[CallFigures]) -> CallFigures:
 
 
 def latency_quantile_ms(latency: Sequence[int], share: float) -> float | None:
-    """Returns the time in milliseconds within which Twilio answered this share (0 to 1) of the calls; None without calls.
+    """Returns how many milliseconds Twilio took at most to answer this share (0 to 1) of the calls; None without calls.
 
     `latency` has the number of calls in each bucket of LATENCY_BOUNDS_MS. The result is interpolated within its bucket, and is
     at most the last bound.

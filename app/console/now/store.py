@@ -22,7 +22,7 @@ from app.scheduling.grant_halt_sql import MAY_GRANT_SQL
 from app.scheduling.grant_halts import HaltReason
 
 MAX_COUNTED_ROWS: Final = 10_000
-"""Maximum number of rows of one kind, such as unknown calls, that are counted."""
+"""Maximum number of rows of one kind, such as calls whose outcome is unknown, that are counted."""
 MAX_LIVE_CALLS: Final = 1_000
 """Maximum number of the newest calls that are read one by one, because no worker has counted them in the figures yet."""
 MAX_LISTED_ROWS: Final = 20
@@ -31,7 +31,7 @@ MAX_LISTED_ROWS: Final = 20
 
 @dataclass(frozen=True, slots=True)
 class WaitingCount:
-    """The number of items that wait, counted up to MAX_COUNTED_ROWS, and the time since which the oldest of them waits."""
+    """The number of items that wait, counted up to MAX_COUNTED_ROWS. `since` is when the oldest counted one began to wait."""
 
     number: int
     since: datetime | None
@@ -75,8 +75,8 @@ class RejectedCredential:
 class CallsMissingAtTwilio:
     """The calls that count toward `max_concurrent`, although Twilio answers that it has no such call.
 
-    At most MAX_COUNTED_ROWS are counted. `oldest` is the id of the call that Twilio has not found for the longest time, and
-    `since` is the time since which Twilio has not found this call.
+    At most MAX_COUNTED_ROWS are counted. `oldest` is the id of the call that Twilio has not found for the longest time. `since`
+    is when Twilio began to answer that it does not have this call.
     """
 
     number: int
@@ -90,8 +90,8 @@ class LastHourCallCounts:
 
     `not_started` leaves out the calls that somebody canceled before they were dialled. `called_back` is the number of started
     calls for which a callback has arrived. `callback_missing` is the number of started calls for which a callback is expected
-    and none has arrived. `rolled_up` is the number of started, not started and unknown calls of those minutes that a worker has
-    counted. `server_errors` is the number of these calls that Twilio answered with a 5xx status.
+    and none has arrived. `rolled_up` is the number of calls that are `started`, `not_started` or `unknown`, of those minutes
+    that a worker has counted. `server_errors` is the number of these calls that Twilio answered with a 5xx status.
     """
 
     scheduled: int = 0
@@ -126,7 +126,7 @@ class NowPageFacts:
     waiting: int
     """The number of scheduled calls that wait to be dialled, counted up to MAX_COUNTED_ROWS."""
     last_grant_at: datetime | None
-    """When a grant (the right to dial a scheduled call) was last given; None if none has been given yet."""
+    """When a worker last took a grant (the right to dial a scheduled call); None if none has taken one yet."""
     queues: list[WaitingQueue]
     """Up to MAX_LISTED_ROWS queues in which calls wait, paused ones first, and one more if there are more."""
     missing: CallsMissingAtTwilio
@@ -141,7 +141,7 @@ class NowPageFacts:
     called_back_1_to_24_hours_ago: int
     """The number of started calls with a callback that were requested in the last day, but not in the last hour."""
     rolled_until: datetime | None
-    """The time until which a worker has counted the figures; None before the first count."""
+    """A worker has counted the figures of the minutes before this time; None before the first count."""
     took_s: float
     """Seconds that the database took for all facts."""
 

@@ -9,7 +9,7 @@ from app.queues.progress import last_dial_at_pace, last_dial_or_expiry_time
 SentencePart = str | datetime
 """A part of a sentence: text with `code` in backticks, or a time, which the page shows in the viewer's zone."""
 MIN_CALLS_FOR_CONCLUSION: Final = 5
-"""The minimum number of calls from which the page draws a conclusion, such as that most calls do not start."""
+"""With fewer calls, the page draws no conclusion, such as that most calls do not start."""
 
 
 def most_did_not_start(recent: LastHourCallCounts) -> bool:

@@ -32,10 +32,10 @@ class NowView:
 
 
 def now_view(facts: NowPageFacts, *, for_operator: bool, resolve_period: timedelta, key_set_state: str = "ok") -> NowView:
-    """Returns what the page *Now* shows: the sentence, and the list of what needs attention.
+    """Returns what the page *Now* shows: a sentence about the calls of the last hour, and the list of what needs attention.
 
-    `resolve_period` is CALLGATE_RESOLVE_PERIOD, over which Twilio's list is searched for an unknown call. `key_set_state` is
-    the state of the key set with which service account tokens are verified (app.workloads).
+    `resolve_period` (CALLGATE_RESOLVE_PERIOD) is normally how long Callgate searches Twilio's call list for a call whose
+    outcome is unknown. `key_set_state` is the state of the key set that verifies service account tokens (app.workloads).
     """
     items = attention_items(facts, for_operator=for_operator, resolve_period=resolve_period, key_set_state=key_set_state)
     level, head = _main_sentence(facts)
@@ -62,10 +62,10 @@ def _main_sentence(facts: NowPageFacts) -> tuple[Level, list[SentencePart]]:
 
 
 def _dialling_clause(facts: NowPageFacts) -> tuple[list[SentencePart], str]:
-    """Returns a clause that says whether calls are dialled, and the word ("but" or "and") before a clause about a problem.
+    """Returns a clause that says whether calls are dialled, and the word that joins a clause about a problem to it.
 
-    The counts are about calls that were requested in the last hour. For scheduled calls that were requested earlier, the only
-    sign that they are dialled is the time of the last grant.
+    The word is "but" or "and". `facts.recent` counts only calls that were requested in the last hour. Scheduled calls may have
+    been requested earlier, so `facts.last_grant_at` (when a worker last took the right to dial one) is checked, too.
     """
     recent, granted_at = facts.recent, facts.last_grant_at
     if recent.started:

@@ -67,7 +67,7 @@ class _SearchParameters:
     since: datetime
     """Lost grants were made at this time or later."""
     last_not_before: datetime
-    """A waiting call whose `not_before` is later than this time cannot have been granted."""
+    """No worker can have taken a grant for a waiting call whose `not_before` is later than this time."""
     until: datetime
     """Every call whose grant was lost was dialled before this time."""
     postgres_clock_offset: timedelta
@@ -75,9 +75,9 @@ class _SearchParameters:
     is_dry_run: bool
 
     def max_start_delay_of(self, waiting_call: Call) -> timedelta:
-        """Returns the longest time from a lost grant of this call until Twilio created the call.
+        """Returns the longest time from a worker's lost grant for this call until Twilio created the call.
 
-        `waiting_call.pending_since` is the earliest time at which a lost grant can have been made.
+        `waiting_call.pending_since` is the earliest time at which a worker can have taken a grant that was lost.
         """
         return self.until - waiting_call.pending_since
 
@@ -167,8 +167,8 @@ class GrantReleaseCommand:
 
     async def _plan_search(self, state: GrantHaltState, *, is_dry_run: bool) -> _SearchParameters:
         halted_at = state.halted_at or state.read_at
-        # A backup or a standby can have a halt that was released later. Grants from after that halt are lost, and were made
-        # before now: nothing was granted on the present server since its start.
+        # A backup or a standby can have a halt that was released later. Grants from after that halt are lost, and were taken
+        # before now: no grant was taken on the present server since its start.
         if state.server != state.current_server or halted_at < state.server_started_at:
             halted_at = state.read_at
         last_not_before = halted_at + MAX_CLOCK_SKEW

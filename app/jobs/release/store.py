@@ -23,7 +23,7 @@ _DUE_ACCOUNTS = """
     WHERE first_not_before IS NOT NULL
     ORDER BY account.account_sid, account.id
 """
-# `pending_since`: when the call may have been granted at the earliest.
+# `pending_since`: the earliest time at which a worker can have taken a grant for the call.
 _POSSIBLY_GRANTED_CALLS = """
     SELECT call.id, call.account_id, call.account_sid, call."to", call."from" AS from_, call.address_key, call.parameters,
         greatest(scheduled_dial.not_before, $3) AS pending_since
@@ -57,12 +57,12 @@ async def accounts_with_due_calls(database: Database, before: datetime) -> list[
 async def possibly_granted_calls(
     database: Database, account_id: UUID, *, before: datetime, since: datetime, after: UUID | None, limit: int
 ) -> Sequence[Call]:
-    """Returns a batch of the account's waiting calls that may have been dialled under a grant that the database has lost.
+    """Returns a batch of the account's waiting calls that may have been dialled, with a grant that the database has lost.
 
-    A grant is the right to dial a call. It may be lost after a restore or a failover. Returns only calls whose `not_before` is
-    at `before` or earlier. Lost grants were made at `since` or later. `pending_since` of each returned call is the earliest
-    time at which such a grant can have been made. `after` is the id of the last call of the previous batch. The returned
-    objects belong to no session and are never written.
+    A grant is a worker's right to dial one scheduled call. A restore or a failover may have lost it. Returns only calls whose
+    `not_before` is at `before` or earlier. Lost grants were taken at `since` or later. `pending_since` of each returned call is
+    the earliest time at which a worker can have taken such a grant. `after` is the id of the last call of the previous batch.
+    The returned objects belong to no session and are never written.
     """
     rows = await database.fetch(_POSSIBLY_GRANTED_CALLS, account_id, before, since, after, limit)
     return [Call(**{**row, "parameters": from_json(row["parameters"])}) for row in rows]

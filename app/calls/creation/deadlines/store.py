@@ -25,7 +25,7 @@ _ACCOUNTS_WITH_SLOTS = f"""
     SELECT account_id FROM account WHERE account_id IS NOT NULL
 """  # noqa: S608  # a constant
 _POSTPONE_CHECK = "UPDATE dial_slot SET ring_by = clock_timestamp() + $2::interval WHERE call_id = $1"
-# No call is granted whose API key or workload has no row in `dial_turn`. The lock keeps other sessions from scheduling calls
+# No call is dialled whose API key or workload has no row in `dial_turn`. The lock keeps other sessions from scheduling calls
 # while such rows are deleted, and the next statement sees all calls that were scheduled before the lock.
 _LOCK_TIMEOUT = "SET LOCAL lock_timeout = '100ms'"
 _LOCK_SCHEDULED = "LOCK TABLE scheduled_dial IN SHARE MODE"
@@ -55,7 +55,7 @@ async def claim_calls_past_deadline(
 ) -> Sequence[Call]:
     """Claims and returns calls that a worker may dial or has dialled, and whose deadline `ring_by` has passed.
 
-    Claims no call of the accounts in `busy_accounts`. Other workers skip the claimed calls for the time `lease`.
+    Claims no call of the accounts in `busy_accounts`. Other workers skip the claimed calls until `lease` has passed.
     """
     due = (
         select(DialSlot.call_id)
@@ -75,11 +75,12 @@ async def postpone_deadline_check(database: Database, call_id: UUID, wait: timed
 
 
 async def delete_idle_dial_turn_rows(database: Database, idle_for: timedelta, *, limit: int) -> int:
-    """Deletes rows of `dial_turn` (the time of the last grant of each API key or workload) that are not needed any more.
+    """Deletes rows of `dial_turn` that are not needed any more. Returns their number, at most `limit`.
 
-    A row is not needed if no call of the API key or workload waits, and none was granted within `idle_for`. Deletes at most
-    `limit` rows and returns their number. Locks `scheduled_dial` for some milliseconds, in which no call can be scheduled or
-    granted. Deletes no row if that lock is not free within 0.1 s.
+    A row has the time at which a worker last took a grant (the right to dial one call) for a call of one API key or workload.
+    It is not needed if this time is more than `idle_for` ago and no call of the API key or workload waits. Locks
+    `scheduled_dial` for some milliseconds. Meanwhile no call can be scheduled and no grant can be taken. Deletes no row if that
+    lock is not free within 0.1 s.
     """
     if not await database.fetch(_IDLE_TURNS, idle_for, 1):
         return 0

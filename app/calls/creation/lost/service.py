@@ -26,7 +26,7 @@ logger = structlog.stdlib.get_logger(__name__)
 
 
 def is_same_attempt(record: Call, call: Call | NewCall) -> bool:
-    """Returns whether the record is in the attempt of `call`."""
+    """Returns whether the record is in the same attempt as `call`."""
     return (record.attempt, record.pending_since) == (call.attempt, call.pending_since)
 
 
@@ -36,9 +36,9 @@ def is_attempt_lost(record: Call, call: Call | NewCall, outcome: Outcome) -> boo
     If Twilio has or may have started the call, returns True if the record shows an earlier attempt, or if the record says that
     the call waits to be dialled. Returns False if the record is started.
 
-    If no call was started, returns True only if the record says that an earlier attempt started no call. In a pending or
-    unknown record, another attempt may have started a call. A waiting record is left to `callgate queues release`. A call that
-    was canceled, or has expired, stays ended.
+    If no call was started, returns True only if the record says that an earlier attempt started no call. If the record is
+    `pending` or `unknown`, another attempt may have started a call. A waiting record is left to `callgate queues release`. A
+    call that was canceled, or has expired, stays ended.
     """
     if record.execution == "started":
         return False
@@ -53,7 +53,7 @@ def is_attempt_lost(record: Call, call: Call | NewCall, outcome: Outcome) -> boo
 class LostRecordWriter:
     """Writes lost records and attempts again, and counts and logs them.
 
-    `dial_row` is the row of `scheduled_dial` with which a scheduled call waited. It is None for any other call.
+    `dial_row` is a scheduled call's row for `scheduled_dial` (`RequeueValues.row`). It is None for any other call.
     """
 
     database: Database

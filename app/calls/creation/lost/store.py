@@ -23,8 +23,8 @@ async def insert_lost_intent(
 ) -> bool:
     """Inserts a call as pending again after Postgres has lost its record. If it was dialled, then not before `pending_since`.
 
-    `dial_row` is the row of `scheduled_dial` with which a scheduled call waited. The call is not dialled again, but gets a dial
-    slot, so that it counts toward `max_concurrent`. Returns False if there is a record of the call, another call has its
+    `dial_row` is a scheduled call's row for `scheduled_dial` (`RequeueValues.row`). The call is not dialled again, but gets a
+    dial slot, so that it counts toward `max_concurrent`. Returns False if there is a record of the call, another call has its
     idempotency key, or another call is a redial of the same call.
     """
     row = intent_row(call) | PENDING_INTENT_VALUES | {"pending_since": pending_since}

@@ -1,7 +1,7 @@
 """Writes scheduled calls, and ends scheduled calls that will not be dialled. Each batch is one statement.
 
-A call's row in `scheduled_dial` is the right to dial the call. The statement that deletes the row decides whether the call is
-dialled or ends.
+A call can be dialled only while it has a row in `scheduled_dial`. The statement that deletes the row decides whether the call
+is dialled or ends.
 """
 
 from collections.abc import Mapping, Sequence
@@ -77,7 +77,7 @@ class _EndedCall:
     deliveries_written: list[str]
 
 
-# If the hours have changed since `due_at` was computed, the call is due at `not_before`, and the grant reads the new hours.
+# If the hours have changed since `due_at` was computed, the call is due at `not_before`. A worker then applies the new hours.
 # Otherwise it would wait by the old hours, because the change makes only those calls due that it finds.
 _DUE_AT = """
     CASE WHEN given.hours_json::jsonb IS DISTINCT FROM (
@@ -128,9 +128,9 @@ _END_WAITING_CALLS = """
     )
     SELECT * FROM changed
 """
-# Waits for a grant of the same call to commit. That call is then left out.
+# If a worker is taking the right to dial one of the calls, waits for its commit. That call is then left out.
 _END_CALLS_BY_ID = _END_WAITING_CALLS.format(which="call_id = ANY ($5::uuid[]) ORDER BY call_id LIMIT $1 FOR UPDATE")
-# A locked row is being granted or ended by another session.
+# Another session that has locked a row takes the right to dial the call, or ends it.
 _END_CALLS_OF_QUEUE = _END_WAITING_CALLS.format(which="queue_id = $5 LIMIT $1 FOR UPDATE SKIP LOCKED")
 # now(), because Postgres compares an index only with values that do not change during the statement.
 _END_EXPIRED_CALLS = _END_WAITING_CALLS.format(which="ring_by <= now() ORDER BY ring_by LIMIT $1 FOR UPDATE SKIP LOCKED")
@@ -162,7 +162,7 @@ async def insert_scheduled_dial(session: AsyncSession, call_id: UUID, scheduled:
 
 
 async def end_waiting_calls_by_id(connection: Connection, call_ids: Sequence[UUID], change: RecordChange) -> set[UUID]:
-    """Ends those of the calls that still wait to be dialled, with the outcome `change`. Returns the ids of the ended calls.
+    """Ends the given calls that still wait to be dialled, and applies `change` to them. Returns the ids of the ended calls.
 
     Calls that a worker has begun to dial, or that have ended, stay as they are.
     """
@@ -170,14 +170,17 @@ async def end_waiting_calls_by_id(connection: Connection, call_ids: Sequence[UUI
 
 
 async def end_waiting_calls_of_queue(connection: Connection, queue_id: UUID, change: RecordChange, *, limit: int) -> set[UUID]:
-    """Ends at most `limit` calls of the queue that wait to be dialled, with the outcome `change`. Returns their ids."""
+    """Ends at most `limit` waiting calls of the queue, and applies `change` to them. Returns their ids.
+
+    Skips calls that another session has locked, because that session dials or ends them.
+    """
     return await _end_waiting_calls(connection, _END_CALLS_OF_QUEUE, change, limit, queue_id)
 
 
 async def end_expired_calls(database: Database, change: RecordChange, *, limit: int) -> set[UUID]:
-    """Ends at most `limit` waiting calls whose `ring_by` has passed, with the outcome `change`. Returns their ids.
+    """Ends at most `limit` waiting calls whose `ring_by` has passed, and applies `change` to them. Returns their ids.
 
-    If there is no such call, runs only one short statement.
+    Skips calls that another session has locked. If there is no such call, runs only one short statement.
     """
     if not await database.fetch(_ANY_EXPIRED_CALL):
         return set()
@@ -188,7 +191,7 @@ async def end_expired_calls(database: Database, change: RecordChange, *, limit: 
 async def _end_waiting_calls(
     connection: Connection, statement: str, change: RecordChange, limit: int, *condition_values: object
 ) -> set[UUID]:
-    """Ends waiting calls with the outcome `change`, in the caller's transaction. Returns their ids.
+    """Ends waiting calls and applies `change` to them, in the caller's transaction. Returns their ids.
 
     `statement` is `_END_WAITING_CALLS` with a condition. `condition_values` are the values of the condition's parameters ($5
     and later). Writes a delivery (a webhook request to the tenant) for each call whose tenant requested the event `settled`.
