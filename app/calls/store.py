@@ -171,7 +171,7 @@ _INSERT_DELIVERIES = insert_deliveries_sql(
     "given JOIN changed USING (id) CROSS JOIN LATERAL jsonb_populate_recordset(NULL::delivery, deliveries) AS new"
 )
 # Rows are locked in the order of ids, which prevents deadlocks. Rows that another session has locked are skipped, because the
-# whole batch would wait for them.
+# whole batch would wait for them. Only for the slot of a call that has turned up late, the batch may wait.
 _WRITE_CHANGES = f"""
     WITH given AS MATERIALIZED (
         SELECT (item ->> 'id')::uuid AS id, (item ->> 'version')::xid AS version,

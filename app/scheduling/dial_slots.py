@@ -6,6 +6,7 @@ from uuid import UUID
 from app.database.connection import Connection
 from app.database.engine import Database
 from app.scheduling.models import NO_QUEUE
+from app.scheduling.pace_store import add_missing_pace
 from app.twilio.schemas import MAX_CALL_TIME, MAX_QUEUE_TIME, TERMINAL_STATUSES
 
 # Twilio's defaults of `timeout` and `time_limit`, and a margin.
@@ -60,16 +61,18 @@ def restore_slots_sql(call_ids: str) -> str:
 # stays queued, and may begin to ring later. Twilio queues it for a day at most.
 _MAY_STILL_BE_QUEUED = f"""ring_by IS NOT NULL AND execution = 'started' AND coalesce(status, 'queued') = 'queued'
             AND granted_at > now() - make_interval(secs => {_MAX_QUEUE_S})"""
+_HAS_ENDED = f"""(
+        until <= now() AND NOT ({_MAY_STILL_BE_QUEUED}) OR execution IN ('not_started', 'scheduled')
+        OR deleted_at IS NOT NULL OR status IN ({", ".join(f"'{status}'" for status in sorted(TERMINAL_STATUSES))})
+    )"""
 # Retention may be deleting a call together with its slot. Such a slot is skipped, which prevents deadlocks.
+_LOCK_ENDED = f"""
+    SELECT call_id FROM dial_slot JOIN call ON call.id = call_id WHERE dial_slot.account_id = $1 AND {_HAS_ENDED}
+    FOR UPDATE OF dial_slot SKIP LOCKED
+"""  # noqa: S608  # own constants
+# Reads the calls again: one of them may have turned up at Twilio after the other statement began and before it locked the slot.
 _DELETE_ENDED = f"""
-    DELETE FROM dial_slot WHERE call_id IN (
-        SELECT call_id FROM dial_slot JOIN call ON call.id = call_id
-        WHERE dial_slot.account_id = $1 AND (
-            until <= now() AND NOT ({_MAY_STILL_BE_QUEUED}) OR execution IN ('not_started', 'scheduled')
-            OR deleted_at IS NOT NULL OR status IN ({", ".join(f"'{status}'" for status in sorted(TERMINAL_STATUSES))})
-        )
-        FOR UPDATE OF dial_slot SKIP LOCKED
-    ) RETURNING call_id
+    DELETE FROM dial_slot USING call WHERE call_id = ANY ($1::uuid[]) AND call.id = call_id AND {_HAS_ENDED}
 """  # noqa: S608  # own constants
 _LOCK_ACCOUNT = "SELECT FROM pace WHERE subject_id = $1 FOR UPDATE SKIP LOCKED"
 _RECOUNT_ACCOUNT = """
@@ -127,7 +130,10 @@ async def lock_and_free_ended_slots(database: Database, account_id: UUID) -> int
     """
     async with database.transaction() as connection:
         if not await connection.fetch(_LOCK_ACCOUNT, account_id):
-            return None
+            # A fail-over may have lost the row, but not the slots, which are written again.
+            await add_missing_pace(connection, account_id)
+            if not await connection.fetch(_LOCK_ACCOUNT, account_id):
+                return None
         return await free_ended_slots(connection, account_id)
 
 
@@ -142,9 +148,10 @@ async def free_ended_slots(connection: Connection, account_id: UUID) -> int:
     in the order of ids. It counts the slots in separate statements after that, because a statement that waits for a lock does
     not see what was committed meanwhile.
     """
-    deleted = await connection.fetch(_DELETE_ENDED, account_id)
+    if ended := [row["call_id"] for row in await connection.fetch(_LOCK_ENDED, account_id)]:
+        await connection.execute(_DELETE_ENDED, ended)
     freed: int = await connection.fetchval(_RECOUNT_ACCOUNT, account_id) or 0
-    if not (deleted or freed):
+    if not (ended or freed):
         return 0
     if queues := [row["subject_id"] for row in await connection.fetch(_ACTIVE_QUEUES, account_id)]:
         await connection.execute(_LOCK_QUEUES, queues)

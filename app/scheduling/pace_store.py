@@ -36,13 +36,18 @@ def pace_limits_by_account_or_queue(rows: Iterable[Sequence[Any]]) -> dict[UUID,
     return {subject_id: limits for subject_id, limits in paces.items() if limits.is_limited}
 
 
+async def add_missing_pace(connection: Connection, subject_id: UUID) -> None:
+    """Inserts the row of an account or a queue without limits, if there is none. Does not wait for a locked row."""
+    await connection.execute("INSERT INTO pace (subject_id) VALUES ($1) ON CONFLICT (subject_id) DO NOTHING", subject_id)
+
+
 async def lock_pace(connection: Connection, subject_id: UUID) -> PaceLimits:
     """Returns the dialling limits of an account or a queue, and locks their row until the transaction ends.
 
     While the row is locked, no worker takes the right to dial a scheduled call of the account or queue. If there is no row,
     inserts one without limits, because a missing row cannot be locked.
     """
-    await connection.execute("INSERT INTO pace (subject_id) VALUES ($1) ON CONFLICT (subject_id) DO NOTHING", subject_id)
+    await add_missing_pace(connection, subject_id)
     statement = f"SELECT {PACE_LIMIT_COLUMNS_SQL} FROM pace WHERE subject_id = $1 FOR NO KEY UPDATE"
     return PaceLimits(*await connection.fetchrow(statement, subject_id))
 

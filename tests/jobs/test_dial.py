@@ -588,7 +588,7 @@ async def test_no_redial_follows_a_request_to_end_the_call_that_twilio_has_accep
 async def test_a_request_to_end_a_call_is_confirmed_only_if_it_prevents_the_redial(
     gateway: Gateway, database_url: str, change: dict[str, Any], status: int, problem: str | None
 ) -> None:
-    """Without the record of the request, the end of the call would be followed by a redial."""
+    """The end of the call would be followed by a redial if the request is not recorded."""
     sid = f"CA{uuid4().hex}"
     accepted = answer(200, call_resource(sid, status="ringing"))
     async with running_upstream(created(sid=sid), accepted) as upstream, running_dialer(gateway) as dialer:

@@ -1,12 +1,15 @@
 """Tests that the slots of ended calls are freed. A slot is a place within the limit of concurrent calls."""
 
 import asyncio
+from collections.abc import Awaitable
 from datetime import UTC, datetime, timedelta
+from typing import Any, cast
 from uuid import UUID, uuid4
 
 import pytest
 
 from app.calls.creation.grants.service import grant_calls
+from app.database.connection import Connection
 from app.scheduling.dial_slots import free_ended_slots, lock_and_free_ended_slots
 from tests.support.gateway import Gateway, Tenant
 from tests.support.locks import SESSION_WAITS_FOR_LOCK_SQL
@@ -188,6 +191,45 @@ async def test_slots_of_an_account_that_another_session_has_locked_are_left_with
             assert await lock_and_free_ended_slots(gateway.database, account) is None
         assert await _holders(gateway, account) == {call}
         assert await lock_and_free_ended_slots(gateway.database, account) == 1
+
+
+async def test_slots_of_an_account_whose_pace_was_lost_in_a_fail_over_are_freed(gateway: Gateway) -> None:
+    async with running_upstream(created()) as upstream:
+        tenant = await gateway.add_tenant(upstream.url)
+        account, call = await _account(gateway, tenant), await _started(tenant)
+        await gateway.database.fetch(_ADD_SLOT, call, account, None, 60.0)
+        await gateway.database.fetch("DELETE FROM pace WHERE subject_id = $1", account)
+        await _set(gateway, call, "status = 'completed'")
+        assert await lock_and_free_ended_slots(gateway.database, account) is not None
+        assert await _holders(gateway, account) == set()
+
+
+class _ConnectionWithPause:
+    """A connection that awaits `pause` after its first `fetch`."""
+
+    def __init__(self, connection: Connection, pause: Awaitable[object]) -> None:
+        self._connection, self._pause = connection, pause
+        self.execute, self.fetchval = connection.execute, connection.fetchval
+
+    async def fetch(self, *arguments: Any) -> Any:
+        rows = await self._connection.fetch(*arguments)
+        await self._pause
+        self.fetch = self._connection.fetch  # type: ignore[method-assign]
+        return rows
+
+
+async def test_a_call_that_turns_up_while_slots_are_freed_keeps_its_slot(gateway: Gateway) -> None:
+    async with running_upstream(created()) as upstream:
+        tenant = await gateway.add_tenant(upstream.url)
+        account, call, ended = await _account(gateway, tenant), await _started(tenant), await _started(tenant)
+        for each in (call, ended):
+            await gateway.database.fetch(_ADD_SLOT, each, account, None, 60.0)
+            await _set(gateway, each, "sid = NULL, execution = 'not_started'")
+        async with gateway.database.transaction() as connection:
+            await connection.execute("SELECT FROM pace WHERE subject_id = $1 FOR UPDATE", account)
+            turns_up = _set(gateway, call, f"sid = 'CA{uuid4().hex}', execution = 'started'")
+            assert await free_ended_slots(cast(Connection, _ConnectionWithPause(connection, turns_up)), account) == 1
+        assert await _holders(gateway, account) == {call}
 
 
 async def test_queues_that_a_grant_may_lock_next_are_locked_with_those_of_freed_slots(gateway: Gateway) -> None:

@@ -20,6 +20,7 @@ from app.scheduling.grant_halt_sql import MAY_GRANT_SQL, RELEASED_AT_MICROSECOND
 from app.scheduling.hours import CallingHours, parse_calling_hours
 from app.scheduling.models import NO_QUEUE, ScheduledDial
 from app.scheduling.pace import allowed_calls_sql, next_at_after_calls_sql, seconds_until_allowed_sql
+from app.scheduling.pace_store import add_missing_pace
 from app.scheduling.refused_accounts import (
     allowed_probes_sql,
     probe_at_after_grant_sql,
@@ -45,7 +46,6 @@ _LOCK_ACCOUNT_PACE = _LOCK_PACES.format(
 )
 _LOCK_QUEUE_PACES = _LOCK_PACES.format(wait="", more="")
 _HAS_PACE = "SELECT EXISTS (SELECT FROM pace WHERE subject_id = $1)"
-_ADD_PACE = "INSERT INTO pace (subject_id) VALUES ($1) ON CONFLICT DO NOTHING"
 
 _DUE_QUEUES = """
     SELECT queue.id, queue.paused, queue.hours, tenant.hours AS tenant_hours, tenant.suspended_at IS NOT NULL AS suspended
@@ -205,7 +205,7 @@ async def lock_account_pace(connection: Connection, account_id: UUID) -> LockedP
     """
     found = await connection.fetch(_LOCK_ACCOUNT_PACE, [account_id])
     if not found and not await connection.fetchval(_HAS_PACE, account_id):
-        await connection.execute(_ADD_PACE, account_id)
+        await add_missing_pace(connection, account_id)
         found = await connection.fetch(_LOCK_ACCOUNT_PACE, [account_id])
     if not found:
         return None

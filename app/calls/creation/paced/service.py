@@ -21,8 +21,8 @@ from app.scheduling.dial_slots import free_ended_slots, lock_and_free_ended_slot
 
 # Retry-After for an account with as many concurrent calls as it may have. It is not known when one of them will end.
 _RETRY_AFTER_IF_FULL_S = 5
-# The pace of a busy account is often locked, for some milliseconds. With a longer delay, an intent that has waited for a while
-# would find it locked again and again, while new intents and the grants of workers get it.
+# The pace of a busy account is often locked, for some milliseconds. With a longer delay, an intent or a release of slots that
+# has waited for a while would find it locked again and again, while new intents and the grants of workers get it.
 _LOCK_RETRY_MAX_DELAY_S = 0.02
 
 
@@ -37,7 +37,9 @@ class PacedIntentWriter:
         self._intents: Batcher[NewCall, datetime | PaceRefusal | None] = Batcher(
             self._write_intents, max_batch=MAX_ROWS_PER_STATEMENT, lock_retry_max_delay_s=_LOCK_RETRY_MAX_DELAY_S
         )
-        self._slot_releases = Batcher(self._free_ended_slots, max_batch=MAX_ROWS_PER_STATEMENT)
+        self._slot_releases = Batcher(
+            self._free_ended_slots, max_batch=MAX_ROWS_PER_STATEMENT, lock_retry_max_delay_s=_LOCK_RETRY_MAX_DELAY_S
+        )
 
     async def submit(self, call: NewCall) -> datetime | None:
         """Writes the intent and returns the time of the write. Returns None if another call has its idempotency key.
@@ -73,10 +75,22 @@ class PacedIntentWriter:
 
         Returns, for each account, the number of freed slots, or LOCKED if another session has locked the account's pace.
         """
-        freed = {
-            account_id: await lock_and_free_ended_slots(self._database, account_id) for account_id in dict.fromkeys(account_ids)
-        }
-        return [LOCKED if (slots := freed[account_id]) is None else slots for account_id in account_ids]
+        freed = {account_id: await self._free_slots_of_account(account_id) for account_id in dict.fromkeys(account_ids)}
+        return [freed[account_id] for account_id in account_ids]
+
+    async def _free_slots_of_account(self, account_id: UUID) -> int | RowLocked:
+        """Frees the dial slots of the account's ended calls. Returns their number, and 0 if the pace of a queue stays locked.
+
+        Returns LOCKED if another session has locked the account's pace.
+        """
+        try:
+            freed = await lock_and_free_ended_slots(self._database, account_id)
+        except DatabaseUnavailable as error:
+            if error.reason != "locked":
+                raise
+            # The slots of the other accounts in the batch are freed already, which a repetition would not see.
+            return 0
+        return LOCKED if freed is None else freed
 
 
 async def reopen_paced_call(session: Session, call: Call, new_intent: NewCall) -> Call | None:
