@@ -15,6 +15,7 @@ from app.calls import repository
 from app.calls.models import Call
 from app.calls.outbox import NewDelivery, delivery_of_event_settled
 from app.calls.progress import apply_resource, resource_columns
+from app.calls.record_change import RecordChange, make_record_change
 from app.calls.refresh_times import delay_until_first_refresh
 from app.calls.search_plan import SearchPlan
 from app.calls.store import SID_TAKEN_EXPLANATION, AnyCall, Event
@@ -41,50 +42,6 @@ class SettledRecord(Protocol):
     def settled_at(self) -> datetime | None: ...
     @property
     def pending_since(self) -> datetime: ...
-
-
-@dataclass(frozen=True, slots=True)
-class RecordChange:
-    """A change that records a call's outcome, or makes the call wait again: the columns to set, and the event to write.
-
-    `times` maps columns to offsets from the current time of the database's clock. An offset of None sets the column to null.
-    """
-
-    columns: Mapping[str, Any]
-    times: Mapping[str, timedelta | None]
-    event: str
-    data: Mapping[str, Any]
-    dial_row: Mapping[str, Any] | None = None
-    """The row of `scheduled_dial` to insert if the call is to wait again, otherwise None.
-
-    It has the column `due_in` (in seconds) instead of `due_at`.
-    """
-
-    def apply_to(self, call: object, *, now: datetime) -> None:
-        """Sets the columns of a record in memory. `now` is the database's time in the transaction that writes the record."""
-        for name, value in self.columns.items():
-            setattr(call, name, value)
-        for name, offset in self.times.items():
-            setattr(call, name, None if offset is None else now + offset)
-
-
-def make_record_change(
-    event: str,
-    data: Mapping[str, Any],
-    columns: Mapping[str, Any],
-    *,
-    refresh_in: timedelta | None = None,
-    search_in: timedelta | None = None,
-) -> RecordChange:
-    """Returns the change that sets these columns and writes one event.
-
-    The record is refreshed from Twilio after `refresh_in`, and Twilio's list is searched for the call after `search_in`; None
-    means never. `clean_searches` becomes 0. `settled_at` becomes the time of the change, or null if the columns set `execution`
-    to `unknown` or `scheduled`.
-    """
-    settled_in = None if columns["execution"] in ("unknown", "scheduled") else timedelta(0)
-    times = {"settled_at": settled_in, "refresh_at": refresh_in, "search_at": search_in}
-    return RecordChange({**columns, "clean_searches": 0}, times, event, data)
 
 
 class EventsAndDelivery(NamedTuple):

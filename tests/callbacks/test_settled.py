@@ -15,8 +15,8 @@ from twilio.request_validator import RequestValidator
 
 from app.calls.creation.store import AttemptOutcome, write_outcomes
 from app.calls.models import Call
+from app.calls.record_change import make_record_change
 from app.calls.repository import lock_call
-from app.calls.settlement import make_record_change
 from app.calls.store import DELIVERIES_CHANNEL
 from app.database.listener import Listener
 from app.deliveries.addresses import AllowList

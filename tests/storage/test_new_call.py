@@ -8,8 +8,8 @@ from sqlalchemy import DefaultClause
 
 from app.calls.creation.store import NewCall
 from app.calls.models import Call
+from app.calls.record_change import make_record_change
 from app.calls.schemas import CallRecord
-from app.calls.settlement import make_record_change
 from app.calls.store import CallState
 from app.compat.resource import RESOURCE_FIELDS
 from app.twilio.schemas import CallResource

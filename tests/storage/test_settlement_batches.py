@@ -8,7 +8,7 @@ from uuid import UUID, uuid4
 from sqlalchemy import text
 
 from app.calls.creation.store import AttemptOutcome, write_outcomes
-from app.calls.settlement import make_record_change
+from app.calls.record_change import make_record_change
 from app.calls.stored_problem import error_as_json
 from app.errors import UpstreamUnreachable
 from tests.support.gateway import Gateway

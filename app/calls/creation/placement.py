@@ -29,7 +29,8 @@ from app.calls.creation.store import MAX_ROWS_PER_STATEMENT, AttemptOutcome, New
 from app.calls.creation.twilio_queue import TwilioQueueWatch
 from app.calls.creation.undialled_calls import UndialledCallRecorder
 from app.calls.models import Call
-from app.calls.settlement import RecordChange, Settlement
+from app.calls.record_change import RecordChange
+from app.calls.settlement import Settlement
 from app.calls.store import SID_TAKEN_EXPLANATION, SidTaken
 from app.calls.stored_problem import allows_scheduled_retry, error_as_json
 from app.database.batcher import Batcher, RowLocked

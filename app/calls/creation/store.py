@@ -23,7 +23,7 @@ from app.calls.creation.sql_parts import (
 from app.calls.last_answer import with_stored_resource_columns
 from app.calls.models import Call
 from app.calls.outbox import NewDelivery, delivery_of_event_settled
-from app.calls.settlement import RecordChange
+from app.calls.record_change import RecordChange
 from app.calls.store import UNIQUE_SID_CONSTRAINT, RecordColumns, SidTaken
 from app.database.batcher import LOCKED, RowLocked
 from app.database.engine import Database

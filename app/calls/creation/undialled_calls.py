@@ -13,7 +13,8 @@ from app.calls import repository
 from app.calls.creation.dial import RequeueValues
 from app.calls.creation.store import MAX_ROWS_PER_STATEMENT, NewCall, write_undialled_outcomes
 from app.calls.models import Call
-from app.calls.settlement import RecordChange, Settlement
+from app.calls.record_change import RecordChange
+from app.calls.settlement import Settlement
 from app.calls.stored_problem import error_as_json
 from app.database.batcher import Batcher, RowLocked
 from app.database.engine import Database

@@ -18,7 +18,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from app.calls.creation.sql_parts import rows_as_json
 from app.calls.creation.store import NewCall, insert_calls_sql, intent_row
 from app.calls.outbox import delivery_of_event_settled
-from app.calls.settlement import RecordChange
+from app.calls.record_change import RecordChange
 from app.calls.store import add_deliveries
 from app.database.connection import Connection
 from app.database.engine import Database
