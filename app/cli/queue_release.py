@@ -29,8 +29,8 @@ def halt(as_json: AsJson = False) -> None:
     """Stop dialling scheduled calls, of all tenants, until `callgate queues release`.
 
     Use it when the database may have lost which calls were dialled and Callgate cannot notice it, as after the restore of a
-    snapshot. Immediate calls, cancellations and deadlines go on. When the command ends with 0, no further call is granted, and
-    a release that was running fails. Calls that were granted before are still dialled.
+    snapshot. Immediate calls, cancellations and deadlines go on. When the command ends with 0, no worker begins to dial
+    another scheduled call, and a release that was running fails. Calls that a worker was about to dial are still dialled.
     """
     from app.audit.events import command_actor
     from app.scheduling.halt import GrantHaltCommand
@@ -42,7 +42,7 @@ def halt(as_json: AsJson = False) -> None:
         since = f"{halted.since:%Y-%m-%d %H:%M:%S} UTC"
         typer.echo(f"Scheduled calls were halted already, since {since}. A release that is running fails.")
     else:
-        typer.echo("No further scheduled call is granted. `callgate queues release` resumes them.")
+        typer.echo("No worker begins to dial another scheduled call. `callgate queues release` resumes them.")
     if not halted.is_complete:
         raise CommandUnfinished("grants are halted, but a transaction from before is still open: run the command again")
 

@@ -1,7 +1,7 @@
-"""Cancels dialled calls that are still in Twilio's queue at their `ring_by`, the time until which they may begin to ring.
+"""Cancels dialled calls that are still in Twilio's queue at their `ring_by`, the latest time at which they may begin to ring.
 
 Also frees the dial slots of ended calls (a slot stands for one concurrent call), and deletes idle rows of `dial_turn`, the
-table of the order in which callers (API keys or workloads) take turns.
+table of the order in which API keys and workloads take turns.
 """
 
 from dataclasses import dataclass, field
@@ -21,7 +21,8 @@ from app.twilio.errors import TwilioError
 logger = structlog.stdlib.get_logger(__name__)
 
 BATCH_SIZE = 20
-# A caller that got no grant for this long counts as new: callers that already have waiting calls are served before it.
+# If no worker took a grant (the right to dial one call) for a call of an API key or workload for this long, it counts as new:
+# those that already have waiting calls are served before it.
 _TURN_EXPIRES_AFTER = timedelta(hours=1)
 _TURN_BATCH_SIZE = 500
 # The time after which a call is checked again if its outcome is open, or if Twilio could not be asked.
@@ -30,7 +31,7 @@ _RETRY_DELAY = timedelta(seconds=5)
 
 @dataclass(frozen=True, slots=True)
 class RingDeadlineEnforcer:
-    """Cancels calls that Twilio still queues at their `ring_by`, the time until which a scheduled call may begin to ring.
+    """Cancels calls that Twilio still queues at their `ring_by`, the latest time at which a scheduled call may begin to ring.
 
     Also frees the dial slots of calls that have ended. A slot stands for one concurrent call of an account.
     """
@@ -79,10 +80,10 @@ class RingDeadlineEnforcer:
         return False
 
     async def delete_idle_dial_turns(self) -> bool:
-        """Deletes idle rows of `dial_turn`, the table of the order in which callers (API keys or workloads) take turns.
+        """Deletes idle rows of `dial_turn`, the table of the order in which API keys and workloads take turns.
 
-        A row is idle if its caller has no waiting call, and got no grant (the right to dial a call) for an hour. Each grant
-        reads all rows of its account, so there must be few. Returns false, so that the job pauses before the next time.
+        A row is idle if no call of its API key or workload waits, and no worker took a grant for one of its calls for an hour.
+        Each grant reads all rows of its account, so there must be few. Returns false, so that the job pauses.
         """
         await store.delete_idle_dial_turn_rows(self.database, _TURN_EXPIRES_AFTER, limit=_TURN_BATCH_SIZE)
         return False
