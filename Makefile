@@ -3,7 +3,8 @@
 .DELETE_ON_ERROR:
 PYTHON ?= python3
 BIN := .venv/bin
-PIP := $(BIN)/pip --disable-pip-version-check install
+# Python compiles a module when it is first imported. pip would compile all of them, which takes half a minute.
+PIP := $(BIN)/pip --disable-pip-version-check install --no-compile
 PORT ?=
 ONCE ?=
 # The branch coverage of app/ (tests/support/coverage.py); COVERAGE= runs the tests without.
@@ -20,7 +21,7 @@ install: .venv/installed ## Set up .venv with the locked dependencies
 
 .venv/installed: requirements-dev.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Callgate needs Python 3.11 or newer: make PYTHON=python3.12 ...")'
-	@echo "Setting up .venv (once, one to two minutes). A dot is a package:"
+	@echo "Setting up .venv (once, about a minute). A dot is a package:"
 	@$(PYTHON) -m venv .venv
 	@{ $(PIP) --require-hashes -r requirements-dev.lock 2>.venv/install.log || { cat .venv/install.log >&2; echo Failed; }; } | while read -r word _; do \
 		case $$word in Collecting) printf . ;; Installing) printf ' unpacking' ;; Failed) exit 1 ;; esac; done
@@ -35,7 +36,7 @@ dev: .venv/installed ## Run Postgres, API, worker and simulator here, until Ctrl
 	@$(BIN)/callgate dev --with-parent $(if $(PORT),--port $(PORT))
 
 test: .venv/installed ## Run all tests
-	$(BIN)/python -m pytest $(if $(ARGS),$(ARGS),-n 3 --dist loadfile --no-loadscope-reorder $(COVERAGE))
+	$(BIN)/python -m pytest $(if $(ARGS),$(ARGS),-n 4 --dist loadfile --no-loadscope-reorder $(COVERAGE))
 
 bench: .venv/installed ## Measure: ratios within one run, never a verdict (LIFE='--rates 10 --seconds 20 --calls 0': a shorter bench.life)
 	$(BIN)/python -m bench.sip

@@ -5,6 +5,7 @@ import json
 import os
 import re
 from collections.abc import AsyncIterator, Iterable
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -228,8 +229,13 @@ def test_every_callgate_command_that_is_named_exists(page: str) -> None:
             _assert_is_command([*match[1].split(), *match[2].split()])
 
 
+@cache
+def _root_command() -> Any:
+    return get_command(command_line)
+
+
 def _assert_is_command(words: list[str]) -> None:
-    command: Any = get_command(command_line)
+    command = _root_command()
     while isinstance(command, TyperGroup) and words and not words[0].startswith("-"):
         assert words[0] in command.commands, words
         command = command.commands[words.pop(0)]
