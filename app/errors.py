@@ -1,10 +1,12 @@
 """The errors of the service. Each class has a slug, an HTTP status, what is known about the call, and advice about retries.
 
 CallgateError
-├── RequestError      the request cannot be read, is invalid, or is not allowed
+├── RequestError      the request cannot be read, is invalid, is not allowed, or does not fit the state of the call
 ├── IdempotencyError  the Idempotency-Key belongs to another request, or to one that is in progress
 ├── UpstreamError     Twilio did not carry out the request (not certain for CallNotFoundAtTwilio and ActionUnknown)
 └── ServiceError      the service itself failed; no call was started
+
+The subclasses of RequestError are in app/request_errors.py.
 
 If it is unknown whether a request has created a call, the response under `/v1` is not an error: it is 202 with the record of
 the call. Under Twilio's own paths it is 409. For other requests, no record shows the outcome at Twilio later, so an unknown

@@ -1,4 +1,7 @@
-"""Errors of requests that cannot be read, are invalid or are not allowed. See app/errors.py for all errors."""
+"""Errors of requests that cannot be read, are invalid, are not allowed, or do not fit the state of the call.
+
+app/errors.py shows all errors.
+"""
 
 from typing import Self
 

@@ -60,7 +60,10 @@ def _http_date(moment: datetime) -> bytes:
 
 
 def create_app(config: SimulatorConfig, state: SimulatorState | None = None) -> FastAPI:
-    """Returns the simulator as an ASGI application. Pass a `state` of your own to read it while the application runs."""
+    """Returns the simulator as an ASGI application.
+
+    With a `state` of your own, which you can read while the application runs, `config` is ignored.
+    """
     state = state or SimulatorState(config)
 
     @asynccontextmanager

@@ -1,7 +1,7 @@
 """Content negotiation: refuses requests that Twilio would answer in XML.
 
-Twilio answers in XML if a path does not end in `.json`. The simulator has JSON only, so it refuses such a request unless the
-client accepts JSON. Large answers are compressed, as Twilio does.
+Twilio answers in XML if a path does not end in `.json`. The simulator has JSON only, so it refuses such a request unless its
+header Accept names `application/json`. Large answers are compressed, as Twilio does.
 """
 
 import gzip

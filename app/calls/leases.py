@@ -86,17 +86,18 @@ async def renew_search_leases(session: AsyncSession, claimed: Sequence[Call], *,
 
 
 async def release_refreshes(session: AsyncSession, claimed: Sequence[CallDueForRefresh]) -> None:
-    """Deletes the leases of those claimed calls whose `refresh_at` has changed, because they were refreshed.
+    """Deletes the leases of those claimed calls whose `refresh_at` has changed: a result was recorded, even that of a failure.
 
-    If `refresh_at` is the same, the refresh failed. Then the lease stays and delays the next refresh of the call.
+    If `refresh_at` is the same, no result was recorded. Then the lease stays and delays the next refresh of the call.
     """
     await _delete_fulfilled_leases(session, Call.refresh_at, [(call.id, call.refresh_at) for call in claimed])
 
 
 async def release_searches(session: AsyncSession, claimed: Sequence[Call]) -> None:
-    """Deletes the leases of those claimed calls whose `search_at` has changed, because they were searched for.
+    """Deletes the leases of those claimed calls whose `search_at` has changed.
 
-    If `search_at` is the same, the search failed. Then the lease stays and delays the next search for the call.
+    It has changed if a result was recorded, even that of a failed search, or if the call was settled otherwise. If `search_at`
+    is the same, no result was recorded. Then the lease stays and delays the next search for the call.
     """
     await _delete_fulfilled_leases(session, Call.search_at, [(call.id, call.search_at) for call in claimed])
 
@@ -134,7 +135,7 @@ async def _delete_fulfilled_leases(
 ) -> None:
     """Deletes the leases of those claimed calls whose due time, the column `due_at`, has changed.
 
-    If the due time is the same, the work on the call failed. Then the lease stays and delays the next attempt.
+    If the due time is the same, no result of the work was recorded. Then the lease stays and delays the next attempt.
     """
     still_due = exists().where(Call.id == Lease.call_id, due_at == Lease.due_at)
     statement = delete(Lease).where(tuple_(Lease.call_id, Lease.due_at).in_(claimed), ~still_due)

@@ -27,8 +27,8 @@ class SearchPlan:
     def delay_until_next_search(self, clean_searches: int) -> timedelta | None:
         """Returns the wait until the next search; None if there is no further search.
 
-        `clean_searches` is the number of searches so far that found no call. After `searches` of them, the call counts as not
-        started. Two late searches follow, and may still find it.
+        `clean_searches` is the number of searches so far that have shown that the list does not have the call. After `searches`
+        of them, the call counts as not started. Two late searches follow, and may still find it.
         """
         if clean_searches < self.searches:
             return self.period * (((clean_searches + 1) / self.searches) ** 2 - (clean_searches / self.searches) ** 2)

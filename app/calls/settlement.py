@@ -204,7 +204,11 @@ class Settlement:
         self.add_settled_to_metrics(call)
 
     async def plan_next_search(self, session: Session, call: Call, *, clean_searches: int) -> None:
-        """Schedules the next search of Twilio's list. `clean_searches` is the number of searches so far that found no call."""
+        """Schedules the next search of Twilio's list, if the plan has one.
+
+        `clean_searches` is the number of searches so far that have shown that the list does not have the call. Searches that
+        failed or could not decide that do not count.
+        """
         wait = self.plan.delay_until_next_search(clean_searches)
         call.clean_searches = clean_searches
         call.search_at = None if wait is None else await repository.transaction_start_time(session) + wait

@@ -98,10 +98,11 @@ def serve(
     """Run the API.
 
     On SIGTERM it serves for CALLGATE_LINGER more seconds. Then it accepts no new requests, waits for the outcome of each call
-    that it is creating at Twilio, and stores the outcome. It does not wait for the end of conversations.
+    that it is creating at Twilio, for at most CALLGATE_DRAIN_TIMEOUT, and stores the outcome. It does not wait for the end of
+    conversations.
 
-    Requires CALLGATE_DATABASE_URL, CALLGATE_SECRET_KEYS and a schema that `callgate migrate` has updated. Without a database it
-    starts nevertheless, responds with 503, and recovers by itself.
+    Requires CALLGATE_DATABASE_URL, CALLGATE_SECRET_KEYS and a schema that `callgate migrate` has updated. If the
+    database cannot be reached, it starts nevertheless, responds with 503, and recovers by itself.
     """
     from app.http.limits import ServerLimits
     from app.http.listening import open_listening_sockets

@@ -1,5 +1,6 @@
-"""Authenticates requests to Twilio's paths with HTTP Basic, as Twilio does. The password is a Callgate API key.
+"""Authenticates requests to Twilio's paths with HTTP Basic, as Twilio does, or with Bearer.
 
+The password, or the Bearer token, is a Callgate API key or the token of a Kubernetes service account.
 Only the key decides for which tenant the request acts. The user name gives no rights, but must be one of these: any account SID
 (`AC…`), any SID of a Twilio API key (`SK…`), or the id or the public prefix of the Callgate key. An invalid key or user
 name gives Twilio's error 20003. An account that does not belong to the key's tenant gives 20404, whether or not it exists.
@@ -63,7 +64,7 @@ AccountDep = Annotated[RequestedAccount, Depends(authenticate_for_account)]
 
 
 class TwilioRoute(ScopedRoute):
-    """A route under one of Twilio's paths. It authenticates with HTTP Basic, as Twilio does."""
+    """A route under one of Twilio's paths. It authenticates with HTTP Basic, as Twilio does, or with Bearer."""
 
     def authentication_dependency(self) -> Callable[..., Any]:
         return authenticate_for_account

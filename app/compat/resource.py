@@ -72,7 +72,7 @@ def twilio_resource_of(call: Call | NewCall | CallRow) -> dict[str, Any]:
 def _record_value(call: Call | NewCall | CallRow, name: str) -> Any:
     """Returns the value that the call's record has for a field of the resource; None for `to` and `from`.
 
-    The resource takes `to` and `from` from Twilio's answer, which has them in normalized form.
+    The resource takes `to` and `from` from Twilio's answer, which has them in normalized form, and otherwise from the record.
     """
     return None if name in ("to", "from") else getattr(call, name)
 

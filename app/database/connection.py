@@ -186,7 +186,7 @@ class Connector:
 
 
 def _set_config_sql(settings: Mapping[str, str], *, local: str) -> str:
-    """Returns SQL that applies the settings, and makes commits wait until they are flushed.
+    """Returns SQL that applies the settings. It also turns `synchronous_commit` on where a commit would not wait for the disk.
 
     If the SQL condition `local` is true, the settings end with the transaction.
     """

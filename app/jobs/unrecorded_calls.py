@@ -90,7 +90,7 @@ class UnrecordedCallDetector:
         """Counts the calls. Logs the number of calls that are not logged yet, at most once an hour for each account."""
         self.metrics.twilio.unrecorded_calls.inc(len(sids))
         self._not_logged[account_id] += len(sids)
-        if self._logs.try_begin(account_id):
+        if self._logs.try_acquire(account_id):
             calls = self._not_logged.pop(account_id)
             logger.warning("calls_without_record", account_id=str(account_id), calls=calls, call_sid=sids[0])
 

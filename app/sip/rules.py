@@ -161,7 +161,8 @@ def _report_other_parameter(name: str, value: str, start: int, end: int, report:
 def check_transport_security(sips: bool, port: str | None, values: ValuesByName, parts: UriParts, report: Report) -> None:
     """Reports contradictions between the scheme, the port and the parameters `transport` and `secure`.
 
-    Also reports TLS without encrypted media. `values` has the parameters' values by lower-case name.
+    Also reports `transport=tls` without `secure`, because the media are then not encrypted. `values` has the parameters' values
+    by lower-case name.
     """
     transport, secure = values.get("transport"), values.get("secure")
     transport = transport and transport.lower()

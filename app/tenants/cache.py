@@ -65,7 +65,7 @@ class IntervalLimit:
         self._max_entries = max_entries
         self._allowed_at: OrderedDict[Hashable, float] = OrderedDict()
 
-    def try_begin(self, name: Hashable) -> bool:
+    def try_acquire(self, name: Hashable) -> bool:
         """Returns whether the work may be done now. If so, starts the interval in which it may not be done again."""
         now = time.monotonic()
         allowed_at = self._allowed_at.get(name)

@@ -75,7 +75,7 @@ def api_key_digest(key: str) -> bytes:
 
 
 class TenantDirectory:
-    """Looks up API keys, accounts and credentials, and caches them while `is_coherent` returns true.
+    """Looks up API keys, workloads, accounts and credentials, and caches them while `is_coherent` returns true.
 
     `is_coherent` may return true only while every change in the database leads to a call of `invalidate`.
     """
@@ -146,7 +146,7 @@ class TenantDirectory:
             or not self._keyring.matches_keyed_hash(found.keyed_hash, key.encode())
         ):
             return None
-        if self._keyring.is_outdated_hash(found.keyed_hash) and self._rehashes.try_begin(found.id):
+        if self._keyring.is_outdated_hash(found.keyed_hash) and self._rehashes.try_acquire(found.id):
             # Only a request has the plain key, so the key is rehashed during a request. A failure does not matter: the old hash
             # still matches.
             with contextlib.suppress(DatabaseUnavailable):

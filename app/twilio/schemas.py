@@ -1,4 +1,4 @@
-"""Types of Twilio's data: credentials, the Call resource, and the form of a request.
+"""Types of Twilio's data: credentials, the Call resource and its statuses, and the form of a request.
 
 https://www.twilio.com/docs/voice/api/call-resource. Real answers differ from the documented example: nearly every field
 is null at first, "" means null, and keys may be added. A field with an invalid value is None; its value stays in `raw`.

@@ -174,9 +174,9 @@ class CallControl:
         return bool(ended)
 
     async def _store_update_unless_settled(self, call: Call, update: CallUpdate) -> Call:
-        """Stores the request to end the call, unless it is known by now whether the call was started. Returns the record.
+        """Stores `update` if it is still unknown whether the call was started. Returns the record.
 
-        Raises WrongCallState if the request would be stored, but does anything other than end the call.
+        If it is known by now, stores nothing. Raises WrongCallState if it is unknown and `update` does not only end the call.
         """
         async with self.database.begin() as session:
             locked = await repository.lock_call(session, call.id)

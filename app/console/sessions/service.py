@@ -1,4 +1,4 @@
-"""Starts, finds and ends sessions of the console. Does not import FastAPI."""
+"""Starts, finds and ends sessions of the console, and says how long a login link can be used. Does not import FastAPI."""
 
 import hashlib
 import re

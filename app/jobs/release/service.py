@@ -84,7 +84,10 @@ class _SearchParameters:
 
 @dataclass(slots=True)
 class _AccountAudit:
-    """Writes an audit event about an account, in the transaction of the first change to one of its calls."""
+    """Records in the audit log, once, that `callgate queues release` has searched or skipped an account.
+
+    The event is written in the transaction of the account's first changed call. If no call is changed, nothing is recorded.
+    """
 
     actor: Actor
     account: DueAccount

@@ -40,7 +40,10 @@ _ADD_SLOT = text(f"""
 
 @dataclass(frozen=True, slots=True)
 class DueAccount:
-    """An account with waiting calls that may already have been dialled."""
+    """An account with calls that wait although they may have been dialled.
+
+    Their `not_before` has passed, and the database may have lost a worker's grant (its right to dial the call).
+    """
 
     id: UUID
     tenant_id: str

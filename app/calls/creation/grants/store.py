@@ -1,4 +1,4 @@
-"""SQL for grants. A grant is the right of one process to dial one scheduled call now.
+"""SQL for grants, and for the order in which calls are dialled. A grant is one process's right to dial one scheduled call now.
 
 Every transaction that grants calls of an account first locks the account's row of `pace`. So two workers never grant calls of
 the same account at the same time: limits are never exceeded, and API keys and workloads take turns.
