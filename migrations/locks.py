@@ -4,22 +4,37 @@ from typing import Final, Literal
 
 from alembic import op
 
-# A session that waits for a lock looks for a deadlock after a second (`deadlock_timeout`). All waits of one try together are
-# shorter. `lock_timeout` applies to each table.
-_MAX_WAIT_OF_TRY_MS: Final = 800
-_MAX_TRIES: Final = 10
+# A session that has waited for a lock for a second (`deadlock_timeout`) cancels an autovacuum of the table, and looks for a
+# deadlock. The first loop locks one relation at a time, so it is in no deadlock, and waits long enough to cancel an autovacuum.
+# It waits for less than the two seconds after which a request that waits behind it would fail. The second loop locks all
+# tables. The waits of one try together are shorter than a second: `lock_timeout` applies to each table and each partition.
 _LOCK_TABLES: Final = """
     DO $$
+    DECLARE
+        relations regclass[] := ARRAY(
+            SELECT each FROM unnest(ARRAY[{names}]::regclass[]) AS each
+            UNION SELECT relid FROM unnest(ARRAY[{names}]::regclass[]) AS each, pg_partition_tree(each)
+        );
+        each regclass;
+        last_try_at timestamptz := clock_timestamp() + interval '10 seconds';
     BEGIN
-        PERFORM set_config('lock_timeout', '{wait_ms}ms', true);
-        FOR attempt IN 1..{max_tries} LOOP
+        PERFORM set_config('lock_timeout', '1500ms', true);
+        FOREACH each IN ARRAY relations LOOP
+            BEGIN
+                EXECUTE format('LOCK TABLE ONLY %s IN {mode} MODE', each);
+                RAISE EXCEPTION USING ERRCODE = 'CG001';  -- releases the lock
+            EXCEPTION WHEN lock_not_available OR SQLSTATE 'CG001' THEN NULL;
+            END;
+        END LOOP;
+        PERFORM set_config('lock_timeout', (800 / cardinality(relations)) || 'ms', true);
+        LOOP
             BEGIN
                 LOCK TABLE {tables} IN {mode} MODE;
                 PERFORM set_config('lock_timeout', '5s', true);
                 RETURN;
             EXCEPTION WHEN lock_not_available OR deadlock_detected THEN
                 -- This has released the locks of the try.
-                IF attempt = {max_tries} THEN RAISE; END IF;
+                IF clock_timestamp() > last_try_at THEN RAISE; END IF;
             END;
             PERFORM pg_sleep(0.2);
         END LOOP;
@@ -32,7 +47,10 @@ def lock_tables(*tables: str, mode: Literal["ACCESS EXCLUSIVE", "SHARE ROW EXCLU
 
     If the migration waited for one table while it has locked another one, a request that uses both could be in a deadlock with
     it. So this function locks all tables or none: after a short wait it releases its locks, lets requests go on, and tries
-    again. After ten tries, which take ten seconds at most, the migration fails, and can be run again.
+    again. After ten seconds of tries the migration fails, and can be run again.
+
+    Before the tries it locks the tables and partitions one by one and releases each at once, because a longer wait is needed to
+    make Postgres cancel an autovacuum. This may add up to 1.5 seconds for each of them.
     """
-    wait_ms = _MAX_WAIT_OF_TRY_MS // len(tables)
-    op.execute(_LOCK_TABLES.format(wait_ms=wait_ms, max_tries=_MAX_TRIES, tables=", ".join(tables), mode=mode))
+    names = ", ".join(f"'{table}'" for table in tables)
+    op.execute(_LOCK_TABLES.format(names=names, tables=", ".join(tables), mode=mode))

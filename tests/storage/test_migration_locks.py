@@ -2,7 +2,9 @@
 
 import asyncio
 import inspect
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 import asyncpg
 import pytest
@@ -14,6 +16,7 @@ from sqlalchemy import Connection, make_url, text
 from app.database.base import Base
 from app.database.connection import MIGRATION_SETTINGS
 from app.database.engine import make_engine
+from app.local.postgres import EmbeddedPostgres
 from app.schema import alembic_config, migrate
 from tests.support.locks import SESSION_WAITS_FOR_LOCK_SQL
 
@@ -62,6 +65,35 @@ async def test_a_request_that_uses_both_tables_is_not_in_a_deadlock(
             await request.close()
     assert await observer.fetchval("SELECT version_num FROM alembic_version") == revision
     await observer.close()
+
+
+@pytest.fixture
+def own_postgres() -> Iterator[str]:
+    """The URL of a Postgres server that no other test uses."""
+    with tempfile.TemporaryDirectory(prefix="callgate-autovacuum-") as name:
+        Path(name).chmod(0o755)  # root's Postgres runs as the user nobody
+        with EmbeddedPostgres(Path(name)) as server:
+            yield server.url
+
+
+async def test_an_autovacuum_of_a_table_does_not_keep_a_migration_from_locking_it(own_postgres: str) -> None:
+    """The autovacuum is made so slow that it would take minutes."""
+    url = make_url(own_postgres).set(drivername="postgresql+asyncpg").render_as_string(hide_password=False)
+    await asyncio.to_thread(migrate, url, revision="0032")
+    connection = await asyncpg.connect(_driver_url(url))
+    await connection.execute("ALTER SYSTEM SET autovacuum_naptime = '1s'")
+    await connection.execute("SELECT pg_reload_conf()")
+    await connection.execute("INSERT INTO pace (subject_id) SELECT gen_random_uuid() FROM generate_series(1, 20000)")
+    await connection.execute("DELETE FROM pace")
+    await connection.execute("""ALTER TABLE pace SET (autovacuum_vacuum_threshold = 1, autovacuum_vacuum_scale_factor = 0,
+        autovacuum_vacuum_cost_delay = 100, autovacuum_vacuum_cost_limit = 1)""")
+    is_running = "SELECT EXISTS (SELECT FROM pg_stat_progress_vacuum WHERE relid = 'pace'::regclass)"
+    async with asyncio.timeout(TIMEOUT_S):
+        while not await connection.fetchval(is_running):
+            await asyncio.sleep(0.05)
+        await asyncio.to_thread(migrate, url, revision="0033")
+    assert await connection.fetchval("SELECT version_num FROM alembic_version") == "0033"
+    await connection.close()
 
 
 def _run_migration(connection: Connection, script: Script) -> list[str]:

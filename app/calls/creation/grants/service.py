@@ -1,7 +1,7 @@
 """Grants scheduled calls of one account: takes the right to dial them, which only one process can have.
 
-The API keys and workloads that scheduled the calls take turns: the SQL in `store` chooses the next call. The pace (call rate and
-concurrent calls) of the account and of its queues limits how many calls are granted.
+The API keys and workloads that scheduled the calls take turns: the SQL in `store` chooses the next call. The pace (call rate
+and concurrent calls) of the account and of its queues limits how many calls are granted.
 """
 
 from collections.abc import Callable, Collection, Sequence
