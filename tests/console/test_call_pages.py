@@ -256,6 +256,14 @@ async def test_a_call_in_progress_is_ended_and_the_log_says_by_whom(gateway: Gat
     }
 
 
+async def test_a_call_that_was_deleted_at_twilio_cannot_be_ended(gateway: Gateway, log_in: LogIn) -> None:
+    async with running_upstream(created()) as upstream:
+        tenant = await gateway.add_tenant(upstream.url)
+        record = await place(tenant)
+        await gateway.database.fetch("UPDATE call SET deleted_at = now() WHERE id = $1", UUID(record["id"]))
+        assert "End call" not in text_of(await (await log_in()).get(f"/calls/{record['id']}"))
+
+
 async def test_a_scheduled_call_leads_to_its_queue_and_is_canceled(gateway: Gateway, tenant: Tenant, log_in: LogIn) -> None:
     assert (await tenant.http.put("/v1/queues/reminders", json={})).is_success
     record = await place(tenant, queue="reminders", not_before=(datetime.now(UTC) + timedelta(days=1)).isoformat())
