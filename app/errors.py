@@ -125,6 +125,11 @@ class DatabaseUnavailable(ServiceError):
     # Whether new settings are stored, but may not yet apply to scheduled calls that already wait.
     settings_stored: bool = False
 
+    @property
+    def is_lock_timeout(self) -> bool:
+        """Whether a statement has waited too long for a lock."""
+        return self.reason == "locked"
+
 
 class WorkloadKeysUnavailable(ServiceError):
     slug, status, title = "workload-keys-unavailable", 503, "The keys for service account tokens are unavailable"

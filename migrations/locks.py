@@ -5,9 +5,7 @@ from typing import Final, Literal
 from alembic import op
 
 # A session that has waited for a lock for a second (`deadlock_timeout`) cancels an autovacuum of the table, and looks for a
-# deadlock. The first loop locks one relation at a time, so it is in no deadlock, and waits long enough to cancel an autovacuum.
-# It waits for less than the two seconds after which a request that waits behind it would fail. The second loop locks all
-# tables. The waits of one try together are shorter than a second: `lock_timeout` applies to each table and each partition.
+# deadlock.
 _LOCK_TABLES: Final = """
     DO $$
     DECLARE
@@ -18,6 +16,8 @@ _LOCK_TABLES: Final = """
         each regclass;
         last_try_at timestamptz := clock_timestamp() + interval '10 seconds';
     BEGIN
+        -- Locks one table or partition at a time, so there is no deadlock, and waits long enough to cancel an autovacuum. Waits
+        -- for less than the two seconds after which a request that waits behind it would fail.
         PERFORM set_config('lock_timeout', '1500ms', true);
         FOREACH each IN ARRAY relations LOOP
             BEGIN
@@ -26,6 +26,7 @@ _LOCK_TABLES: Final = """
             EXCEPTION WHEN lock_not_available OR SQLSTATE 'CG001' THEN NULL;
             END;
         END LOOP;
+        -- Locks all tables. The waits of one try together are shorter than a second: the timeout applies to each lock.
         PERFORM set_config('lock_timeout', (800 / cardinality(relations)) || 'ms', true);
         LOOP
             BEGIN
@@ -45,9 +46,9 @@ _LOCK_TABLES: Final = """
 def lock_tables(*tables: str, mode: Literal["ACCESS EXCLUSIVE", "SHARE ROW EXCLUSIVE"] = "ACCESS EXCLUSIVE") -> None:
     """Locks several tables until the end of the migration. Call it first if a migration changes more than one existing table.
 
-    If the migration waited for one table while it has locked another one, a request that uses both could be in a deadlock with
-    it. So this function locks all tables or none: after a short wait it releases its locks, lets requests go on, and tries
-    again. After ten seconds of tries the migration fails, and can be run again.
+    If the migration waited for one table while it has locked another one, a request that uses both could deadlock with it. So
+    this function locks all tables or none: after a short wait it releases its locks, lets requests go on, and tries again.
+    After ten seconds of tries the migration fails, and can be run again.
 
     Before the tries it locks the tables and partitions one by one and releases each at once, because a longer wait is needed to
     make Postgres cancel an autovacuum. This may add up to 1.5 seconds for each of them.

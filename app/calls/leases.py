@@ -86,9 +86,10 @@ async def renew_search_leases(session: AsyncSession, claimed: Sequence[Call], *,
 
 
 async def release_refreshes(session: AsyncSession, claimed: Sequence[CallDueForRefresh]) -> None:
-    """Deletes the leases of those claimed calls whose `refresh_at` has changed: a result was recorded, even that of a failure.
+    """Deletes the leases of those claimed calls whose `refresh_at` has changed, because a result was recorded.
 
-    If `refresh_at` is the same, no result was recorded. Then the lease stays and delays the next refresh of the call.
+    A recorded failure also changes it. If `refresh_at` is the same, no result was recorded. Then the lease stays and delays the
+    next refresh of the call.
     """
     await _delete_fulfilled_leases(session, Call.refresh_at, [(call.id, call.refresh_at) for call in claimed])
 

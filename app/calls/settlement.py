@@ -18,7 +18,7 @@ from app.calls.progress import apply_resource, resource_columns
 from app.calls.record_change import RecordChange, make_record_change
 from app.calls.refresh_times import delay_until_first_refresh
 from app.calls.search_plan import SearchPlan
-from app.calls.store import SID_TAKEN_EXPLANATION, AnyCall, Event
+from app.calls.store import SID_TAKEN_EXPLANATION, AnyCall, Event, has_turned_up
 from app.calls.stored_problem import error_as_json, not_started_result
 from app.database.engine import Session, run_after_commit
 from app.errors import CallgateError, CallNotFoundAtTwilio, CanceledBeforeDial, RingByPassed
@@ -148,15 +148,16 @@ class Settlement:
         `call.second_sid` is written.
         """
         is_taken = call.execution != "started" and bool(await repository.sids_with_record(session, [resource.sid]))
-        was_started = call.execution == "started"
+        execution_before = call.execution
         now = await repository.transaction_start_time(session)
         bound = self.bind_twilio_call_in_memory(call, resource, by=by, data=data, now=now, is_taken=is_taken, was=was)
         for type_, event_data in bound.events:
             await repository.add_event(session, call.id, type_, event_data)
         if bound.delivery is not None:
             await repository.add_delivery(session, bound.delivery)
-        if not was_started and call.execution == "started":
+        if has_turned_up(execution_before, call.execution):
             await repository.restore_slot(session, call.id)
+        if execution_before != "started" and call.execution == "started":
             self.add_settled_to_metrics(call)
         run_after_commit(session, lambda: self.count_and_log_critical_events(call, bound.events))
 

@@ -125,8 +125,13 @@ class CallState(LastTwilioAnswerMixin, RecordColumns):
         return {column: state[name] for name, column in _CHANGEABLE_COLUMNS.items() if state[name] != read[name]}
 
     def has_turned_up(self) -> bool:
-        """Returns whether the call is `started`, but was neither that nor `pending` when the row was read."""
-        return self.execution == "started" and self._read["execution"] not in ("started", "pending")
+        """Returns whether the call has turned up at Twilio since the row was read (see the function `has_turned_up`)."""
+        return has_turned_up(self._read["execution"], self.execution)
+
+
+def has_turned_up(before: str, after: str) -> bool:
+    """Returns whether a call is `started` now, and was neither that nor `pending` before. Its dial slot may have been freed."""
+    return after == "started" and before not in ("started", "pending")
 
 
 AnyCall = Call | CallState

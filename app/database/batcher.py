@@ -189,7 +189,7 @@ class Batcher(Generic[Item, Result]):
         try:
             results = await self._write([waiting.item for waiting in batch])
         except DatabaseUnavailable as error:
-            if error.reason == "locked" and len(batch) > 1:
+            if error.is_lock_timeout and len(batch) > 1:
                 await self._settle_individually(batch)
                 return
             # The database failed, not an item. Writing the items again would only fail again.

@@ -9,9 +9,9 @@ from weakref import WeakValueDictionary
 
 _MAX_LOOKUPS: Final = 100
 MAX_LOOKUPS_PER_TENANT: Final = 12
-"""The same as the maximum number of attempts that a tenant has in flight.
+"""Also the maximum number of attempts that a tenant has in flight (app.jobs.deliver).
 
-So a lookup waits for a slot only if earlier lookups go on although their attempts do not wait for them any more.
+So a lookup waits only if earlier lookups of the tenant still hold threads after their attempts have ended.
 """
 
 ResolveHost = Callable[[str], Sequence[str]]
@@ -43,10 +43,14 @@ class HostLookups:
         """Returns the addresses of a host, and raises the errors of `resolve`. Waits while the tenant has too many lookups."""
         slots = self._slots.setdefault(tenant_id, asyncio.Semaphore(MAX_LOOKUPS_PER_TENANT))
         await slots.acquire()
-        lookup = asyncio.get_running_loop().run_in_executor(self._threads, self._resolve, host)
+        try:
+            lookup = asyncio.get_running_loop().run_in_executor(self._threads, self._resolve, host)
+        except RuntimeError:  # no thread can be started
+            slots.release()
+            raise
         lookup.add_done_callback(lambda _: slots.release())
         return await asyncio.shield(lookup)
 
     def close(self) -> None:
-        """Does not wait for lookups that run."""
+        """Cancels lookups that have not begun. Does not wait for the others."""
         self._threads.shutdown(wait=False, cancel_futures=True)

@@ -1,4 +1,4 @@
-"""Says how long repetitions of a signal are ignored."""
+"""Accepts a signal again after the time in which its repetitions are ignored."""
 
 import asyncio
 from collections.abc import Callable

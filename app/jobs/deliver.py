@@ -19,6 +19,7 @@ from app.calls.schemas import CallRecord
 from app.database.batcher import Batcher
 from app.database.engine import Database
 from app.database.partitions import MonthRange
+from app.deliveries.lookups import MAX_LOOKUPS_PER_TENANT
 from app.deliveries.requests import DeliveryContent, DeliveryRequest, build_request
 from app.deliveries.retries import FIRST_RETRY, delay_until_next_attempt, is_delivered
 from app.deliveries.sender import SendResult
@@ -34,7 +35,7 @@ from app.tenants.errors import OperatorError
 logger = structlog.stdlib.get_logger(__name__)
 
 MAX_CONCURRENT_ATTEMPTS = 64
-MAX_CONCURRENT_PER_TENANT = 12
+MAX_CONCURRENT_PER_TENANT = MAX_LOOKUPS_PER_TENANT
 # Deliveries claimed per tenant in one batch.
 MAX_CLAIMED_PER_TENANT = 6
 # Longer than an attempt and the write of its result take. If the database is slower, the attempt may be repeated.

@@ -108,7 +108,7 @@ class ScheduledCallDialer:
                 self.database, account_id, limit=limit, counters=self.counters, put_back=self.call_dialer.requeue_undialled_call
             )
         except DatabaseUnavailable as error:
-            if error.reason != "locked":
+            if not error.is_lock_timeout:
                 raise
             return DialGrantBatch([], is_last=True)
         except OSError as error:

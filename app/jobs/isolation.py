@@ -50,7 +50,7 @@ def suppress_lock_timeout() -> Iterator[None]:
     try:
         yield
     except DatabaseUnavailable as error:
-        if error.reason != "locked":
+        if not error.is_lock_timeout:
             raise
 
 

@@ -70,7 +70,7 @@ _LOCK_ENDED = f"""
     SELECT call_id FROM dial_slot JOIN call ON call.id = call_id WHERE dial_slot.account_id = $1 AND {_HAS_ENDED}
     FOR UPDATE OF dial_slot SKIP LOCKED
 """  # noqa: S608  # own constants
-# Reads the calls again: one of them may have turned up at Twilio after the other statement began and before it locked the slot.
+# Reads the calls again: one of them may have turned up at Twilio after `_LOCK_ENDED` began and before it locked the slot.
 _DELETE_ENDED = f"""
     DELETE FROM dial_slot USING call WHERE call_id = ANY ($1::uuid[]) AND call.id = call_id AND {_HAS_ENDED}
 """  # noqa: S608  # own constants

@@ -14,10 +14,15 @@ from app.database.engine import Database
 from app.errors import ActionUnknown, DatabaseUnavailable, WrongCallState
 from app.twilio.schemas import TERMINAL_STATUSES, CallResource
 
-STATUSES_SET_BY_END_REQUESTS = ("canceled", "completed")
-"""The statuses that a request to end a call can set. A call that ends by itself may have the status `completed`, too."""
+# The statuses that a request to end a call can set. A call that ends by itself may have the status `completed`, too.
+_STATUSES_SET_BY_END_REQUESTS = ("canceled", "completed")
 
 logger = structlog.stdlib.get_logger(__name__)
+
+
+def has_ended_by_itself(call: Call) -> bool:
+    """Returns whether the call ended as busy, failed or unanswered, so that no request has ended it. It may be redialled."""
+    return call.status in TERMINAL_STATUSES and call.status not in _STATUSES_SET_BY_END_REQUESTS
 
 
 async def record_update_by_client(
@@ -25,13 +30,14 @@ async def record_update_by_client(
 ) -> Call:
     """Records a change that Twilio has made for a client. Returns the record. `columns` are further columns to set.
 
-    If the change cannot be recorded, usually returns the call as Twilio shows it, because a client would repeat the change
-    after an error. The next refresh updates the record. There are two exceptions:
+    If Postgres fails, usually returns the call as Twilio shows it, because a client would repeat the change after an error.
+    Raises an error in these cases:
 
-    - Without the record of a request to end the call, the call may be redialled. The error is DatabaseUnavailable if the
-      request only ends the call, because it can be repeated, and otherwise ActionUnknown. If the call is recorded by now as
-      busy or unanswered, its redial may be scheduled, too: the error is WrongCallState or ActionUnknown.
-    - Only the record has new `columns`. The error is ActionUnknown.
+    - The request ends a call that may be redialled, and is not recorded: DatabaseUnavailable if it only ends the call,
+      otherwise ActionUnknown.
+    - Such a call has ended by itself meanwhile, so that its redial may be scheduled: WrongCallState if the request only ends
+      the call, otherwise ActionUnknown.
+    - `columns` are not recorded: ActionUnknown.
     """
     may_be_redialled = update.status is not None and "redial" in call.parameters
     try:
@@ -43,7 +49,7 @@ async def record_update_by_client(
             raise ActionUnknown(call_id=call.id) from None
         logger.warning("update_not_recorded", call_id=str(call.id), call_sid=call.sid)
         apply_resource(call, resource)
-    if may_be_redialled and call.status in TERMINAL_STATUSES and call.status not in STATUSES_SET_BY_END_REQUESTS:
+    if may_be_redialled and has_ended_by_itself(call):
         raise (WrongCallState if update.only_ends_call else ActionUnknown)(call_id=call.id)
     return call
 

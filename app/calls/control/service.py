@@ -16,7 +16,7 @@ import structlog
 from app.calls import repository
 from app.calls.callback_urls import CallbackUrls
 from app.calls.control import repository as control_repository
-from app.calls.control.records import STATUSES_SET_BY_END_REQUESTS, record_fetched_call, record_update, record_update_by_client
+from app.calls.control.records import has_ended_by_itself, record_fetched_call, record_update, record_update_by_client
 from app.calls.control.validation import validate_update
 from app.calls.creation.scheduled.store import end_waiting_calls_by_id
 from app.calls.models import Call, PendingUpdate
@@ -176,7 +176,7 @@ class CallControl:
     async def _store_update_unless_settled(self, call: Call, update: CallUpdate) -> Call:
         """Stores `update` if it is still unknown whether the call was started. Returns the record.
 
-        If it is known by now, stores nothing. Raises WrongCallState if it is unknown and `update` does not only end the call.
+        If it is known by now, stores nothing. Raises WrongCallState if it is unknown and `update` does more than end the call.
         """
         async with self.database.begin() as session:
             locked = await repository.lock_call(session, call.id)
@@ -212,13 +212,13 @@ class CallControl:
     async def _store_update_unless_ended(self, session: Session, call: Call, update: CallUpdate) -> ControlResult:
         """Stores the request to end the call, unless the call has ended by now. Returns the record.
 
-        Raises WrongCallState if the call ended as busy, failed or unanswered, because its redial may be scheduled.
+        Raises WrongCallState if the call has ended by itself, because its redial may be scheduled.
         """
         locked = await repository.lock_call(session, call.id) or call
-        if locked.status in STATUSES_SET_BY_END_REQUESTS:
-            return ControlResult(locked, done=True)
-        if locked.status in TERMINAL_STATUSES:
+        if has_ended_by_itself(locked):
             raise WrongCallState(call_id=call.id)
+        if locked.status in TERMINAL_STATUSES:
+            return ControlResult(locked, done=True)
         await self._store_pending_update(session, locked, update)
         return ControlResult(locked, done=False)
 
@@ -286,7 +286,7 @@ class CallControl:
         return await self.try_each_credential(call, fetch)
 
     async def try_each_credential(self, call: Call, send_request: Callable[[Credential], Awaitable[Result]]) -> Result:
-        """Calls `send_request` with one of the account's credentials after the other until Twilio accepts one.
+        """Calls `send_request` with each of the account's credentials in turn until Twilio accepts one.
 
         Returns the result. Raises the errors of `try_credentials`.
         """

@@ -67,8 +67,8 @@ async def restore_lost_attempt(
 
     `dial_row` is a scheduled call's row for `scheduled_dial` (`RequeueValues.row`). A scheduled call also gets a dial slot, so
     that it counts toward `max_concurrent` like every dialled call. After a restore or a failover, the database may lack the
-    grant (a worker's right to dial the call), so that the call waits again. Its row is then deleted: the caller has locked it
-    before the record (`lock_scheduled_dial`).
+    grant (a worker's right to dial the call), so that the call waits again. In this case also deletes the row in which it
+    waits. The caller must have locked that row before the record (`lock_scheduled_dial`).
     """
     restored = {"execution": "pending", "pending_since": call.pending_since, "attempt": call.attempt}
     for name, value in (_values_for_new_attempt(call) | restored).items():

@@ -86,9 +86,9 @@ class PacedIntentWriter:
         try:
             freed = await lock_and_free_ended_slots(self._database, account_id)
         except DatabaseUnavailable as error:
-            if error.reason != "locked":
+            if not error.is_lock_timeout:
                 raise
-            # The slots of the other accounts in the batch are freed already, which a repetition would not see.
+            # Not raised: the Batcher would repeat the batch, and then report 0 for accounts whose slots are freed already.
             return 0
         return LOCKED if freed is None else freed
 
