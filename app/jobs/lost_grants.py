@@ -12,10 +12,7 @@ from app.scheduling.grant_halts import halt_if_grants_lost
 
 @dataclass(frozen=True, slots=True)
 class LostGrantWatch:
-    """Stops workers from taking grants if the database may have lost earlier grants (app.scheduling.grant_halts).
-
-    A grant is a worker's right to dial one scheduled call.
-    """
+    """Stops workers from taking grants if the database may have lost earlier grants (app.scheduling.grant_halts)."""
 
     database: Database
     counters: GrantCounters = field(default_factory=GrantCounters)

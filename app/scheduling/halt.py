@@ -1,4 +1,4 @@
-"""`callgate queues halt`: stops all grants until `callgate queues release`. A grant is the right to dial a scheduled call."""
+"""`callgate queues halt`: stops all grants until `callgate queues release`. A grant is a right to dial a call."""
 
 from dataclasses import dataclass
 from datetime import datetime

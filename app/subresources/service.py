@@ -103,7 +103,7 @@ class SubresourceService:
     ) -> AbstractAsyncContextManager[StreamedResponse]:
         """Returns a context manager that yields Twilio's answer, whose body can be streamed.
 
-        If `as_whole_list` is true, the request also counts towards `list_limit`. A body of more than `max_bytes` breaks off.
+        If `as_whole_list` is true, the request also counts towards `list_limit`. A longer body than `max_bytes` breaks off.
         """
         return self._send_read_request(
             call.tenant_id,

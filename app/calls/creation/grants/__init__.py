@@ -1,1 +1,1 @@
-"""Decides which scheduled calls may be dialled now. A grant is the right of one process to dial one call."""
+"""Decides which scheduled calls may be dialled now. A grant is a worker's right to dial one scheduled call."""

@@ -1,7 +1,7 @@
 """Grants scheduled calls of one account: takes the right to dial them, which only one process can have.
 
 The API keys and workloads that scheduled the calls take turns: the SQL in `store` chooses the next call. The pace (call rate
-and concurrent calls) of the account and of its queues limits how many calls are granted.
+and concurrent calls) of the account and of its queues limits how many calls are dialled.
 """
 
 from collections.abc import Callable, Collection, Sequence
@@ -30,7 +30,7 @@ _ONE_MICROSECOND = timedelta(microseconds=1)
 class DialGrantBatch:
     """The grants (rights to dial one call) that one transaction has taken for this process.
 
-    `is_last` is True if no more calls can be granted now. `wait_s` is the time in seconds until the call rate of the account,
+    `is_last` is True if no more grants can be taken now. `wait_s` is the time in seconds until the call rate of the account,
     or of a queue, allows another call, or until the next probe if Twilio refuses the account's calls
     (app.scheduling.refused_accounts). It is None if neither delays the next call.
     """
@@ -51,7 +51,7 @@ async def grant_calls(
     """Takes the right to dial waiting calls of the account: at most `limit`, and at most MAX_GRANTS_PER_TRANSACTION.
 
     Grants nothing if another worker is granting calls of the account, or if all grants are halted. `counters` remembers how
-    often calls of each account were granted. If Postgres counts fewer grants, the database has lost some, for example because a
+    many grants were taken for each account. If Postgres counts fewer grants, the database has lost some, for example because a
     backup was restored. Then all grants are halted. Adds the new grants to `counters`.
 
     Raises DatabaseUnavailable if the transaction failed. If it is then unknown whether the grants were committed, or if the
@@ -112,7 +112,7 @@ class _GrantTransaction:
     queues: dict[UUID, DueQueue]
     allowed_calls: dict[UUID, int]
     has_more: bool = False
-    """Whether more calls may be granted in the next round, even if this transaction has granted none."""
+    """Whether the next round may take more grants, even if this transaction has taken none."""
 
     async def grant_due_calls(self, limit: int) -> list[DialGrant]:
         has_hours = any(queue.hours for queue in self.queues.values())

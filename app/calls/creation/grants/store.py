@@ -1,4 +1,4 @@
-"""SQL for grants, and for the order in which calls are dialled. A grant is one process's right to dial one scheduled call now.
+"""SQL for grants, and for the order in which calls are dialled. A grant is a worker's right to dial one scheduled call.
 
 Every transaction that grants calls of an account first locks the account's row of `pace`. So two workers never grant calls of
 the same account at the same time: limits are never exceeded, and API keys and workloads take turns.
@@ -56,7 +56,7 @@ _DUE_QUEUES = """
     WHERE twilio_account.id = $1
 """
 
-# Within a priority the callers take turns, and the caller's earliest call is granted. Only one index entry is read for each
+# Within a priority the callers take turns, and the caller's earliest call is dialled. Only one index entry is read for each
 # caller and open queue. A call with a `wanted_update` (PendingUpdate) is left to the job `control`.
 _FIRST_CALL_OF_PRIORITY = """
     (SELECT dial.call_id FROM (
@@ -188,7 +188,7 @@ class DialGrant:
     """The right of this process to dial one call now. `ring_in_s` is the time in seconds until the call's `ring_by`.
 
     `dial_row` is the call's row of `scheduled_dial` without `due_at`. The grant has deleted the row. If the call must wait
-    again, the row is inserted again. `is_probe` says whether the call is granted alone, because Twilio has refused calls of its
+    again, the row is inserted again. `is_probe` says whether the call is dialled alone, because Twilio has refused calls of its
     account.
     """
 
@@ -267,7 +267,7 @@ async def grant_next_call(
 
 
 def _grants_from_rows(rows: Sequence[Mapping[str, Any]]) -> Sequence[DialGrant]:
-    """Converts the result of the statement `_GRANT` to a sequence of one grant, or an empty one if nothing was granted."""
+    """Converts the result of the statement `_GRANT` to a sequence of one grant, or an empty one if no grant was taken."""
     if rows[0]["dial_call_id"] is None:
         return ()
     row = rows[0]
