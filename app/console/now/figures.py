@@ -117,14 +117,15 @@ def latency_quantile_ms(latency: Sequence[int], share: float) -> float | None:
     """Returns how many milliseconds Twilio took at most to answer this share (0 to 1) of the calls; None without calls.
 
     `latency` has the number of calls in each bucket of LATENCY_BOUNDS_MS. The result is interpolated within its bucket, and is
-    at most the last bound.
+    at most the last bound. In the first bucket it is the bound: nothing is known of how the times spread below it.
     """
     wanted, seen = share * sum(latency), 0
     if not wanted:
         return None
     for index, count in enumerate(latency[:-1]):
         if seen + count >= wanted:
-            low, high = (LATENCY_BOUNDS_MS[index - 1] if index else 0), LATENCY_BOUNDS_MS[index]
+            high = LATENCY_BOUNDS_MS[index]
+            low = LATENCY_BOUNDS_MS[index - 1] if index else high
             return low + (high - low) * (wanted - seen) / count
         seen += count
     return float(LATENCY_BOUNDS_MS[-1])
