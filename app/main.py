@@ -110,7 +110,8 @@ def create_app(settings: Settings, tracing: Tracing | None = None) -> FastAPI:
     add_routes(
         app,
         *(creation_router.router, calls_router.router, subresources_router.router, control_router.router),
-        *(delivery_router.router, queue_router.router, compat_router.router, compat_subresources.router),
+        *(delivery_router.router, queue_router.router, queue_router.bulk_router),
+        *(compat_router.router, compat_subresources.router),
         *(callbacks_router.router, sip_uris.router, *ADMIN_ROUTERS, health.router, documentation.router),
     )
     renderers: dict[str, ErrorRenderer] = {compat_router.PREFIX: TwilioErrorRenderer()}

@@ -10,7 +10,7 @@ A tenant's own key can access only its own tenant. For any other tenant, `Tenant
 """
 
 from collections.abc import Callable, Coroutine, Mapping
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, ClassVar, TypeVar
 
 from fastapi import APIRouter, Depends, Path, Request, Response
 from pydantic import BaseModel, ValidationError
@@ -18,6 +18,7 @@ from pydantic import BaseModel, ValidationError
 from app.admin.problems import NOTHING_CHANGED_DETAIL, api_error_for_operator_error
 from app.audit.events import Actor
 from app.errors import (
+    DatabaseUnavailable,
     InvalidRequest,
     OperatorKeyRequired,
     Overloaded,
@@ -26,7 +27,7 @@ from app.errors import (
 )
 from app.http.authentication import ClientDep
 from app.http.bodies import JSON_BODY_ERRORS
-from app.http.concurrency import SlotLimitedTransactions
+from app.http.concurrency import UNCHANGED_DETAIL, SlotLimitedTransactions
 from app.http.field_errors import field_errors_from
 from app.http.idempotency_key import REPLAYED_HEADER
 from app.http.limits import NO_NUL_PATTERN
@@ -54,7 +55,13 @@ _SUSPENDED_DETAIL = "The tenant of this API key is suspended: its own keys chang
 
 
 class AdminRoute(ScopedRoute):
-    """A route whose endpoint may raise OperatorError. The route replaces it with the API error for the client."""
+    """A route whose endpoint may raise OperatorError. The route replaces it with the API error for the client.
+
+    If DatabaseUnavailable has its default text, which is about creations of calls, the route replaces the text: the error comes
+    from authentication or from a read. Changes run in SlotLimitedTransactions, which sets the text.
+    """
+
+    database_unavailable_detail: ClassVar[str] = UNCHANGED_DETAIL
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         handle = super().get_route_handler()
@@ -64,6 +71,10 @@ class AdminRoute(ScopedRoute):
                 return await handle(request)
             except OperatorError as error:
                 raise api_error_for_operator_error(error) from error
+            except DatabaseUnavailable as error:
+                if error.detail == DatabaseUnavailable.default_detail:
+                    error.detail = self.database_unavailable_detail
+                raise
 
         return handle_with_api_errors
 

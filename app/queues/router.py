@@ -22,9 +22,7 @@ from app.errors import (
     CallgateError,
     DatabaseUnavailable,
     FieldError,
-    InternalError,
     InvalidRequest,
-    Overloaded,
     QueueNotFound,
     RequestTimeout,
     TenantSuspended,
@@ -58,12 +56,16 @@ MAX_BULK_LINES: Final = 1_000
 MAX_BULK_BYTES: Final = 4 * 1024 * 1024
 _NAME_DESCRIPTION = "The queue's name: letters, digits and `._-`, at most 63."
 
-router = APIRouter(
-    prefix=_PREFIX,
-    tags=["queues"],
-    route_class=AdminRoute,
-    dependencies=[Depends(refuse_unknown_parameters)],
-)
+
+class BulkRoute(AdminRoute):
+    """A route that creates calls. The default text of DatabaseUnavailable is right for it."""
+
+    database_unavailable_detail = DatabaseUnavailable.default_detail
+
+
+_DEPENDENCIES = [Depends(refuse_unknown_parameters)]
+router = APIRouter(prefix=_PREFIX, tags=["queues"], route_class=AdminRoute, dependencies=_DEPENDENCIES)
+bulk_router = APIRouter(prefix=_PREFIX, tags=["queues"], route_class=BulkRoute, dependencies=_DEPENDENCIES)
 
 
 async def queue_service(request: Request, transactions: TransactionsDep) -> QueueService:
@@ -195,7 +197,7 @@ async def bulk_service(request: Request) -> BulkService:
     return service
 
 
-@router.post(
+@bulk_router.post(
     "/{name}/calls",
     operation_id="add_calls",
     summary="Add calls to a queue",
@@ -218,10 +220,7 @@ async def bulk_service(request: Request) -> BulkService:
             BodyTooLarge,
             RequestTimeout,
             UnsupportedMediaType,
-            InvalidRequest,
-            InternalError,
-            DatabaseUnavailable,
-            Overloaded,
+            *SLOT_LIMITED_READ_ERRORS,
             method="POST",
             instance=f"{_PATH}/calls",
         ),

@@ -1,22 +1,26 @@
 """A 503 `database-unavailable` of a change says whether the change is stored. The client repeats it in each case."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager
+from typing import Any
 
+import httpx
 import pytest
 
+from app.errors import DatabaseUnavailable
 from tests.admin.conftest import Admin, admin_of, slug_of
 from tests.api.test_withdrawals import gateway_behind_proxy
 from tests.support.gateway import Gateway
 
+UNCHANGED = "The database cannot be reached, or took too long to answer. Nothing was changed."
 HOURS = {"time_zone": "UTC", "from": "09:00", "to": "20:00"}
 
 
 @asynccontextmanager
-async def locked(gateway: Gateway, table: str) -> AsyncIterator[None]:
-    """Locks the table against writes, so that a request that writes it fails after its lock timeout."""
+async def locked(gateway: Gateway, table: str, mode: str = "SHARE") -> AsyncIterator[None]:
+    """Locks the table, by default against writes only, so that a request that needs it fails after its lock timeout."""
     async with gateway.database.transaction() as connection:
-        await connection.execute(f"LOCK TABLE {table} IN SHARE MODE")
+        await connection.execute(f"LOCK TABLE {table} IN {mode} MODE")
         yield
 
 
@@ -66,3 +70,35 @@ async def test_a_lost_answer_to_the_commit_leaves_it_open_whether_anything_was_c
         assert "it is not certain whether it was changed: repeat the request" in failed.json()["detail"]
         await proxy.deliver_held()
         assert (await operator.patch(path, {"hours": HOURS})).status_code == 200
+
+
+async def test_a_key_that_cannot_be_read_means_that_nothing_was_changed(gateway: Gateway, operator: Admin) -> None:
+    tenant = await gateway.add_tenant()
+    (await tenant.http.put("/v1/queues/reminders", json={})).raise_for_status()
+    path = "/v1/queues/reminders"
+
+    async def sent_while_no_key_can_be_read(request: Coroutine[Any, Any, httpx.Response]) -> str:
+        async with locked(gateway, "api_key", "ACCESS EXCLUSIVE"):
+            gateway.invalidate_cache()
+            failed = await request
+        assert slug_of(failed) == (503, "database-unavailable")
+        return str(failed.json()["detail"])
+
+    for request in (
+        operator.get("/tenants"),
+        operator.patch(f"/tenants/{tenant.id}", {"hours": HOURS}),
+        tenant.http.get("/v1/queues"),
+        tenant.http.put(path, json={"paused": True}),
+    ):
+        assert await sent_while_no_key_can_be_read(request) == UNCHANGED
+    for creation in (tenant.create(), tenant.http.post(f"{path}/calls", content=b"{}")):
+        assert await sent_while_no_key_can_be_read(creation) == DatabaseUnavailable.default_detail
+    assert not (await tenant.http.get(path)).json()["paused"]
+
+
+async def test_the_progress_of_a_queue_that_cannot_be_read_means_that_nothing_was_changed(gateway: Gateway) -> None:
+    tenant = await gateway.add_tenant()
+    async with locked(gateway, "queue", "ACCESS EXCLUSIVE"):
+        failed = await tenant.http.get("/v1/queues/reminders")
+    assert slug_of(failed) == (503, "database-unavailable")
+    assert failed.json()["detail"] == UNCHANGED
