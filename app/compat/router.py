@@ -35,7 +35,7 @@ from app.http.idempotency_key import REPLAYED_HEADER, IdempotencyKeyDep
 from app.http.list_responses import list_response
 from app.http.routes import needs
 from app.setting_values import TWILIO_API_VERSION
-from app.subresources.router import SubresourceServiceDep
+from app.subresources.router import ResponseStackDep, SubresourceServiceDep
 from app.tenants.scopes import Scope
 from app.twilio.schemas import CALL_SID_PATTERN
 
@@ -107,13 +107,14 @@ async def list_calls(
     service: CallServiceDep,
     started: StartedCallReaderDep,
     subresources: SubresourceServiceDep,
+    stack: ResponseStackDep,
 ) -> Response:
     """Lists started calls from Callgate's records. Calls that a call has started (`ParentCallSid`) come from Twilio."""
     fields = parse_form_parameters(request.url.query)
     listing = parse_list_query(account.account_sid, fields)
     if parent := listing.filters.parent_call_sid:
         query = [(name, value) for name, values in fields.items() for value in values if value]
-        legs = await subresources.list_child_legs(account.caller, account.account_sid, parent, query)
+        legs = await subresources.list_child_legs(account.caller, account.account_sid, parent, query, stack)
         if legs is not None:
             return JSONResponse(legs)
     page = await started.read_page(account.caller, listing.filters, cursor=listing.cursor, size=listing.page_size)

@@ -150,11 +150,14 @@ def _read_endpoint(operation: SubresourceOperation) -> Callable[..., Awaitable[R
         request: Request,
         call: StartedCallDep,
         service: SubresourceServiceDep,
+        stack: ResponseStackDep,
         sid: Annotated[str | None, Depends(item_sid if operation.targets_item else no_sid)],
     ) -> Response:
         subrequest = SubresourceRequest(operation, sid, convert_to_twilio_parameters(operation, _query_fields(request)))
-        page = await service.read_subresource(call, subrequest)
-        return JSONResponse(_with_callgate_uris(page, operation, request.url.path) if operation.action == "list" else page)
+        if operation.action != "list":
+            return JSONResponse(await service.read_item(call, subrequest))
+        page = await service.read_list(call, subrequest, stack)
+        return JSONResponse(_with_callgate_uris(page, operation, request.url.path))
 
     return read
 

@@ -57,8 +57,9 @@ class SubresourceService:
     """Forwards requests for a call's subresources to Twilio.
 
     `request_limit` limits how many requests have a connection to Twilio at the same time: a download has one until the client
-    has read everything. `list_limit` limits how many lists are read as a whole at the same time. Methods raise Overloaded if a
-    limit does not allow the request in time.
+    has read everything. `list_limit` limits how many lists that are read as a whole are in memory at the same time, from the
+    request to Twilio until the client has read the response. Methods raise Overloaded if a limit does not allow the request in
+    time.
     """
 
     def __init__(
@@ -98,12 +99,13 @@ class SubresourceService:
         call: Call,
         request: SubresourceRequest,
         *,
-        as_whole_list: bool = False,
+        list_stack: AsyncExitStack | None = None,
         max_bytes: int = MAX_STREAMED_JSON_BYTES,
     ) -> AbstractAsyncContextManager[StreamedResponse]:
         """Returns a context manager that yields Twilio's answer, whose body can be streamed.
 
-        If `as_whole_list` is true, the request also counts towards `list_limit`. A longer body than `max_bytes` breaks off.
+        With `list_stack`, the request also counts towards `list_limit`, until the stack closes. A longer body than `max_bytes`
+        breaks off.
         """
         return self._send_read_request(
             call.tenant_id,
@@ -117,14 +119,20 @@ class SubresourceService:
                 deadline_s=self._deadline_s,
                 max_bytes=max_bytes,
             ),
-            as_whole_list=as_whole_list,
+            list_stack=list_stack,
         )
 
-    async def read_subresource(self, call: Call, request: SubresourceRequest) -> dict[str, Any]:
-        """Reads Twilio's whole answer and returns its JSON object. Raises InvalidRequest if a page of a list is too long."""
-        is_list = request.operation.action == "list"
-        answer = self.stream_subresource(call, request, as_whole_list=is_list, max_bytes=MAX_JSON_BYTES)
-        return await read_json_answer(answer, page_size_name="page_size" if is_list else None)
+    async def read_item(self, call: Call, request: SubresourceRequest) -> dict[str, Any]:
+        """Reads Twilio's whole answer, one item of a subresource, and returns its JSON object."""
+        return await read_json_answer(self.stream_subresource(call, request, max_bytes=MAX_JSON_BYTES))
+
+    async def read_list(self, call: Call, request: SubresourceRequest, response_stack: AsyncExitStack) -> dict[str, Any]:
+        """Reads Twilio's whole answer, a page of a list, and returns its JSON object. Raises InvalidRequest if it is too long.
+
+        The caller closes `response_stack` after the response was sent. Until then the request counts towards `list_limit`.
+        """
+        answer = self.stream_subresource(call, request, list_stack=response_stack, max_bytes=MAX_JSON_BYTES)
+        return await read_json_answer(answer, page_size_name="page_size")
 
     async def change_subresource(self, caller: Caller, call: Call, request: SubresourceRequest) -> TwilioChangeResponse:
         """Creates, updates or deletes an item, such as a recording.
@@ -161,7 +169,7 @@ class SubresourceService:
 
         Raises SubresourceNotFound if the call has no such recording.
         """
-        await self.read_subresource(call, SubresourceRequest(_FETCH_RECORDING, media.recording_sid, ()))
+        await self.read_item(call, SubresourceRequest(_FETCH_RECORDING, media.recording_sid, ()))
         async with self._stream_media(call, media) as response:
             yield response
 
@@ -204,11 +212,12 @@ class SubresourceService:
             raise SubresourceNotFound from None
 
     async def list_child_legs(
-        self, caller: Caller, account_sid: str, parent_sid: str, query: QueryPairs
+        self, caller: Caller, account_sid: str, parent_sid: str, query: QueryPairs, response_stack: AsyncExitStack
     ) -> dict[str, Any] | None:
         """Returns Twilio's list of the calls that the call with the sid `parent_sid` has started (`<Dial>`).
 
         Returns None if the tenant has no such call in this account. Raises InvalidRequest if the page is too long.
+        `response_stack` is that of `read_list`.
         """
         try:
             parent = await self.require_started_call(caller, parent_sid, account_sid=account_sid)
@@ -218,7 +227,7 @@ class SubresourceService:
             caller.tenant_id,
             parent.account_id,
             lambda credential: self._forwarding.list_calls(credential, query, deadline_s=self._deadline_s),
-            as_whole_list=True,
+            list_stack=response_stack,
         )
         page = await read_json_answer(answer, page_size_name="PageSize")
         legs = page.get("calls")
@@ -245,15 +254,15 @@ class SubresourceService:
         account_id: UUID,
         send_request: Callable[[Credential], AbstractAsyncContextManager[StreamedResponse]],
         *,
-        as_whole_list: bool = False,
+        list_stack: AsyncExitStack | None = None,
     ) -> AsyncIterator[StreamedResponse]:
         """Sends a request that changes nothing, and yields the answer. Uses the first credential that Twilio accepts."""
         credentials = await self._require_credentials(account_id)
         async with AsyncExitStack() as stack:
             await stack.enter_async_context(self._request_limit.slot(tenant_id))
-            if as_whole_list:
+            if list_stack is not None:
                 # In this order: a tenant whose requests wait for a connection must not hold up the lists of others.
-                await stack.enter_async_context(self._list_limit.slot(tenant_id))
+                await list_stack.enter_async_context(self._list_limit.slot(tenant_id))
             try:
                 response = await try_credentials(
                     credentials, lambda credential: stack.enter_async_context(send_request(credential))
