@@ -16,8 +16,8 @@ from app.errors import DatabaseUnavailable
 # Rows updated in one transaction. Grants and cancellations of the same calls wait for its end.
 _MAX_ROWS_PER_UPDATE: Final = 1_000
 SETTINGS_STORED_DETAIL: Final = (
-    "The change is stored, but may not yet apply to calls that already wait: repeat the request. If it has If-Match, read the "
-    "new ETag first."
+    "The change is stored, but may not yet apply to calls that already wait: repeat the request. If it changes a tenant with "
+    "If-Match, read the tenant's new ETag first."
 )
 _ADD_MISSING_PACES_SQL: Final = """
     INSERT INTO pace (subject_id) SELECT id FROM twilio_account WHERE tenant_id = $1 ORDER BY id ON CONFLICT DO NOTHING

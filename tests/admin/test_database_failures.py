@@ -41,7 +41,7 @@ async def test_a_lock_timeout_says_whether_the_change_is_stored(
         failed = await operator.patch(path, {"hours": HOURS}, etag)
     assert slug_of(failed) == (503, "database-unavailable")
     assert detail in failed.json()["detail"]
-    assert ("If it has If-Match, read the new ETag first." in failed.json()["detail"]) == is_stored
+    assert ("If it changes a tenant with If-Match, read the tenant's new ETag first." in failed.json()["detail"]) == is_stored
     shown = await operator.get(path)
     assert (shown.json()["hours"] is not None) == is_stored
     repeated = await operator.patch(path, {"hours": HOURS}, etag)
@@ -56,6 +56,7 @@ async def test_a_pause_of_a_queue_says_that_it_is_stored(gateway: Gateway) -> No
         failed = await tenant.http.put("/v1/queues/reminders", json={"paused": True})
     assert slug_of(failed) == (503, "database-unavailable")
     assert failed.json()["detail"].startswith("The change is stored, but may not yet apply to calls that already wait")
+    assert "If it has If-Match" not in failed.json()["detail"]  # queues have no ETag
     assert (await tenant.http.get("/v1/queues/reminders")).json()["paused"]
 
 
