@@ -125,8 +125,10 @@ async def mark_calls_missing_at_twilio(database: Database, *, missing: Sequence[
 async def lock_and_free_ended_slots(database: Database, account_id: UUID) -> int | None:
     """Frees the dial slots of the account's ended calls, in a transaction of its own. A slot stands for one concurrent call.
 
-    Locks the account's row in `pace`. Returns by how much `in_use` of that row has decreased. Returns None and frees no slot if
-    another session has locked the row. Raises DatabaseUnavailable with the reason `locked` if the row of a queue stays locked.
+    Locks the account's row in `pace`, and inserts it first if it is missing. Returns by how much `in_use` of that row has
+    decreased: a negative number if there were slots that were not counted, for example after the row was lost. Returns None and
+    frees no slot if another session has locked the row. Raises DatabaseUnavailable with the reason `locked` if another session
+    that is inserting the missing row does not end within `lock_timeout`, or if the row of a queue stays locked.
     """
     async with database.transaction() as connection:
         if not await connection.fetch(_LOCK_ACCOUNT, account_id):

@@ -37,7 +37,10 @@ def pace_limits_by_account_or_queue(rows: Iterable[Sequence[Any]]) -> dict[UUID,
 
 
 async def add_missing_pace(connection: Connection, subject_id: UUID) -> None:
-    """Inserts the row of an account or a queue without limits, if there is none. Does not wait for a locked row."""
+    """Inserts the row of an account or a queue without limits, if there is none.
+
+    Does not wait for a locked row, but waits for another session that is inserting the row.
+    """
     await connection.execute("INSERT INTO pace (subject_id) VALUES ($1) ON CONFLICT (subject_id) DO NOTHING", subject_id)
 
 

@@ -10,6 +10,7 @@ import pytest
 
 from app.calls.creation.grants.service import grant_calls
 from app.database.connection import Connection
+from app.errors import DatabaseUnavailable
 from app.scheduling.dial_slots import free_ended_slots, lock_and_free_ended_slots
 from tests.support.gateway import Gateway, Tenant
 from tests.support.locks import SESSION_WAITS_FOR_LOCK_SQL
@@ -194,14 +195,26 @@ async def test_slots_of_an_account_that_another_session_has_locked_are_left_with
 
 
 async def test_slots_of_an_account_whose_pace_was_lost_in_a_fail_over_are_freed(gateway: Gateway) -> None:
+    """The new row counts the slot of the call under way, so its number of slots increases."""
     async with running_upstream(created()) as upstream:
         tenant = await gateway.add_tenant(upstream.url)
-        account, call = await _account(gateway, tenant), await _started(tenant)
-        await gateway.database.fetch(_ADD_SLOT, call, account, None, 60.0)
+        account, ended, under_way = await _account(gateway, tenant), await _started(tenant), await _started(tenant)
+        for call in (ended, under_way):
+            await gateway.database.fetch(_ADD_SLOT, call, account, None, 60.0)
         await gateway.database.fetch("DELETE FROM pace WHERE subject_id = $1", account)
-        await _set(gateway, call, "status = 'completed'")
-        assert await lock_and_free_ended_slots(gateway.database, account) is not None
-        assert await _holders(gateway, account) == set()
+        await _set(gateway, ended, "status = 'completed'")
+        assert await lock_and_free_ended_slots(gateway.database, account) == -1
+        assert await _holders(gateway, account) == {under_way}
+
+
+async def test_an_account_whose_lost_pace_another_session_is_inserting_is_locked(gateway: Gateway) -> None:
+    account = await _account(gateway, await gateway.add_tenant())
+    async with gateway.database.transaction() as connection:
+        await connection.execute("INSERT INTO pace (subject_id) VALUES ($1)", account)
+        with pytest.raises(DatabaseUnavailable) as raised:
+            await lock_and_free_ended_slots(gateway.database, account)
+    assert raised.value.reason == "locked"
+    assert await lock_and_free_ended_slots(gateway.database, account) == 0
 
 
 class _ConnectionWithPause:
