@@ -1,4 +1,4 @@
-"""Locks the tables that a migration changes, without a deadlock in which Postgres ends a request."""
+"""Locks the tables that a migration changes, all or none, without a deadlock in which Postgres ends a request."""
 
 from typing import Final, Literal
 

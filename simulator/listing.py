@@ -80,7 +80,7 @@ class CallFilters:
 def _matches_text(shown: str | None, wanted: str) -> bool:
     """Returns whether the value `shown` of a call matches the value `wanted` of a filter.
 
-    Phone numbers match in any notation, because a `+` that is not escaped arrives as a space.
+    A wanted phone number may have punctuation, and may lack its `+` (unescaped, it arrives as a space) or the prefix `+1`.
     """
     if shown is None or not PHONE_CHARACTERS_PATTERN.fullmatch(wanted):
         return shown == wanted

@@ -1,7 +1,7 @@
 """Pydantic models of the requests that create or change a call: Twilio's parameters in snake_case, and Callgate's own.
 
 Twilio documents its parameters at https://www.twilio.com/docs/voice/api/call-resource. A test compares their names with those
-of the installed `twilio` package.
+of the installed `twilio` package. Rules about several parameters of a creation are in app/calls/creation/validation.py.
 """
 
 from typing import Annotated, Any, Literal

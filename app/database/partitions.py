@@ -28,7 +28,7 @@ class MonthRange:
     def __contains__(self, at: datetime) -> bool:
         return self.since <= at.astimezone(UTC).date() < self.until
 
-    def extended_back(self, span: timedelta) -> Self:
+    def with_earlier_start(self, span: timedelta) -> Self:
         """Returns the range with an earlier start.
 
         The new start is the first day of the month that contains the time `span` before the present start.

@@ -114,17 +114,18 @@ def tenants_with_pending_deliveries_sql(condition: str = "true") -> str:
 def _claim_deliveries_sql(months: MonthRange | None) -> str:
     """Returns the statement that claims due deliveries of `months`; None: of all months.
 
-    Its parameters are: $1 the tenant id to begin after, $2 the tenants to leave out, $3 the maximum number of rows for each
-    tenant, $4 the maximum number of rows in all, $5 the lease, $6 the wait of held rows, $7 the deliveries that were delivered
-    or given up but are not recorded yet, $8 _MAX_DELIVERY_SPAN_OF_CALL. $4 also limits the number of tenants that are read:
-    each of them costs a scan of every partition.
+    A claimed delivery is held, not sent, while an earlier delivery of its call may still be sent: one that is pending, has
+    failed fewer than MAX_ATTEMPTS_HOLDING_LATER_EVENTS times, was written within $8 of it, and is not in $7. A held delivery is
+    due again when no earlier one holds it any more, and at the latest after $6.
 
-    A row is held if an earlier delivery of its call is pending, was written within $8 of it, and is not in $7. A held row is
-    due again when the result of the earlier delivery is recorded, and at the latest after $6.
+    The parameters are: $1 the tenant id to begin after, $2 the tenants to leave out, $3 the maximum number of rows for each
+    tenant, $4 the maximum number of rows in all, $5 the lease, $6 the longest wait of held deliveries, $7 the deliveries that
+    were delivered or given up but are not recorded yet, $8 _MAX_DELIVERY_SPAN_OF_CALL. $4 also limits the number of tenants
+    that are read: each of them costs a scan of every partition.
     """
     due_months = months.condition_sql("at") if months else "true"
     # Of the other rows of the same calls.
-    all_months = months.extended_back(_MAX_DELIVERY_SPAN_OF_CALL).condition_sql("at") if months else "true"
+    all_months = months.with_earlier_start(_MAX_DELIVERY_SPAN_OF_CALL).condition_sql("at") if months else "true"
     return f"""
         WITH RECURSIVE {tenants_with_pending_deliveries_sql(due_months)}, due AS (
             SELECT own.call_id, own.id, own.at, own.position

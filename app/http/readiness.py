@@ -63,7 +63,7 @@ class Readiness:
             self._running_check = asyncio.create_task(self._check_database())
         running = self._running_check
         done, _ = await asyncio.wait([running], timeout=READY_TIMEOUT_S)
-        health = running.result() if done else self._health_without_database("timeout")
+        health = running.result() if done else self._health_with_unusable_database("timeout")
         health.version = __version__
         health.workload_keys = None if self._tokens is None else self._tokens.key_set_state
         return health
@@ -80,9 +80,9 @@ class Readiness:
             # The encryption keys of a process do not change, so they are checked only until the process is ready.
             keys_fit = not usable or self._was_ready or await has_keys_for_stored_secrets(self._database, self._keyring)
         except DatabaseUnavailable as error:
-            return self._health_without_database(error.reason)
+            return self._health_with_unusable_database(error.reason)
         if not usable:
-            return self._health_without_database("not_migrated", revision)
+            return self._health_with_unusable_database("not_migrated", revision)
         if not keys_fit:
             return Health(status="unavailable", database="ok", reason="secret_keys_wrong", schema_revision=revision)
         self._was_ready = True
@@ -92,7 +92,7 @@ class Readiness:
         async with self._database.begin() as session:
             return (await summarize_workers(session)).running
 
-    def _health_without_database(self, reason: str, revision: str | None = None) -> Health:
+    def _health_with_unusable_database(self, reason: str, revision: str | None = None) -> Health:
         """Returns the health while the database or its schema is not usable.
 
         The status is `degraded` if the process was ready before, and `unavailable` if not.

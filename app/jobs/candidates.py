@@ -92,7 +92,7 @@ class AccountCallList:
     _by_address: dict[str, asyncio.Task[_ListedCalls]] = field(default_factory=dict)
 
     async def find_candidates(self, call: Call, *, max_start_delay: timedelta) -> CallCandidates:
-        """Returns the calls in the list that the request for this record may have started.
+        """Returns the calls in Twilio's list that may be the call of this record.
 
         Raises TwilioError or TimeoutError if the list cannot be read.
         `max_start_delay` is the longest time from `call.pending_since` until Twilio may start the call.
@@ -163,7 +163,7 @@ class TwilioCallSearch:
     _lists: dict[tuple[UUID, datetime], AccountCallList] = field(default_factory=dict)
 
     async def find_candidates(self, call: Call) -> CallCandidates:
-        """Returns the calls in Twilio's list that the request for this record may have started.
+        """Returns the calls in Twilio's list that may be the call of this record.
 
         Raises TwilioError or TimeoutError if the list cannot be read.
         """

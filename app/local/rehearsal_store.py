@@ -92,7 +92,11 @@ async def find_settings(connection: Connection, tenant_id: str | None, queue: st
 
 
 async def replace_postgres_clock(connection: Connection) -> None:
-    """Makes Postgres's time functions return the rehearsal's clock. Must run before the tables of Callgate are created."""
+    """Makes Postgres's time functions return the rehearsal's clock, in sessions that begin later.
+
+    Also makes `gen_random_uuid` a counter, so that the ids of redials are predictable. Must run before the tables of Callgate
+    are created.
+    """
     for statement in _REPLACE_CLOCK_SQL:
         await connection.execute(statement)
 

@@ -1,4 +1,4 @@
-"""Routes of queues.
+"""Routes of queues, and the size limits of requests that add many calls.
 
 Requests that change a queue need the scope `call`, like requests that create calls, because services create queues for their
 campaigns. The limits of the account, which an operator sets, still apply.

@@ -1,4 +1,7 @@
-"""The times, the priority and the queue of a scheduled call. No I/O."""
+"""The times, the priority and the queue of a scheduled call. No I/O.
+
+Redials are written by the function `callgate_redial` in Postgres, which revision 0038 of the migrations defines.
+"""
 
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta

@@ -258,7 +258,7 @@ class CallPlacer:
         return await self._commit_change(call, outcome, change, dial_row)
 
     async def _retry_commit(self, late_outcome: tuple[Call | NewCall, Outcome, RecordChange, DialRow | None]) -> None:
-        """Tries once more to commit the outcome of a dial, because the first commit failed."""
+        """Tries once more to commit the outcome of a dial, after earlier commits failed."""
         await self._commit_change(*late_outcome)
 
     def _start_task(self, work: Coroutine[Any, Any, Result]) -> asyncio.Task[Result]:

@@ -17,7 +17,7 @@ from uuid_utils.compat import uuid7
 from app.calls import ids, repository
 from app.calls.creation.dial import PreparedCall
 from app.calls.creation.in_flight_limit import InFlightLimit, InFlightSlot
-from app.calls.creation.paced.service import PacedIntentWriter, reopen_paced_call
+from app.calls.creation.paced.service import IntentWriterWithPace, reopen_paced_call
 from app.calls.creation.placement import CallPlacer
 from app.calls.creation.preparation import CallPreparer
 from app.calls.creation.repository import reopen_call
@@ -97,7 +97,7 @@ class CreationService:
         self._pseudonyms = pseudonyms
         self._preparation = preparation
         self._intents = Batcher(self._write_intents, max_batch=MAX_ROWS_PER_STATEMENT)
-        self._paced_intents = PacedIntentWriter(database)
+        self._paced_intents = IntentWriterWithPace(database)
         self._scheduled_intents = scheduled_intents
         self._queues = Batcher(partial(find_queues, database))
         self._existing = Batcher(self._find_calls_by_key, max_batch=MAX_SCHEDULED_ROWS_PER_STATEMENT)
@@ -190,11 +190,11 @@ class CreationService:
         return [found.get(key) for key in keys]
 
     def _may_be_retried(self, call: Call, canonical_body: bytes) -> bool:
-        """Returns whether this call of an earlier request with the same key may be dialled again.
+        """Returns whether `call`, which an earlier request with the same key has created, may be dialled again.
 
         Returns True if a temporary problem prevented the start, and False if the client gets the call as it is. Raises the
         error to answer with if the request differs from the earlier one, if the call is pending, or if a lasting problem
-        prevented the start. `canonical_body` is the new request. The call has a keyed hash of the earlier request.
+        prevented the start. `canonical_body` is the new request, and `call` has a keyed hash of the earlier one.
         """
         if not self._keyring.matches_keyed_hash(call.fingerprint, canonical_body):
             raise IdempotencyKeyReused(call_id=call.id)

@@ -74,8 +74,9 @@ class UndialledCallRecorder:
         self._queue.add(_UndialledAttempt(call_id, attempt, event_id))
 
     def requeue_call_of_unused_grant(self, call: NewCall, requeue: RequeueValues) -> None:
-        """Makes a scheduled call wait again, in the background, because this process will not use its grant (right to dial it).
+        """Starts a write in the background that makes a scheduled call wait again.
 
+        Use it if this process will not use its grant, the right to dial the call.
         `call` is the record as the grant has changed it. Changes nothing if the grant was not committed.
         """
         self._queue.add(_UnusedGrant(call.id, call.attempt, call.pending_since, requeue))

@@ -56,8 +56,8 @@ def attention_items(
     `resolve_period` (CALLGATE_RESOLVE_PERIOD) is normally how long Callgate searches Twilio's call list for a call whose
     outcome is unknown. `key_set_state` is the state of the key set that verifies service account tokens.
     """
-    found = [*_system_attention_items(facts, for_operator, key_set_state), *_call_attention_items(facts, resolve_period)]
-    found += [*_scheduled_call_attention_items(facts, for_operator), *_missing_call_attention_items(facts)]
+    found = [*_system_attention_items(facts, for_operator, key_set_state), *_attention_items_about_calls(facts, resolve_period)]
+    found += [*_attention_items_about_scheduled_calls(facts, for_operator), *_attention_items_about_missing_calls(facts)]
     found += [*_delivery_attention_items(facts), *_price_attention_items(facts)]
     return sorted(found, key=lambda each: LEVELS_BY_URGENCY.index(each.level))
 
@@ -96,7 +96,7 @@ def _system_attention_items(facts: NowPageFacts, for_operator: bool, key_set_sta
         yield AttentionItem("warning", [f"The key set for service account tokens {what}."], advice)
 
 
-def _call_attention_items(facts: NowPageFacts, resolve_period: timedelta) -> Iterator[AttentionItem]:
+def _attention_items_about_calls(facts: NowPageFacts, resolve_period: timedelta) -> Iterator[AttentionItem]:
     unknown, recent = facts.unknown, facts.recent
     if unknown.since and (waited := facts.read_at - unknown.since) > resolve_period + _UNKNOWN_AGE_MARGIN:
         advice = (
@@ -161,7 +161,7 @@ _RELEASE_ADVICE: Final = {
 }
 
 
-def _scheduled_call_attention_items(facts: NowPageFacts, for_operator: bool) -> Iterator[AttentionItem]:
+def _attention_items_about_scheduled_calls(facts: NowPageFacts, for_operator: bool) -> Iterator[AttentionItem]:
     if facts.is_halted:
         by_hand = facts.halt_reason == "operator"
         title: list[SentencePart] = ["Scheduled calls are stopped until an operator releases them."]
@@ -193,7 +193,7 @@ def _scheduled_call_attention_items(facts: NowPageFacts, for_operator: bool) -> 
         yield AttentionItem("ok", [f"Calls wait in more than {MAX_LISTED_ROWS} queues."], advice, ("Queues", "/queues"))
 
 
-def _missing_call_attention_items(facts: NowPageFacts) -> Iterator[AttentionItem]:
+def _attention_items_about_missing_calls(facts: NowPageFacts) -> Iterator[AttentionItem]:
     missing = facts.missing
     if missing.since is None or (waited := facts.read_at - missing.since) < _MIN_MISSING_AGE_TO_WARN:
         return

@@ -275,11 +275,11 @@ class GrantReleaseCommand:
             return "unknown" if finding.resource is None else "bound"
 
     async def _write_finding(self, session: Session, call: Call, finding: SearchFinding, *, exceeds_search_span: bool) -> None:
-        """Records the result of a search in the call, and deletes its row of `scheduled_dial`, so that it is not dialled.
+        """Records the result of a search in the call. It is not dialled any more, but counts as a concurrent call.
 
         The caller must have locked the call. `exceeds_search_span` says that the call may have been dialled at a time that a
-        later search does not cover. If the result is also inconclusive, no later search is planned, because only a callback can
-        show the outcome.
+        later search does not cover. If this is true and the result is inconclusive, no later search is planned, because only a
+        callback can show the outcome.
         """
         await store.replace_scheduled_dial_with_slot(session, call.id)
         await repository.add_event(session, call.id, "call.searched", {"result": finding.result, **finding.data})

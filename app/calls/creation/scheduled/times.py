@@ -1,4 +1,7 @@
-"""Decides whether a call can be scheduled as requested, and when it is due. Does no I/O."""
+"""Decides whether a call can be scheduled as requested, and when it is due. Does no I/O.
+
+When a redial is due is decided by the function `callgate_redial` in Postgres, which revision 0038 of the migrations defines.
+"""
 
 from datetime import datetime, timedelta
 from uuid import UUID
