@@ -1,7 +1,6 @@
 """A 503 `database-unavailable` of a change says whether the change is stored. The client repeats it in each case."""
 
-from collections.abc import AsyncIterator, Coroutine
-from contextlib import asynccontextmanager
+from collections.abc import Coroutine
 from typing import Any
 
 import httpx
@@ -11,17 +10,10 @@ from app.errors import DatabaseUnavailable
 from tests.admin.conftest import Admin, admin_of, slug_of
 from tests.api.test_withdrawals import gateway_behind_proxy
 from tests.support.gateway import Gateway
+from tests.support.locks import locked_table
 
 UNCHANGED = "The database cannot be reached, or took too long to answer. Nothing was changed."
 HOURS = {"time_zone": "UTC", "from": "09:00", "to": "20:00"}
-
-
-@asynccontextmanager
-async def locked(gateway: Gateway, table: str, mode: str = "SHARE") -> AsyncIterator[None]:
-    """Locks the table, by default against writes only, so that a request that needs it fails after its lock timeout."""
-    async with gateway.database.transaction() as connection:
-        await connection.execute(f"LOCK TABLE {table} IN {mode} MODE")
-        yield
 
 
 @pytest.mark.parametrize(
@@ -37,7 +29,7 @@ async def test_a_lock_timeout_says_whether_the_change_is_stored(
     tenant = await gateway.add_tenant()
     path = f"/tenants/{tenant.id}"
     etag = (await operator.get(path)).headers["ETag"]
-    async with locked(gateway, table):
+    async with locked_table(gateway, table):
         failed = await operator.patch(path, {"hours": HOURS}, etag)
     assert slug_of(failed) == (503, "database-unavailable")
     assert detail in failed.json()["detail"]
@@ -52,7 +44,7 @@ async def test_a_lock_timeout_says_whether_the_change_is_stored(
 async def test_a_pause_of_a_queue_says_that_it_is_stored(gateway: Gateway) -> None:
     tenant = await gateway.add_tenant()
     (await tenant.http.put("/v1/queues/reminders", json={})).raise_for_status()
-    async with locked(gateway, "pace"):
+    async with locked_table(gateway, "pace"):
         failed = await tenant.http.put("/v1/queues/reminders", json={"paused": True})
     assert slug_of(failed) == (503, "database-unavailable")
     assert failed.json()["detail"].startswith("The change is stored, but may not yet apply to calls that already wait")
@@ -79,7 +71,7 @@ async def test_a_key_that_cannot_be_read_means_that_nothing_was_changed(gateway:
     path = "/v1/queues/reminders"
 
     async def sent_while_no_key_can_be_read(request: Coroutine[Any, Any, httpx.Response]) -> str:
-        async with locked(gateway, "api_key", "ACCESS EXCLUSIVE"):
+        async with locked_table(gateway, "api_key", "ACCESS EXCLUSIVE"):
             gateway.invalidate_cache()
             failed = await request
         assert slug_of(failed) == (503, "database-unavailable")
@@ -99,7 +91,7 @@ async def test_a_key_that_cannot_be_read_means_that_nothing_was_changed(gateway:
 
 async def test_the_progress_of_a_queue_that_cannot_be_read_means_that_nothing_was_changed(gateway: Gateway) -> None:
     tenant = await gateway.add_tenant()
-    async with locked(gateway, "queue", "ACCESS EXCLUSIVE"):
+    async with locked_table(gateway, "queue", "ACCESS EXCLUSIVE"):
         failed = await tenant.http.get("/v1/queues/reminders")
     assert slug_of(failed) == (503, "database-unavailable")
     assert failed.json()["detail"] == UNCHANGED

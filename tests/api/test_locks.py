@@ -12,6 +12,7 @@ from app.database.connection import SESSION_SETTINGS, Connector
 from tests.scheduling.test_pacing import set_pace
 from tests.support.callbacks import PUBLIC_URL, call_back, status_callback_fields
 from tests.support.gateway import Gateway, Tenant, running_gateway, settings_for
+from tests.support.locks import locked_pace
 from tests.support.upstream import Upstream, created, created_after_release, running_upstream
 
 # Everything has recovered within this time, because Postgres ends the idle session that holds the lock.
@@ -102,12 +103,9 @@ async def test_a_locked_pace_delays_only_the_creations_of_its_account(gateway: G
     """More creations wait for the lock than there are connections."""
     async with running_upstream(created()) as upstream:
         stuck, paced, free = [await gateway.add_tenant(upstream.url) for _ in range(3)]
-        for tenant in (stuck, paced):
-            await set_pace(gateway, tenant, calls_per_second=1000, burst=100)
-        account_id = await gateway.directory.find_account_id(stuck.id, account_sid=stuck.account_sid)
-        async with gateway.database.transaction() as connection:
+        account_id, _ = [await set_pace(gateway, tenant, calls_per_second=1000, burst=100) for tenant in (stuck, paced)]
+        async with locked_pace(gateway, account_id) as connection:
             await connection.execute("SET LOCAL idle_in_transaction_session_timeout = 0")
-            await connection.execute("SELECT FROM pace WHERE subject_id = $1 FOR UPDATE", account_id)
             waiting = [asyncio.create_task(stuck.create()) for _ in range(60)]
             await asyncio.sleep(0.2)
             answers = await asyncio.gather(*(tenant.create() for _ in range(UNRELATED // 2) for tenant in (paced, free)))

@@ -9,10 +9,10 @@ from app.audit.service import AuditLog
 from app.audit.store import AuditFilter
 from app.console.page_size import PAGE_SIZE
 from app.tenants.scopes import Scope
-from tests.admin.test_database_failures import locked
 from tests.console.conftest import LogIn, follow, text_of
 from tests.console.test_queue_store import add_queue, service_of
 from tests.support.gateway import Gateway
+from tests.support.locks import locked_table
 
 
 async def deeds(gateway: Gateway, tenant_id: str, actor: str) -> list[tuple[str, str]]:
@@ -143,7 +143,7 @@ async def test_a_pause_that_may_not_yet_apply_says_that_it_is_stored(gateway: Ga
     tenant = await gateway.add_tenant()
     person = await log_in(tenant.id)
     await add_queue(gateway, tenant, "reminders")
-    async with locked(gateway, "pace"):
+    async with locked_table(gateway, "pace"):
         page = await person.post(f"/queues/{tenant.id}/reminders/pause")
     assert page.status_code == 503
     assert "The change is stored, but may not yet apply to calls that already wait. Make it again." in text_of(page)

@@ -1,7 +1,5 @@
 """Tests that a row of one account, locked by another session, does not keep the jobs from working for other accounts."""
 
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from uuid import UUID
 
 from app.jobs.deadlines import RingDeadlineEnforcer
@@ -9,16 +7,8 @@ from app.observability import Metrics
 from app.services import services
 from tests.support.gateway import Gateway, Tenant
 from tests.support.jobs import dial_all, running_dialer
+from tests.support.locks import locked_pace
 from tests.support.upstream import created, running_upstream
-
-
-@asynccontextmanager
-async def locked_pace(gateway: Gateway, subject_id: UUID) -> AsyncIterator[None]:
-    """Locks the row of an account or a queue in `pace`, as a session that hangs."""
-    async with gateway.database.transaction() as connection:
-        rows = await connection.fetch("SELECT subject_id FROM pace WHERE subject_id = $1 FOR UPDATE", subject_id)
-        assert len(rows) == 1
-        yield
 
 
 async def queue_id_of(gateway: Gateway, tenant: Tenant) -> UUID:

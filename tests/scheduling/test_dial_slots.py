@@ -13,7 +13,7 @@ from app.database.connection import Connection
 from app.errors import DatabaseUnavailable
 from app.scheduling.dial_slots import free_ended_slots, lock_and_free_ended_slots
 from tests.support.gateway import Gateway, Tenant
-from tests.support.locks import SESSION_WAITS_FOR_LOCK_SQL
+from tests.support.locks import SESSION_WAITS_FOR_LOCK_SQL, locked_pace
 from tests.support.upstream import created, running_upstream
 
 _ADD_SLOT = """
@@ -68,8 +68,7 @@ async def _holders(gateway: Gateway, account_id: UUID) -> set[UUID]:
 
 
 async def _free(gateway: Gateway, account_id: UUID) -> int:
-    async with gateway.database.transaction() as connection:
-        await connection.execute("SELECT FROM pace WHERE subject_id = $1 FOR UPDATE", account_id)
+    async with locked_pace(gateway, account_id) as connection:
         return await free_ended_slots(connection, account_id)
 
 
@@ -156,8 +155,7 @@ async def test_two_accounts_that_free_slots_of_one_queue_at_once_count_both(gate
             await gateway.database.fetch(_ADD_SLOT, call, account, queue, 60.0)
             await _set(gateway, call, "status = 'completed'")
 
-        async with gateway.database.transaction() as connection:
-            await connection.execute("SELECT FROM pace WHERE subject_id = $1 FOR UPDATE", first)
+        async with locked_pace(gateway, first) as connection:
             assert await free_ended_slots(connection, first) == 1
             freeing = asyncio.create_task(_free(gateway, second))
             while not await connection.fetchval(SESSION_WAITS_FOR_LOCK_SQL):
@@ -187,8 +185,7 @@ async def test_slots_of_an_account_that_another_session_has_locked_are_left_with
         account, call = await _account(gateway, tenant), await _started(tenant)
         await gateway.database.fetch(_ADD_SLOT, call, account, None, 60.0)
         await _set(gateway, call, "status = 'completed'")
-        async with gateway.database.transaction() as connection:
-            await connection.execute("SELECT FROM pace WHERE subject_id = $1 FOR UPDATE", account)
+        async with locked_pace(gateway, account):
             assert await lock_and_free_ended_slots(gateway.database, account) is None
         assert await _holders(gateway, account) == {call}
         assert await lock_and_free_ended_slots(gateway.database, account) == 1
@@ -238,8 +235,7 @@ async def test_a_call_that_turns_up_while_slots_are_freed_keeps_its_slot(gateway
         for each in (call, ended):
             await gateway.database.fetch(_ADD_SLOT, each, account, None, 60.0)
             await _set(gateway, each, "sid = NULL, execution = 'not_started'")
-        async with gateway.database.transaction() as connection:
-            await connection.execute("SELECT FROM pace WHERE subject_id = $1 FOR UPDATE", account)
+        async with locked_pace(gateway, account) as connection:
             turns_up = _set(gateway, call, f"sid = 'CA{uuid4().hex}', execution = 'started'")
             assert await free_ended_slots(cast(Connection, _ConnectionWithPause(connection, turns_up)), account) == 1
         assert await _holders(gateway, account) == {call}
@@ -256,8 +252,7 @@ async def test_queues_that_a_grant_may_lock_next_are_locked_with_those_of_freed_
         await gateway.database.fetch(_ADD_SLOT, call, account, freed, 60.0)
         await _set(gateway, call, "status = 'completed'")
         await gateway.database.fetch(_ADD_WAITING, next_call, waiting)
-        async with gateway.database.transaction() as connection:
-            await connection.execute("SELECT FROM pace WHERE subject_id = $1 FOR UPDATE", account)
+        async with locked_pace(gateway, account) as connection:
             assert await free_ended_slots(connection, account) == 1
             unlocked = "SELECT subject_id FROM pace WHERE subject_id = ANY ($1::uuid[]) FOR UPDATE SKIP LOCKED"
             rows = await gateway.database.fetch(unlocked, [waiting, freed, idle])

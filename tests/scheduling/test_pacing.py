@@ -10,6 +10,7 @@ import httpx
 import pytest
 
 from tests.support.gateway import BASIC_CALL, Gateway, Tenant, running_gateway, settings_for
+from tests.support.locks import locked_pace
 from tests.support.upstream import created, created_after_release, error, running_upstream
 
 # Slower than any test.
@@ -184,8 +185,7 @@ async def test_an_absurd_time_limit_places_the_call(gateway: Gateway) -> None:
 
 async def while_locked(gateway: Gateway, account_id: UUID, statement: str, act: Callable[[], Awaitable[Any]]) -> Any:
     """Runs `statement` in a transaction that has locked the account's pace since before `act`. Returns the result of `act`."""
-    async with gateway.database.transaction() as connection:
-        await connection.execute("SELECT FROM pace WHERE subject_id = $1 FOR UPDATE", account_id)
+    async with locked_pace(gateway, account_id) as connection:
         acting = asyncio.ensure_future(act())
         await asyncio.sleep(0.1)  # `act` finds the row locked, and tries again later
         assert not acting.done()
