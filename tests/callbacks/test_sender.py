@@ -225,22 +225,28 @@ async def test_a_silent_name_server_times_out() -> None:
 
 
 async def test_lookups_that_hang_for_one_tenant_do_not_delay_those_of_another() -> None:
+    closing = reply("HTTP/1.1 204 No Content\r\nConnection: close\r\n\r\n")  # so that each attempt has a lookup
     with SilentNameServer("well.example") as names:
-        async with receiving(NO_CONTENT) as receiver, DeliveryHttpClient(LOOPBACK, resolve=names) as sender:
+        async with (
+            asyncio.timeout(30),
+            receiving(closing) as receiver,
+            DeliveryHttpClient(LOOPBACK, resolve=names) as sender,
+        ):
+            url = f"http://well.example:{receiver.port}/"
             for attempt in range(200 // MAX_LOOKUPS_PER_TENANT):
                 urls = [f"http://{attempt}-{number}.example:{receiver.port}/" for number in range(MAX_LOOKUPS_PER_TENANT)]
-                given_up = [asyncio.create_task(send(sender, url)) for url in urls]
-                for _ in range(20):  # they reach the lookup
-                    await asyncio.sleep(0)
+                given_up = [asyncio.create_task(send(sender, hanging)) for hanging in urls]
+                # The other tenant's attempt begins last. When it has ended, the lookups of the earlier attempts run or wait.
+                other = asyncio.create_task(send(sender, url, tenant_id="other"))
+                assert await other == SendResult(204, None)
+                while len(names.unanswered) < MAX_LOOKUPS_PER_TENANT:
+                    await asyncio.sleep(0.01)
                 for task in given_up:
                     task.cancel()
                 await asyncio.gather(*given_up, return_exceptions=True)
-            while len(names.unanswered) < MAX_LOOKUPS_PER_TENANT:
-                await asyncio.sleep(0.01)
-            url = f"http://well.example:{receiver.port}/"
             waiting = asyncio.create_task(send(sender, url))
-            await asyncio.sleep(0)
-            assert await send(sender, url, tenant_id="other") == SendResult(204, None)
+            other = asyncio.create_task(send(sender, url, tenant_id="other"))
+            assert await other == SendResult(204, None)
             assert len(names.unanswered) == MAX_LOOKUPS_PER_TENANT
             assert not waiting.done()
             names.answers.set()

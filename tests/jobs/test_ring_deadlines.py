@@ -133,7 +133,7 @@ async def test_a_call_that_a_late_callback_shows_counts_as_concurrent_again_and_
         ((*found,),) = await gateway.database.fetch(slot, call_id)
         ring_by = datetime.fromisoformat(record["parameters"]["ring_by"])
         assert found == [await account_of(gateway, tenant), True, ring_by]
-        await tenant.create(queue="late")
+        assert (await tenant.create(queue="late")).status_code == 202
         await dial_all(dialer)
         assert len(upstream.posts) == 1
 

@@ -530,16 +530,18 @@ async def test_a_job_that_cannot_finish_when_the_worker_stops_does_not_cancel_th
         stop.set()
         return False
 
-    async def finish_later() -> None:
-        await asyncio.sleep(0.1)
+    async def finish_after_the_failure() -> None:
+        while not log.getvalue():
+            await asyncio.sleep(0)
         finished.append("other")
 
     with logging_to(log, format_="json"):
         jobs = [
             Job("failing", stop_at_once, 0.01, lambda: _raise(KeyError("planted"))),
-            Job("other", stop_at_once, 0.01, finish_later),
+            Job("other", stop_at_once, 0.01, finish_after_the_failure),
         ]
-        await run_jobs(jobs, stop)
+        async with asyncio.timeout(30):
+            await run_jobs(jobs, stop)
     assert finished == ["other"]
     (line,) = log.getvalue().splitlines()
     assert (json.loads(line)["event"], json.loads(line)["job"]) == ("job_failed", "failing")
