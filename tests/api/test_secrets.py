@@ -289,7 +289,7 @@ async def test_personal_data_is_neither_logged_nor_traced(watched: InstrumentedG
         assert personal not in spans
 
 
-async def test_the_log_line_of_a_creation_has_its_ids_and_tokens_for_personal_data(watched: InstrumentedGateway) -> None:
+async def test_the_log_line_of_a_creation_has_its_ids_and_pseudonyms_for_personal_data(watched: InstrumentedGateway) -> None:
     async with running_upstream(created(), error(400, 21211), created()) as upstream:
         tenant = await watched.gateway.add_tenant(upstream.url)
         started = await tenant.create(to="sip:kate.private@example.com;transport=tcp", **{"from": "+14155550123"})

@@ -5,8 +5,8 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 import httpx
@@ -33,13 +33,15 @@ SINGLE_SIGN_ON_WITHOUT_SECRET = {
 
 
 @contextmanager
-def serving(tmp_path: Path, database_url: str, **settings: str) -> Iterator[tuple[Process, str]]:
-    """Runs `callgate serve`, and yields the process and its URL once its startup is complete."""
+def serving(
+    tmp_path: Path, database_url: str, *, start: Callable[..., AbstractContextManager[Process]] = running, **settings: str
+) -> Iterator[tuple[Process, str]]:
+    """Starts `callgate serve` with `start`, and yields the process and its URL once its startup is complete."""
     port = free_port()
     configured = environment(
         tmp_path / "state", CALLGATE_DATABASE_URL=database_url, CALLGATE_SECRET_KEYS=SECRET_KEY, **settings
     )
-    with running("serve", "--port", str(port), environment=configured, file=tmp_path / "serve") as process:
+    with start("serve", "--port", str(port), environment=configured, file=tmp_path / "serve") as process:
         process.wait_for("Application startup complete")
         yield process, f"http://127.0.0.1:{port}"
 
@@ -59,22 +61,23 @@ main()
 
 
 @contextmanager
-def serving_until_a_signal_comes_twice(tmp_path: Path, database_url: str, **settings: str) -> Iterator[tuple[Process, str]]:
-    """Runs `callgate serve` as `serving` does. SIGUSR1 sends SIGTERM to the process twice, and SIGUSR2 sends SIGINT twice."""
-    port, output = free_port(), tmp_path / "serve"
-    configured = environment(
-        tmp_path / "state", CALLGATE_DATABASE_URL=database_url, CALLGATE_SECRET_KEYS=SECRET_KEY, **settings
-    )
-    command = (sys.executable, "-c", REPEATS_SIGNALS, "serve", "--port", str(port))
-    with output.open("wb") as file:
-        child = subprocess.Popen(command, env=configured, stdout=file, stderr=file)
+def running_with_repeated_signals(*arguments: str, environment: dict[str, str], file: Path) -> Iterator[Process]:
+    """Runs `callgate` as `running` does. SIGUSR1 sends SIGTERM to the process twice, and SIGUSR2 sends SIGINT twice."""
+    with file.open("wb") as output:
+        child = subprocess.Popen(
+            (sys.executable, "-c", REPEATS_SIGNALS, *arguments), env=environment, stdout=output, stderr=output
+        )
     try:
-        process = Process(child, output)
-        process.wait_for("Application startup complete")
-        yield process, f"http://127.0.0.1:{port}"
+        yield Process(child, file)
     finally:
         child.kill()
         child.wait()
+
+
+def serving_with_repeated_signals(
+    tmp_path: Path, database_url: str, **settings: str
+) -> AbstractContextManager[tuple[Process, str]]:
+    return serving(tmp_path, database_url, start=running_with_repeated_signals, **settings)
 
 
 async def start_dialled_creation(upstream: Upstream, url: str, tenant: Tenant, key: str) -> asyncio.Task[httpx.Response]:
@@ -168,7 +171,7 @@ def test_a_stopping_process_closes_connections_and_only_a_later_signal_ends_it_a
     database_url: str, tmp_path: Path
 ) -> None:
     with (
-        serving_until_a_signal_comes_twice(tmp_path, database_url, CALLGATE_LINGER="300") as (process, url),
+        serving_with_repeated_signals(tmp_path, database_url, CALLGATE_LINGER="300") as (process, url),
         sync_http_client(base_url=url) as http,
     ):
         assert "connection" not in http.get("/livez").headers
@@ -192,7 +195,7 @@ async def test_an_interrupt_that_is_sent_twice_does_not_cut_requests_in_progress
 ) -> None:
     async with running_upstream(created_after_release()) as upstream:
         tenant = await gateway.add_tenant(upstream.url)
-        with serving_until_a_signal_comes_twice(tmp_path, database_url) as (process, url):
+        with serving_with_repeated_signals(tmp_path, database_url) as (process, url):
             creating = await start_dialled_creation(upstream, url, tenant, "k")
             process.child.send_signal(signal.SIGUSR2)
             await asyncio.to_thread(process.wait_for, "Waiting for connections to close")

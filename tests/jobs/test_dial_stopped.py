@@ -1,7 +1,7 @@
 """Tests that a call rings at most once if the worker is stopped, or fails, between the commit of its grant and its dial."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -16,6 +16,7 @@ from sqlalchemy import make_url
 from app.calls.creation.grants.service import grant_calls
 from app.jobs.dial import ScheduledCallDialer
 from app.scheduling.grant_counters import GrantCounters
+from tests.cli.running import eventually
 from tests.support.gateway import LONG_TIMEOUTS, Gateway, Tenant
 from tests.support.jobs import dial_all, running_dialer, running_resolver
 from tests.support.tcp import TIMEOUT_S, HoldingProxy, running_proxy
@@ -42,8 +43,10 @@ async def step_with_committed_grant(dialer: ScheduledCallDialer, proxy: HoldingP
     proxy.hold_answer(b"COMMIT")
     step = asyncio.create_task(dialer.step())
     await asyncio.wait_for(proxy.answer_held.wait(), TIMEOUT_S)
-    yield step
-    proxy.answer_released.set()
+    try:
+        yield step
+    finally:
+        proxy.answer_released.set()
 
 
 async def until_started(dialer: ScheduledCallDialer, tenant: Tenant, call_id: str) -> list[str]:
@@ -54,12 +57,6 @@ async def until_started(dialer: ScheduledCallDialer, tenant: Tenant, call_id: st
             await dialer.drain()
             await asyncio.sleep(0.05)
     return [event["type"] for event in await tenant.events(call_id)]
-
-
-async def wait_for(condition: Callable[[], object]) -> None:
-    async with asyncio.timeout(TIMEOUT_S):
-        while not condition():
-            await asyncio.sleep(0.01)
 
 
 async def test_a_call_waits_again_if_the_step_is_canceled_during_the_commit_of_its_grant(
@@ -86,7 +83,7 @@ async def test_a_call_waits_again_if_the_step_is_canceled_while_it_saves_the_cou
             # The folder is written in a thread. The only one is busy now, as with a folder that hangs.
             busy = loop.run_in_executor(None, thread_may_end.wait)
         try:
-            await wait_for(counters.known_counts)
+            await eventually(lambda: bool(counters.known_counts()), "the count of the committed grant")
             step.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await step
