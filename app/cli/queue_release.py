@@ -59,7 +59,7 @@ def release(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Search, and change nothing.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Resume dialling scheduled calls after a fail-over or a restore.
+    """Resume dialling scheduled calls after a failover or a restore.
 
     No call is dialled while the database may have lost which calls were dialled already. This command searches Twilio's lists
     for the calls that were due. A call that Twilio certainly has becomes started, and a call that Twilio may have becomes

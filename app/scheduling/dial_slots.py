@@ -132,7 +132,7 @@ async def lock_and_free_ended_slots(database: Database, account_id: UUID) -> int
     """
     async with database.transaction() as connection:
         if not await connection.fetch(_LOCK_ACCOUNT, account_id):
-            # A fail-over may have lost the row, but not the slots, which are written again.
+            # A failover may have lost the row, but not the slots, which are written again.
             await add_missing_pace(connection, account_id)
             if not await connection.fetch(_LOCK_ACCOUNT, account_id):
                 return None

@@ -443,7 +443,7 @@ async def test_without_an_answer_of_twilio_nothing_is_released(
 
 
 async def test_a_call_that_a_callback_has_settled_keeps_no_right_and_has_a_slot(gateway: Gateway) -> None:
-    """The grant was lost in a fail-over. Then a callback came, and showed that the call was started."""
+    """The grant was lost in a failover. Then a callback came, and showed that the call was started."""
     async with running_upstream(twilio(entry("9"))) as upstream, services(gateway.settings, Metrics()) as state:
         tenant = await gateway.add_tenant(upstream.url)
         call_id = UUID((await tenant.create(priority="normal")).json()["id"])

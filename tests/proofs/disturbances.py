@@ -103,7 +103,7 @@ async def lock_row(fleet: Fleet, choice: random.Random) -> None:
 
 
 async def make_read_only(fleet: Fleet, choice: random.Random) -> None:
-    """Makes the database read-only for some seconds, as after a fail-over to a standby."""
+    """Makes the database read-only for some seconds, as after a failover to a standby."""
     async with administrator(fleet.postgres) as connection:
         await connection.execute("ALTER SYSTEM SET default_transaction_read_only = on")
         try:

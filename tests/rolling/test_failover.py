@@ -34,7 +34,7 @@ OUTAGE_S = 2.0
 # After the promotion, as docs/operations.md promises. It takes less than a second.
 RECOVERY_TIMEOUT_S = 10.0
 START_TIMEOUT_S = 60.0
-# Longer than the fail-over: the upstream answers after it.
+# Longer than the failover: the upstream answers after it.
 PATIENT = {"twilio_read_timeout": 50, "request_budget": 60}
 
 

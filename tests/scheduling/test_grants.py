@@ -114,7 +114,7 @@ ALL_DAY = {"time_zone": "UTC", "from": "00:00", "to": "24:00"}
 async def test_calls_that_have_started_without_their_grant_cost_no_token_and_no_turn(
     gateway: Gateway, hours: dict[str, str] | None
 ) -> None:
-    """The grants of 20 calls were lost in a fail-over. Then callbacks came, and showed that the calls were started."""
+    """The grants of 20 calls were lost in a failover. Then callbacks came, and showed that the calls were started."""
     tenant = await gateway.add_tenant()
     settings = {"hours": hours, "pace": {"calls_per_second": 0.01, "burst": 2}}
     (await tenant.http.put("/v1/queues/resumed", json=settings)).raise_for_status()

@@ -156,7 +156,7 @@ def _write_outcomes_sql(*, complete: bool) -> str:
 
     Rows are locked in the order of ids, which prevents deadlocks. The lock has no condition on `execution`: Postgres might use
     an index of all calls that are not started. A call that is not pending, or is in another attempt, has a newer outcome and is
-    not changed. An attempt is identified by its number and `pending_since`, because after a fail-over that has lost an attempt,
+    not changed. An attempt is identified by its number and `pending_since`, because after a failover that has lost an attempt,
     another one has the same number. Rows that another session has locked are skipped, so that the batch does not wait for them.
     """
     times = [f"{interval_sql(f'{name}_in')} AS {name}_in" for name in _OUTCOME_TIME_COLUMNS]

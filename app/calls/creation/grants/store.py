@@ -87,7 +87,7 @@ _CALL_COLUMNS = {each.name: Call.__mapper__.columns[each.name].name for each in 
 _STATE_COLUMNS = ("attempt", "pending_since", "updated_at", "deliveries_written")
 _DIAL_COLUMNS = [column.name for column in ScheduledDial.__table__.columns]
 # Has no row if no call is due, and a row of nulls if the due call does not wait any more. A row of `scheduled_dial` may be left
-# whose call has started: its grant was lost in a fail-over, and then a callback came. Such a row is deleted and costs nothing.
+# whose call has started: its grant was lost in a failover, and then a callback came. Such a row is deleted and costs nothing.
 # A call that is granted again may still have the slot of its earlier grant, if a job has locked that row.
 # `turn` puts the caller behind all others. After a backward step of the clock, the time now alone would put it first again.
 _GRANT = f"""

@@ -1,4 +1,4 @@
-"""Writes again records and attempts that Postgres has lost, for example in a fail-over to a standby that lagged behind.
+"""Writes again records and attempts that Postgres has lost, for example in a failover to a standby that lagged behind.
 
 The process that dials a call keeps both in memory until the outcome is committed. An attempt is identified by its number and
 `pending_since`, the time when it began: after a loss, another process may begin an attempt with the same number.

@@ -24,7 +24,7 @@ from app.errors import DatabaseUnavailable
 
 # The maximum number of inserts to repeat. A further one replaces the oldest, for whose call the answer was `unknown`.
 _MAX_QUEUED_INSERTS = 10_000
-# The identity of the server shows a fail-over, but not that its data folder was restored. A restore takes longer than this.
+# The identity of the server shows a failover, but not that its data folder was restored. A restore takes longer than this.
 _MAX_INSERT_RETRY_TIME_S = 60.0
 
 logger = structlog.stdlib.get_logger(__name__)
@@ -122,7 +122,7 @@ class ScheduledIntentWriter:
         written = await self._intents.submit(intent)
         if written.at is not None or written.server == intent.server:
             return
-        # There is a record, or a worker may have dialled the call before a fail-over that has lost its record. Then the call is
+        # There is a record, or a worker may have dialled the call before a failover that has lost its record. Then the call is
         # not dialled any more. Like a pending call whose process died, it becomes unknown, and is searched for at Twilio. No
         # worker has dialled it before `not_before`, a time by Postgres's clock. `created_at` is a time by this machine's clock.
         since, dial = intent.scheduled.schedule.not_before, intent.scheduled.scheduled_dial_row()
