@@ -11,10 +11,10 @@ _LOCK_TABLES: Final = """
     DECLARE
         relations regclass[] := ARRAY(
             SELECT each FROM unnest(ARRAY[{names}]::regclass[]) AS each
-            UNION SELECT relid FROM unnest(ARRAY[{names}]::regclass[]) AS each, pg_partition_tree(each)
+            UNION SELECT inhrelid FROM pg_inherits WHERE inhparent = ANY (ARRAY[{names}]::regclass[])  -- partitions
         );
         each regclass;
-        last_try_at timestamptz := clock_timestamp() + interval '10 seconds';
+        last_try_at timestamptz;
     BEGIN
         -- Locks one table or partition at a time, so there is no deadlock, and waits long enough to cancel an autovacuum. Waits
         -- for less than the two seconds after which a request that waits behind it would fail.
@@ -23,11 +23,12 @@ _LOCK_TABLES: Final = """
             BEGIN
                 EXECUTE format('LOCK TABLE ONLY %s IN {mode} MODE', each);
                 RAISE EXCEPTION USING ERRCODE = 'CG001';  -- releases the lock
-            EXCEPTION WHEN lock_not_available OR SQLSTATE 'CG001' THEN NULL;
+            EXCEPTION WHEN lock_not_available OR undefined_table OR SQLSTATE 'CG001' THEN NULL;
             END;
         END LOOP;
         -- Locks all tables. The waits of one try together are shorter than a second: the timeout applies to each lock.
         PERFORM set_config('lock_timeout', (800 / cardinality(relations)) || 'ms', true);
+        last_try_at := clock_timestamp() + interval '10 seconds';
         LOOP
             BEGIN
                 LOCK TABLE {tables} IN {mode} MODE;

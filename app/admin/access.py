@@ -19,6 +19,7 @@ from app.admin.problems import NOTHING_CHANGED_DETAIL, api_error_for_operator_er
 from app.audit.events import Actor
 from app.errors import (
     DatabaseUnavailable,
+    InternalError,
     InvalidRequest,
     OperatorKeyRequired,
     Overloaded,
@@ -33,7 +34,6 @@ from app.http.idempotency_key import REPLAYED_HEADER
 from app.http.limits import NO_NUL_PATTERN
 from app.http.openapi import header_references, json_example_references
 from app.http.operations import ADMIN_PREFIX
-from app.http.problems import DATABASE_READ_ERRORS
 from app.http.query import refuse_unknown_parameters
 from app.http.routes import ScopedRoute
 from app.security.keyring import Keyring
@@ -43,10 +43,10 @@ from app.tenants.errors import OperatorError
 
 Model = TypeVar("Model", bound=BaseModel)
 
-SLOT_LIMITED_READ_ERRORS = (*DATABASE_READ_ERRORS, Overloaded)
-"""The error classes that a route may raise if it reads through SlotLimitedTransactions."""
+SLOT_LIMITED_READ_ERRORS = (InvalidRequest, InternalError, DatabaseUnavailable(UNCHANGED_DETAIL), Overloaded)
+"""The errors that a route may raise if it reads through SlotLimitedTransactions."""
 CHANGE_ERRORS = (TenantSuspended, *SLOT_LIMITED_READ_ERRORS)
-"""The error classes that a route may raise if it changes something."""
+"""The errors that a route may raise if it changes something."""
 BODY_ERRORS = (*JSON_BODY_ERRORS, *CHANGE_ERRORS)
 """The error classes that a route may raise if it changes something and takes a JSON body."""
 

@@ -23,6 +23,7 @@ from app.errors import (
     DatabaseUnavailable,
     FieldError,
     InvalidRequest,
+    Overloaded,
     QueueNotFound,
     RequestTimeout,
     TenantSuspended,
@@ -32,7 +33,7 @@ from app.http.authentication import CallerDep
 from app.http.bodies import NO_BODY_ERRORS, JsonBody, media_type_of, refuse_body
 from app.http.idempotency_key import refuse_idempotency_key
 from app.http.openapi import header_references, json_example_references, json_request_body
-from app.http.problems import error_responses, problem_json, problem_of
+from app.http.problems import DATABASE_READ_ERRORS, error_responses, problem_json, problem_of
 from app.http.query import refuse_unknown_parameters
 from app.http.request_log import count_error
 from app.http.routes import needs
@@ -220,7 +221,8 @@ async def bulk_service(request: Request) -> BulkService:
             BodyTooLarge,
             RequestTimeout,
             UnsupportedMediaType,
-            *SLOT_LIMITED_READ_ERRORS,
+            *DATABASE_READ_ERRORS,
+            Overloaded,
             method="POST",
             instance=f"{_PATH}/calls",
         ),
