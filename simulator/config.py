@@ -1,4 +1,4 @@
-"""The configuration of a simulator."""
+"""The configuration of a simulator. Delays of answers are not part of it: they are faults (simulator/faults.py)."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field

@@ -1,4 +1,4 @@
-"""A change that records the outcome of a call, or makes the call wait again."""
+"""A change of a call's record: records the outcome, or puts a scheduled call back among those that wait to be dialled."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

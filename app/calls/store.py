@@ -130,7 +130,10 @@ class CallState(LastTwilioAnswerMixin, RecordColumns):
 
 
 def has_turned_up(before: str, after: str) -> bool:
-    """Returns whether a call is `started` now, and was neither that nor `pending` before. Its dial slot may have been freed."""
+    """Returns whether `execution` has changed to `started` from a value other than `pending`.
+
+    If so, the dial slot of the call may have been freed meanwhile, and the caller restores it.
+    """
     return after == "started" and before not in ("started", "pending")
 
 

@@ -1,4 +1,4 @@
-"""`callgate dev|demo|clean`: runs all parts of Callgate on this machine, or removes their data."""
+"""`callgate dev|demo|clean`: runs all parts of Callgate on this machine and prints their addresses, or removes their data."""
 
 from __future__ import annotations
 

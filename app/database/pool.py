@@ -1,4 +1,4 @@
-"""A pool of asyncpg connections without SQLAlchemy, for the statements that run for every call and for administration.
+"""The second pool of a process: asyncpg connections without SQLAlchemy, for the statements of every call and administration.
 
 Running a statement through SQLAlchemy's pool takes six times the CPU time of asyncpg alone. Importing SQLAlchemy takes twice
 the memory of everything else that `callgate keys list` needs (docs/performance.md). Does not import the table models. The

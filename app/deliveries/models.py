@@ -16,7 +16,7 @@ class Delivery(Base):
 
     The table is range-partitioned by `at`, like `call_event`. `at` is the time in the UUIDv7 `id` (app.calls.ids).
     `next_attempt_at` is null if there will be no further attempt. Before an attempt, a worker moves `next_attempt_at` into the
-    future, so that no other worker makes the same attempt.
+    future, so that other workers leave the delivery alone meanwhile.
     """
 
     __tablename__ = "delivery"

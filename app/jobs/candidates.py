@@ -64,13 +64,11 @@ class CallCandidates:
 
 
 class _ListedCalls(NamedTuple):
-    """Entries of Twilio's list, and Twilio's clock minus this machine's clock when they were read; None if unknown.
-
-    `entries` has the entries by the `address_key` of their `to`. The key None has the entries without `to`.
-    """
+    """Entries of Twilio's list, by the `address_key` of their `to`. The key None has the entries without `to`."""
 
     entries: Mapping[str | None, Sequence[CallResource]]
     twilio_clock_offset: timedelta | None
+    """Twilio's clock minus this machine's clock when the entries were read; None if unknown."""
 
 
 @dataclass(slots=True)

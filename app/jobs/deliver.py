@@ -1,6 +1,6 @@
-"""Delivers the events of calls to tenants' URLs, with retries until the receiver has them.
+"""Delivers the events of calls to tenants' URLs. Retries until the receiver accepts a delivery or it is given up.
 
-A receiver that hangs or is down does not delay other tenants: the attempts in flight are limited per tenant. If
+A tenant whose receiver hangs or is down does not delay others: the attempts in flight are limited for each tenant. If
 MAX_CONCURRENT_ATTEMPTS are in flight, a step waits until the first of them ends.
 """
 

@@ -1,4 +1,4 @@
-"""`callgate demo`: places one call through the local API and shows its progress until the call has a price."""
+"""The call of `callgate demo`: places it through the local API and shows its progress until it has a price."""
 
 import asyncio
 import itertools

@@ -36,7 +36,7 @@ def percent_text(share: float) -> str:
 
 
 def span_text(span: timedelta) -> str:
-    """Returns a time span in its largest unit: "40 s", "12 min", "3 h", "2 d"."""
+    """Returns a time span in days or hours if it has at least two of them, otherwise in minutes or seconds: "47 h", "2 d"."""
     seconds = max(int(span.total_seconds()), 0)
     for unit, length in (("d", 86_400), ("h", 3_600), ("min", 60)):
         if seconds >= 2 * length or (unit == "min" and seconds >= length):

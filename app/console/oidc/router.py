@@ -45,7 +45,11 @@ _NO_RULE_TEXT = "The provider knows you, and no rule of this installation gives 
 @router.get("/login")
 @public
 async def begin_login(request: Request) -> Response:
-    """Redirects to the provider. The request is a GET, because the Content-Security-Policy allows no form to another site."""
+    """Redirects to the provider.
+
+    A link leads here and not a form, because browsers apply `form-action 'self'` of the Content-Security-Policy also to the
+    redirect that follows a form.
+    """
     provider = _provider_of(request)
     try:
         address, attempt = await provider.begin_authorization()
