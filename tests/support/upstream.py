@@ -1,6 +1,7 @@
 """A server on a raw socket that stands in for Twilio. It records each request, and the test chooses its behaviour."""
 
 import asyncio
+import atexit
 import base64
 import itertools
 import json
@@ -12,6 +13,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from email.utils import formatdate
+from functools import cache
 from typing import Any
 from urllib.parse import parse_qsl
 
@@ -290,8 +292,13 @@ async def running_upstream(*script: Behaviour, tls: ssl.SSLContext | None = None
         upstream.close_connections()
 
 
+@cache
 def refused_url() -> str:
-    """Returns a URL whose port was just free, so nothing should listen there."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return f"http://127.0.0.1:{probe.getsockname()[1]}"
+    """Returns a URL whose port refuses connections.
+
+    A socket of this process is bound to the port and does not listen, so no other process can listen there.
+    """
+    bound = socket.socket()
+    bound.bind(("127.0.0.1", 0))
+    atexit.register(bound.close)
+    return f"http://127.0.0.1:{bound.getsockname()[1]}"
