@@ -515,7 +515,7 @@ async def test_a_scheduled_intent_with_an_unknown_commit_is_not_inserted_late(
     ("not_before_in", "execution", "waiting", "slots"),
     [(timedelta(0), "pending", 0, 1), (timedelta(hours=1), "scheduled", 1, 0)],
 )
-async def test_a_scheduled_intent_with_an_unknown_commit_is_not_dialled_after_a_fail_over_if_it_was_due(
+async def test_a_scheduled_intent_with_an_unknown_commit_is_not_dialled_after_a_failover_if_it_was_due(
     gateway: Gateway, database_url: str, not_before_in: timedelta, execution: str, waiting: int, slots: int
 ) -> None:
     """The old server may have dialled the call, and the new one may have lost its record. So Twilio's list must be searched."""

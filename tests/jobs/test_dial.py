@@ -534,6 +534,14 @@ async def _end_busy(gateway: Gateway, call_id: str) -> None:
     await gateway.database.fetch("UPDATE call SET status = 'busy' WHERE id = $1", UUID(call_id))
 
 
+async def _dialled_with_redial(tenant: Tenant, dialer: ScheduledCallDialer) -> str:
+    """Creates a call that is dialled again if it ends busy, and dials it. Returns its id."""
+    redial = {"on": ["busy"], "times": 2, "after_s": 900}
+    call_id: str = (await tenant.create(priority="normal", redial=redial)).json()["id"]
+    await dial_all(dialer)
+    return call_id
+
+
 async def _waiting(tenant: Tenant) -> list[str]:
     """Returns the `redial_of` of each call that waits."""
     listed = (await tenant.http.get("/v1/calls", params={"execution": "scheduled"})).raise_for_status().json()
@@ -569,9 +577,7 @@ async def test_no_redial_follows_a_request_to_end_the_call_that_twilio_has_accep
     accepted = answer(200, call_resource(sid, status="ringing"))
     async with running_upstream(created(sid=sid), accepted) as upstream, running_dialer(gateway) as dialer:
         tenant = await gateway.add_tenant(upstream.url)
-        redial = {"on": ["busy"], "times": 2, "after_s": 900}
-        call_id = (await tenant.create(priority="normal", redial=redial)).json()["id"]
-        await dial_all(dialer)
+        call_id = await _dialled_with_redial(tenant, dialer)
         assert (await tenant.http.patch(f"/v1/calls/{call_id}", json=change)).status_code == 200
         await _end_busy(gateway, call_id)
         assert await _waiting(tenant) == [call_id] * is_redialled
@@ -593,9 +599,7 @@ async def test_a_request_to_end_a_call_is_confirmed_only_if_it_prevents_the_redi
     accepted = answer(200, call_resource(sid, status="ringing"))
     async with running_upstream(created(sid=sid), accepted) as upstream, running_dialer(gateway) as dialer:
         tenant = await gateway.add_tenant(upstream.url)
-        redial = {"on": ["busy"], "times": 2, "after_s": 900}
-        call_id = (await tenant.create(priority="normal", redial=redial)).json()["id"]
-        await dial_all(dialer)
+        call_id = await _dialled_with_redial(tenant, dialer)
         async with refused_by_postgres(database_url, "UPDATE ON call", QUERY_CANCELED):
             answered = await tenant.http.patch(f"/v1/calls/{call_id}", json=change)
         assert answered.status_code == status
@@ -619,9 +623,7 @@ async def test_a_request_to_end_a_call_that_has_a_redial_by_now_is_not_confirmed
 
     async with running_upstream(created(sid=sid), accept_after_end) as upstream, running_dialer(gateway) as dialer:
         tenant = await gateway.add_tenant(upstream.url)
-        redial = {"on": ["busy"], "times": 2, "after_s": 900}
-        call_id = (await tenant.create(priority="normal", redial=redial)).json()["id"]
-        await dial_all(dialer)
+        call_id = await _dialled_with_redial(tenant, dialer)
         answered = await tenant.http.patch(f"/v1/calls/{call_id}", json=change)
         assert (answered.status_code, answered.json()["type"]) == (409, f"urn:callgate:problem:{problem}")
         assert await _waiting(tenant) == [call_id]

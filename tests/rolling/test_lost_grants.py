@@ -130,7 +130,7 @@ async def test_a_call_whose_grant_was_lost_is_not_dialled_again(pair: PostgresPa
         assert (again.returncode, again.stdout) == (0, "Scheduled calls are not halted: there is nothing to release.\n")
 
 
-async def test_a_fail_over_is_noticed_where_postgres_hides_which_server_it_is(pair: PostgresPair) -> None:
+async def test_a_failover_is_noticed_where_postgres_hides_which_server_it_is(pair: PostgresPair) -> None:
     async with _running(pair) as (gateway, dialer, tenant, simulator):
         await hide_server(gateway)
         await LostGrantWatch(gateway.database).step()
@@ -149,7 +149,7 @@ async def test_a_fail_over_is_noticed_where_postgres_hides_which_server_it_is(pa
         assert (found.state, found.found.rpartition(": ")[2]) == ("wrong", "it is another server, or another database")
 
 
-async def test_a_fail_over_while_no_call_waits_halts_nothing(pair: PostgresPair) -> None:
+async def test_a_failover_while_no_call_waits_halts_nothing(pair: PostgresPair) -> None:
     async with _running(pair) as (gateway, dialer, tenant, simulator):
         await LostGrantWatch(gateway.database).step()
         async with sends_nothing(pair.primary):

@@ -191,7 +191,7 @@ async def test_slots_of_an_account_that_another_session_has_locked_are_left_with
         assert await lock_and_free_ended_slots(gateway.database, account) == 1
 
 
-async def test_slots_of_an_account_whose_pace_was_lost_in_a_fail_over_are_freed(gateway: Gateway) -> None:
+async def test_slots_of_an_account_whose_pace_was_lost_in_a_failover_are_freed(gateway: Gateway) -> None:
     """The new row counts the slot of the call under way, so its number of slots increases."""
     async with running_upstream(created()) as upstream:
         tenant = await gateway.add_tenant(upstream.url)

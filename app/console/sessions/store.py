@@ -78,7 +78,7 @@ _LIST_SESSIONS = f"""
 async def find_session(database: StatementPool, token_hash: bytes, *, idle: timedelta) -> StoredSession | None:
     """Returns the session whose cookie has this hash; None if there is no such session, or if it has ended.
 
-    A session ends when it expires or is revoked, when its API key expires or is revoked, or when nobody has used it for `idle`.
+    A session ends when it or its API key expires or is revoked, and after the time `idle` without a request.
     """
     rows = await database.fetch(_FIND_SESSION, token_hash, idle)
     return StoredSession(*rows[0]) if rows else None
