@@ -1,4 +1,4 @@
-"""Shortens callbacks for storage: removes the fields whose values the call's record has, and restores them. Does no I/O."""
+"""Shortens Twilio's callbacks for storage: leaves out fields that repeat the call's record, and restores them. Does no I/O."""
 
 from collections.abc import Mapping
 from typing import Any, Protocol
@@ -35,10 +35,10 @@ class RepeatedCallValues(Protocol):
 
 
 def callback_fields_to_store(call: RepeatedCallValues, fields: Mapping[str, Any]) -> tuple[Mapping[str, Any], int | None]:
-    """Returns the callback's fields without those whose values the call's record has, and a bit for each field left out.
+    """Returns the callback's fields to store, and a number with one bit set for each field that is left out.
 
-    `OmissibleMembers` describes the bits. If the call has not started, or the callback has another CallSid, no field is left
-    out: returns all fields and None.
+    Leaves out the fields whose values `restore_callback_fields` takes from the call's record, and those that are constant. If
+    the call has not started, or the callback has another CallSid, returns all fields, and None instead of the number.
     """
     if call.execution != "started" or fields.get("CallSid") != call.sid:
         return fields, None

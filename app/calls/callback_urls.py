@@ -23,7 +23,7 @@ _ACCOUNT_ID_BYTES = 16
 
 @dataclass(frozen=True, slots=True)
 class CallbackUrls:
-    """Makes and checks callback URLs. `base` is the part of the URL before the call's id."""
+    """Makes and checks the URLs to which Twilio sends callbacks. `base` is the part of such a URL before the call's id."""
 
     base: str
     keyring: Keyring
@@ -34,9 +34,9 @@ class CallbackUrls:
         return f"{self.base}/{call_id}?{TAG_PARAMETER}={tag}"
 
     def account_id_in_valid_tag(self, call_id: UUID, tag: str) -> UUID | None:
-        """Returns the account id in the tag, or None if the tag is not valid for this call.
+        """Returns the account id in the tag of a callback URL. Returns None if the tag is not valid for this call.
 
-        A valid tag was made for this call with a key of the keyring.
+        A tag is valid if its keyed hash of the call's id and the account's id was made with a key of the keyring.
         """
         if not _TAG_PATTERN.fullmatch(tag):
             return None
@@ -46,6 +46,6 @@ class CallbackUrls:
 
 
 def callback_tag_in_query(query: str) -> str | None:
-    """Returns the tag in a callback's query string, without checking it. Returns None if there is no tag."""
+    """Returns the query parameter `tag` of a callback URL, without checking it. Returns None if it is missing."""
     found = _TAG_IN_QUERY.search(query)
     return found and found[1]

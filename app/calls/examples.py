@@ -1,4 +1,4 @@
-"""Examples in the OpenAPI document: working requests, and the record that is returned."""
+"""Examples for the OpenAPI document: valid requests, and the records of calls that the API returns."""
 
 from typing import Any
 

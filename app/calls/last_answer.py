@@ -39,7 +39,10 @@ _ATTRIBUTES_BY_PROPERTY = {
 
 
 class LastTwilioAnswerMixin:
-    """Adds `uri`, `subresource_uris` and `resource` to a call's record: properties that are partly computed from columns."""
+    """Adds three properties to a call's record: `resource` (Twilio's last answer about the call), `uri` and `subresource_uris`.
+
+    What is not stored in the column of a property is computed from other columns.
+    """
 
     if TYPE_CHECKING:
         sid: Any
@@ -128,9 +131,10 @@ def stored_attributes_for(attributes: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def with_stored_resource_columns(call: Any, columns: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns a copy of `columns`, with the columns that store Twilio's answer in place of the whole answer (`resource`).
+    """Returns a copy of `columns` with Twilio's answer (`resource`) shortened: members that other columns hold are left out.
 
-    `columns` maps attribute names to the values of Twilio's resource. Only `to`, `from_` and `account_sid` are read from
+    Adds `resource_left_out`, whose bits say which members these are. URIs of Twilio's usual form become None. `columns` maps
+    the attributes of a call's record to the values in Twilio's answer. Only `to`, `from_` and `account_sid` are read from
     `call`, the record.
     """
     record = {"account_sid": call.account_sid, "to": call.to, "from": call.from_, **columns}
@@ -139,10 +143,10 @@ def with_stored_resource_columns(call: Any, columns: Mapping[str, Any]) -> dict[
 
 
 def _answer_columns(answer: Mapping[str, Any], implied: dict[str, Any]) -> dict[str, Any]:
-    """Returns the columns that store an answer. Leaves out the members whose values equal those in `implied`.
+    """Returns the columns that store Twilio's answer. Leaves out members that have the same value in `implied`.
 
-    `implied` holds the values of the record's other columns, in the format of Twilio's JSON. If the record has no URI (None),
-    Twilio's usual URI is used in its place.
+    `implied` holds the values of the record's other columns, in the format of Twilio's JSON. A URI that is None in `implied` is
+    replaced there by Twilio's usual URI.
     """
     usual_uri = call_uri(implied["account_sid"], implied["sid"])
     usual_subresource_uris = subresource_uris(implied["account_sid"], implied["sid"])

@@ -70,9 +70,10 @@ async def claim_refreshes(
 async def claim_searches(
     session: AsyncSession, *, lease: timedelta, limit: int, busy_accounts: Collection[UUID]
 ) -> Sequence[Call]:
-    """Claims calls that must be searched for in Twilio's list of calls now, and returns them.
+    """Claims calls that are due for a search in Twilio's list of calls, and returns them.
 
-    Claims no call of the accounts in `busy_accounts`. Other workers skip the claimed calls until `lease` has passed.
+    The search is to show whether Twilio has started the call. Claims no call of the accounts in `busy_accounts`. Other workers
+    skip the claimed calls until `lease` has passed.
     """
     claimed = _claimed_calls_cte(Call.search_at, lease=lease, limit=limit, busy_accounts=busy_accounts)
     return (await session.scalars(select(Call).join(claimed, Call.id == claimed.c.call_id))).all()
@@ -86,10 +87,10 @@ async def renew_search_leases(session: AsyncSession, claimed: Sequence[Call], *,
 
 
 async def release_refreshes(session: AsyncSession, claimed: Sequence[CallDueForRefresh]) -> None:
-    """Deletes the leases of those claimed calls whose `refresh_at` has changed, because a result was recorded.
+    """Deletes the leases of those claimed calls whose `refresh_at` has changed.
 
-    A recorded failure also changes it. If `refresh_at` is the same, no result was recorded. Then the lease stays and delays the
-    next refresh of the call.
+    It changes when the result of the refresh is recorded, even of a failed one, and when a callback is recorded. The lease of
+    any other claimed call stays, and delays the next refresh of the call.
     """
     await _delete_fulfilled_leases(session, Call.refresh_at, [(call.id, call.refresh_at) for call in claimed])
 
@@ -97,8 +98,8 @@ async def release_refreshes(session: AsyncSession, claimed: Sequence[CallDueForR
 async def release_searches(session: AsyncSession, claimed: Sequence[Call]) -> None:
     """Deletes the leases of those claimed calls whose `search_at` has changed.
 
-    It has changed if a result was recorded, even that of a failed search, or if the call was settled otherwise. If `search_at`
-    is the same, no result was recorded. Then the lease stays and delays the next search for the call.
+    It changes when the result of a search is recorded, even of a failed one, and when the outcome becomes known in another way,
+    for example by a callback. The lease of any other claimed call stays, and delays the next search for the call.
     """
     await _delete_fulfilled_leases(session, Call.search_at, [(call.id, call.search_at) for call in claimed])
 
@@ -111,9 +112,10 @@ def account_is_none_of(account_id: InstrumentedAttribute[UUID], accounts: Collec
 def _claimed_calls_cte(
     due_at: InstrumentedAttribute[datetime | None], *, lease: timedelta, limit: int, busy_accounts: Collection[UUID]
 ) -> CTE:
-    """Returns a CTE that leases due calls which no worker has leased, and whose account is not in `busy_accounts`.
+    """Returns a CTE that leases up to `limit` due calls and yields their ids as `call_id`.
 
-    If two workers find the same call, the upsert of only one of them succeeds.
+    `due_at` is the column with the due time. Skips calls that another worker has leased, and calls of `busy_accounts`. If two
+    workers find the same call, only one of them gets the lease.
     """
     leased = exists().where(Lease.call_id == Call.id, Lease.due_at == due_at, Lease.until > func.now())
     due = (
@@ -134,9 +136,10 @@ def _claimed_calls_cte(
 async def _delete_fulfilled_leases(
     session: AsyncSession, due_at: InstrumentedAttribute[datetime | None], claimed: Sequence[tuple[UUID, datetime | None]]
 ) -> None:
-    """Deletes the leases of those claimed calls whose due time, the column `due_at`, has changed.
+    """Deletes the leases of those claimed calls whose due time has changed, because a result of the work was recorded.
 
-    If the due time is the same, no result of the work was recorded. Then the lease stays and delays the next attempt.
+    `due_at` is the column with the due time. `claimed` has the id and the former due time of each call. The lease of any other
+    claimed call stays, and delays the next attempt.
     """
     still_due = exists().where(Call.id == Lease.call_id, due_at == Lease.due_at)
     statement = delete(Lease).where(tuple_(Lease.call_id, Lease.due_at).in_(claimed), ~still_due)

@@ -23,8 +23,8 @@ class OmissibleMembers:
     def leave_out_members(self, whole: Mapping[str, Any], implied: Mapping[str, Any]) -> tuple[dict[str, Any], int]:
         """Returns the members to store, and a number whose bits say which members are left out.
 
-        `implied` maps the names of members to the values that other columns hold. A member may be left out if its value in
-        `implied` is equal and has the same type.
+        `implied` maps the names of members to the values that other columns hold. Leaves out a member if its value in `implied`
+        is equal and has the same type.
         """
         rest, left_out = dict(whole), 0
         for name, bit in self.bits.items():

@@ -81,25 +81,26 @@ def delivery_of_event_settled(
 
 
 def delivery_for_status(call: AnyCall, *, status: str | None, sequence: int | None) -> NewDelivery | None:
-    """Returns the delivery for a callback with this status. Records on the call that the status's event has a delivery.
+    """Returns the delivery (a status callback to the tenant) that is due after Twilio's callback with this status.
 
-    Returns None if the tenant did not request the event, or if the event already has a delivery. The column `fields` of the
-    delivery is None: its fields are read from the event `call.callback`. Write that event with the same id as the delivery.
+    Returns None if the tenant did not request the status's event (such as `answered`), or if it already has a delivery.
+    Otherwise adds the event to the call's `deliveries_written`. The column `fields` of the delivery is None: its fields are
+    read from the event `call.callback`. Write that event with the same id as the delivery.
     """
     event = _EVENT_OF_STATUS.get(status or "")
     return _add_delivery(call, event, None, sequence=sequence) if event is not None and _needs_delivery(call, event) else None
 
 
 def needs_final_delivery(call: AnyCall) -> bool:
-    """Returns whether the call has ended, the tenant requested the event `completed`, and this event has no delivery yet."""
+    """Returns whether the call has ended, but the status callback `completed` that the tenant requested is not written yet."""
     return call.status in TERMINAL_STATUSES and _needs_delivery(call, "completed")
 
 
 def final_delivery(call: AnyCall) -> NewDelivery:
-    """Returns the delivery of the event `completed` for a call whose last callback did not arrive.
+    """Returns the status callback `completed` to the tenant, for a call whose last callback from Twilio did not arrive.
 
-    Records on the call that the event has a delivery. The delivery has those fields of Twilio's callback that the call's record
-    can fill.
+    Adds the event to the call's `deliveries_written`. The fields are filled from the call's record. Fields for which the record
+    has no value are left out.
     """
     resource = call.resource or {}
     to, from_ = str(resource.get("to") or call.to), str(resource.get("from") or call.from_)
@@ -125,7 +126,7 @@ def _needs_delivery(call: AnyCall, event: str) -> bool:
 
 
 def _add_delivery(call: AnyCall, event: str, fields: dict[str, str] | None, *, sequence: int | None) -> NewDelivery:
-    """Records on the call, in memory, that the event has a delivery. Returns the columns of the delivery, to be inserted."""
+    """Adds the event to the call's `deliveries_written`, in memory. Returns the delivery's columns for the caller to insert."""
     call.deliveries_written = [*call.deliveries_written, event]
     return _new_delivery(call, event, fields, sequence=sequence)
 

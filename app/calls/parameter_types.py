@@ -21,9 +21,10 @@ def _require_no_nul(value: str) -> str:
 
 
 def refuse_too_many_userinfos_in_request(values: Iterable[Any]) -> None:
-    """Raises InvalidRequest if the URLs in `values`, all parameters of a request, together have too many user names.
+    """Raises InvalidRequest if the URLs in all parameters of a request together have too many user names (`user@host`).
 
-    The limit is the same as for one text. It bounds CPU time, because every user name is searched for in Twilio's answer.
+    `values` are the values of the parameters. The limit bounds CPU time, because every user name is searched for in Twilio's
+    answer. The same limit applies to the URLs in one text.
     """
     texts = [value for value in values if isinstance(value, str) and "://" in value and "@" in value]
     # One text alone was checked by its type.
@@ -32,7 +33,7 @@ def refuse_too_many_userinfos_in_request(values: Iterable[Any]) -> None:
 
 
 def refuse_too_many_userinfos(value: str) -> str:
-    """Returns the text unchanged. Raises PydanticCustomError if its URLs have too many user names, or one too long."""
+    """Returns the text unchanged. Raises PydanticCustomError if its URLs have too many user names or one is too long."""
     if has_too_many_userinfos(value):
         raise PydanticCustomError("too_many_user_names", TOO_MANY_USERINFOS_MESSAGE)
     return value

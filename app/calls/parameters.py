@@ -265,7 +265,7 @@ class CallUpdate(BaseModel):
         return self.model_dump(exclude_none=True)
 
     def parameters_for_event(self) -> dict[str, Any]:
-        """Returns the data of the update's event: the names of all given parameters, and the `status` and `time_limit`.
+        """Returns the data of the update's event: names of all given parameters, and the values of `status` and `time_limit`.
 
         The values of other parameters are left out, because they may be secret or personal.
         """

@@ -30,8 +30,8 @@ def resource_columns(resource: CallResource) -> dict[str, Any]:
 def apply_resource(call: AnyCall, resource: CallResource, *, late: bool = False) -> list[Event]:
     """Updates the record from Twilio's resource, and returns the events to write. The status never changes to an earlier one.
 
-    With `late`, the caller knows that the resource is older than the record. An older resource only fills in missing values
-    that do not change during the call.
+    `late` says that the resource is older than the record. An older resource only fills in missing values that do not change
+    during the call.
     """
     stale = late or is_resource_stale(call, resource)
     before = call.status, call.price
@@ -61,14 +61,14 @@ def apply_deletion(call: AnyCall, *, by: str, now: datetime) -> list[Event]:
 
 
 def has_ended_with_price(call: AnyCall) -> bool:
-    """Returns whether the call has ended and has a price, so that no refresh is needed."""
+    """Returns whether the call has ended and has a price, so that it need not be read from Twilio again."""
     return call.status in TERMINAL_STATUSES and call.price is not None
 
 
 def is_resource_stale(call: AnyCall, resource: CallResource) -> bool:
-    """Returns whether the resource is older than the record.
+    """Returns whether the resource is older than the record, because its status is earlier than the status in the record.
 
-    Its status is then earlier than that of the record. If the record shows that the call has ended, any other status is older.
+    If the call has ended according to the record, every other status counts as earlier. Returns False if a status is missing.
     """
     if call.status is None or resource.status is None:
         return False

@@ -1,4 +1,4 @@
-"""A change of a call's record: records the outcome, or puts a scheduled call back among those that wait to be dialled."""
+"""A change of a call's record that records the outcome, or makes a scheduled call wait again to be dialled."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ from typing import Any
 
 @dataclass(frozen=True, slots=True)
 class RecordChange:
-    """A change that records a call's outcome, or makes the call wait again: the columns to set, and the event to write.
+    """The columns to set and the event to write when a call's outcome is recorded, or a call must wait to be dialled again.
 
     `times` maps columns to offsets from the current time of the database's clock. An offset of None sets the column to null.
     """

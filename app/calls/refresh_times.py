@@ -29,12 +29,15 @@ _MAX_REFRESH_TIME_WITHOUT_RESPONSE = timedelta(days=30)
 
 
 def delay_until_first_refresh(interval: timedelta, *, expects_callbacks: bool) -> timedelta:
-    """Returns the wait from the start of a call to its first refresh. It is longer if Twilio sends callbacks to Callgate."""
+    """Returns the wait from the start of a call until its record is first refreshed from Twilio.
+
+    The wait is longer if Twilio sends callbacks to Callgate.
+    """
     return CALLBACK_OVERDUE_INTERVALS * interval if expects_callbacks else interval
 
 
 def refresh_time_after_callback(call: AnyCall, *, now: datetime, interval: timedelta) -> datetime | None:
-    """Returns when to refresh a started call whose callback was just applied; None if it needs no refresh."""
+    """Returns when to read a started call from Twilio after a callback has updated the record; None if no read is needed."""
     if has_ended_with_price(call):
         return None
     if call.status in TERMINAL_STATUSES:
@@ -43,18 +46,18 @@ def refresh_time_after_callback(call: AnyCall, *, now: datetime, interval: timed
 
 
 def refresh_time_after_response(call: AnyCall, *, now: datetime, interval: timedelta) -> datetime | None:
-    """Returns when to refresh a call next, after Twilio has answered about it; None if the call needs no more refreshes."""
+    """Returns when to read a call from Twilio again after Twilio answered the last read; None if no more reads are needed."""
     if has_ended_with_price(call) or _is_too_old_to_refresh(call, now=now):
         return None
     return _next_refresh(call, now=now, interval=interval)
 
 
 def refresh_time_without_response(call: AnyCall, *, now: datetime, interval: timedelta, has_failed: bool) -> datetime | None:
-    """Returns when to refresh a call next, if Twilio has not answered about it; None if the call needs no more refreshes.
+    """Returns when to read a call from Twilio again after an attempt that got no answer about it; None if no more are needed.
 
-    `has_failed` is False if no request was sent for the call, or if Twilio throttled the account. The refreshes then go on,
-    however old the call is, because the next one may be the first that Twilio answers. If `has_failed` is True, they end when
-    the call is 30 days old.
+    `has_failed` is False if no request was sent for the call, or if Twilio throttled the account. The reads then go on, however
+    old the call is, because the next one may be the first that Twilio answers. If `has_failed` is True, they end when the call
+    is 30 days old.
     """
     if has_ended_with_price(call) or (has_failed and call_age(call, now=now) >= _MAX_REFRESH_TIME_WITHOUT_RESPONSE):
         return None

@@ -84,7 +84,7 @@ async def get_call(session: AsyncSession, call_id: UUID, *, tenant_id: str) -> C
 
 
 async def may_be_dialled_again(session: AsyncSession, call_id: UUID, *, attempt: int, pending_since: datetime) -> bool:
-    """Returns whether the call is still pending in this attempt, and no client has asked to end this attempt.
+    """Returns whether this attempt to dial may repeat its request: the call is still pending, and no client wants to end it.
 
     An attempt is identified by its number and by `pending_since`, the time when it began: if Postgres has lost an attempt,
     another one may get the same number.
@@ -148,7 +148,7 @@ async def list_call_ids(session: AsyncSession, *, tenant_id: str, filters: CallF
 async def list_call_attributes(
     session: AsyncSession, call_ids: Collection[UUID], attributes: Sequence[str], *, tenant_id: str
 ) -> Iterable[CallRow]:
-    """Returns the calls as rows with only these attributes, newest first. ORM objects would cost several times as much."""
+    """Returns the calls as rows with only these attributes, newest first. Makes no ORM objects, which would be slower."""
     columns = [getattr(Call, name) for name in stored_attributes_for(tuple(attributes))]
     any_id = any_(bindparam("call_ids", list(call_ids), ARRAY(Uuid)))
     statement = select(*columns).where(Call.id == any_id, Call.tenant_id == tenant_id).order_by(Call.id.desc())
@@ -184,7 +184,7 @@ async def requeue_call(session: AsyncSession, dial_row: Mapping[str, Any], *, no
 
 
 async def restore_slot(session: AsyncSession, call_id: UUID) -> None:
-    """Gives a scheduled call that was found at Twilio a dial slot with its `ring_by` again."""
+    """Adds a dial slot for a scheduled call that was found at Twilio after all. The slot counts toward `max_concurrent`."""
     await session.execute(_RESTORE_SLOT, {"call_id": call_id})
 
 
@@ -251,7 +251,7 @@ async def mark_deleted(session: AsyncSession, call: Call, *, by: str) -> None:
 
 
 async def record_resource(session: AsyncSession, call: Call, resource: CallResource) -> None:
-    """Updates the record from Twilio's resource, and writes the events. The caller must have locked the call's row."""
+    """Updates the record from Twilio's resource and writes the resulting events. The caller must have locked the call's row."""
     for type_, data in progress.apply_resource(call, resource):
         await add_event(session, call.id, type_, data)
 
@@ -262,7 +262,7 @@ async def sids_with_record(session: AsyncSession, sids: Collection[str]) -> set[
 
 
 async def count_rival_creations(session: AsyncSession, call: Call, *, span: timedelta | None) -> int:
-    """Counts the other creations by the same account to the same address that may have started the same call at Twilio.
+    """Counts other creations, by the same account to the same address as `call`, that may have started a call found at Twilio.
 
     Counts creations that are `pending` or `unknown`, and those recorded as not started because no call was found at Twilio.
     Creations of all tenants count, because two tenants may share an account. With `span`, counts only creations that may have

@@ -39,6 +39,7 @@ class SearchPlan:
 def is_outcome_open(call: Call) -> bool:
     """Returns whether a callback or a search may still show whether Twilio has started the call.
 
-    This includes records that were settled as `none_found`, as long as another search is planned.
+    Also returns True for a call that counts as not started because searches did not find it (`none_found`), as long as another
+    search is planned.
     """
     return call.execution in ("pending", "unknown") or (call.settled_by == "none_found" and call.search_at is not None)

@@ -45,7 +45,7 @@ class SettledRecord(Protocol):
 
 
 class EventsAndDelivery(NamedTuple):
-    """The events to write after a call at Twilio was assigned to a record, and a delivery if the tenant requested one."""
+    """The events to write after Twilio's call was assigned to a record, and the status callback to the tenant, if any."""
 
     events: list[Event]
     delivery: NewDelivery | None = None
@@ -74,7 +74,7 @@ class Settlement:
     ) -> RecordChange:
         """Returns the change for a creation that Twilio answered with a sid. `data` is added to the event.
 
-        If `expects_callbacks`, Twilio sends callbacks to Callgate, and the first refresh is later.
+        `expects_callbacks` says that Twilio sends callbacks to Callgate. The record is then first refreshed from Twilio later.
         """
         change = self._change_to_started_by(resource, by="response", data=data, expects_callbacks=expects_callbacks)
         return replace(change, columns={**change.columns, **resource_columns(resource)})
@@ -109,7 +109,7 @@ class Settlement:
         return _change_to_undialled("canceled", CanceledBeforeDial())
 
     def change_to_unknown(self, *, data: Mapping[str, Any]) -> RecordChange:
-        """Returns the change for a call that Twilio may have started. A callback or a search of Twilio's list will decide."""
+        """Returns the change for a call that Twilio may have started. A callback or a search will show whether it has."""
         search_in = self.plan.delay_until_next_search(0)
         return make_record_change("call.unknown", data, {"execution": "unknown"}, search_in=search_in)
 
@@ -143,9 +143,9 @@ class Settlement:
     ) -> None:
         """Records that Twilio's call `resource` is the call of this record. Writes events and, if requested, a delivery.
 
-        `by` names the evidence. `data` is added to the event. `was` is the refuted result `not_started` of a record that was
-        made pending again. If the sid belongs to another record, or this record has another sid, only the event
-        `call.second_sid` is written.
+        `by` names the evidence. `data` is added to the event. `was` is given if the record was once set from `not_started` back
+        to pending: it is that former result, which is now refuted. If the sid belongs to another record, or this record has
+        another sid, only the event `call.second_sid` is written.
         """
         is_taken = call.execution != "started" and bool(await repository.sids_with_record(session, [resource.sid]))
         execution_before = call.execution
@@ -176,7 +176,8 @@ class Settlement:
 
         `is_taken` says that another record has the sid. If another record has it, or if this record has another sid, the record
         stays unchanged, and the only event that is returned is `call.second_sid`. `now` is the current time of the database's
-        clock. When the events are committed, the caller passes them to `count_and_log_critical_events`.
+        clock. The other parameters are those of `bind_twilio_call`. After the commit, pass the events to
+        `count_and_log_critical_events`.
         """
         if call.execution == "started" and call.sid == resource.sid:
             return EventsAndDelivery(apply_resource(call, resource))
@@ -207,8 +208,8 @@ class Settlement:
     async def plan_next_search(self, session: Session, call: Call, *, clean_searches: int) -> None:
         """Schedules the next search of Twilio's list, if the plan has one.
 
-        `clean_searches` is the number of searches so far that have shown that the list does not have the call. Searches that
-        failed or could not decide that do not count.
+        `clean_searches` is the number of searches so far that have shown that the list does not have the call. Failed and
+        inconclusive searches do not count.
         """
         wait = self.plan.delay_until_next_search(clean_searches)
         call.clean_searches = clean_searches
@@ -226,9 +227,10 @@ class Settlement:
         call.search_at = now + wait if age < _STOP_SEARCHING_AFTER else None
 
     def add_settled_to_metrics(self, call: SettledRecord) -> None:
-        """Adds a call to the metrics, by its outcome and with the time that it was pending. Does nothing without an outcome.
+        """Counts the call in the metrics of outcomes, and adds the time for which it was pending.
 
-        Call this method when the record has just been committed or is about to be committed.
+        Does nothing if the record has no outcome yet. Call this method when the record has just been committed or is about to
+        be committed.
         """
         if call.settled_by is not None and call.settled_at is not None:
             self.metrics.calls.settled_series(call.settled_by).inc()
@@ -260,7 +262,7 @@ class Settlement:
 
 
 def _apply_change_in_memory(call: AnyCall, change: RecordChange, *, now: datetime) -> NewDelivery | None:
-    """Applies the change to a record in memory. Returns the delivery to write with the record, or None."""
+    """Applies the change to a record in memory. Returns the delivery (a status callback to the tenant) to write, or None."""
     delivery = delivery_of_event_settled(call, change.columns, events_with_delivery=call.deliveries_written)
     if delivery is not None:
         call.deliveries_written = [*call.deliveries_written, delivery["event"]]

@@ -75,13 +75,16 @@ def status_callbacks(
 def changed_callback_columns(
     recorded: Mapping[str, Any], callbacks: StatusCallbacks, *, events_with_delivery: Collection[str]
 ) -> dict[str, Any]:
-    """Returns the callback columns that must change when a scheduled call is dialled with `callbacks`.
+    """Returns the callback columns to change when a scheduled call is dialled with `callbacks`, and their values.
 
     `recorded` has the columns of the call's record, and `events_with_delivery` names the events that have a delivery. The
-    columns change if the sender of the status callbacks has changed since the call was scheduled, because Callgate's public URL
-    or the account's auth token was added or removed. They also change if Callgate was to deliver none of Twilio's events, and
-    the tenant's defaults name some now. In all other cases the recorded columns stay, because an update or a redial may have
-    set them.
+    settings may have changed since the call was scheduled. The columns change in two cases:
+
+    - Callgate and Twilio have changed roles as sender of the status callbacks, because Callgate's public URL or the account's
+      auth token was added or removed.
+    - Callgate was to deliver none of Twilio's events, but the tenant's default events now include some.
+
+    In all other cases the result is empty, because an update or a redial may have set the recorded columns.
     """
     if _has_twilio_events(recorded["status_callback_events"]):
         has_sender_changed = not callbacks.sent_to_callgate
@@ -99,8 +102,9 @@ def callback_columns_for_new_attempt(
 ) -> dict[str, Any]:
     """Returns the callback columns of a call that is dialled again: `columns`, unless the event `settled` has a delivery.
 
-    `events_with_delivery` names the events that have a delivery. If `settled` is one of them, the event `corrected` may have to
-    be delivered, too. So the result then also has the event `settled`, and the recorded URL if `columns` has no URL.
+    `settled` reports whether the call was started. If it has a delivery, the event `corrected` may have to be delivered, too.
+    The result then keeps the event `settled`, and the recorded URL if `columns` has none. `events_with_delivery` names the
+    events that have a delivery.
     """
     target = columns if columns["status_callback"] else recorded
     if SETTLED_EVENT not in events_with_delivery or target["status_callback"] is None:

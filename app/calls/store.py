@@ -120,19 +120,20 @@ class CallState(LastTwilioAnswerMixin, RecordColumns):
         self._read = dict(self.__dict__)
 
     def changed_columns(self) -> dict[str, Any]:
-        """Returns the columns that differ from the row as it was read."""
+        """Returns the columns whose values have changed since the row was read, with the new values."""
         read, state = self._read, self.__dict__
         return {column: state[name] for name, column in _CHANGEABLE_COLUMNS.items() if state[name] != read[name]}
 
     def has_turned_up(self) -> bool:
-        """Returns whether the call has turned up at Twilio since the row was read (see the function `has_turned_up`)."""
+        """Returns whether the call was found at Twilio after all, since the row was read (see the function `has_turned_up`)."""
         return has_turned_up(self._read["execution"], self.execution)
 
 
 def has_turned_up(before: str, after: str) -> bool:
-    """Returns whether `execution` has changed to `started` from a value other than `pending`.
+    """Returns whether `execution` has changed to `started` from `unknown`, `not_started` or `scheduled`.
 
-    If so, the dial slot of the call may have been freed meanwhile, and the caller restores it.
+    If so, the call's dial slot (its place among the concurrent calls) may have been freed before, and the caller must restore
+    it.
     """
     return after == "started" and before not in ("started", "pending")
 
@@ -166,7 +167,7 @@ _DELIVERY_COLUMNS = "id, call_id, at, tenant_id, event, position, sequence, fiel
 
 
 def insert_deliveries_sql(source: str) -> str:
-    """Returns SQL that inserts deliveries and notifies the workers.
+    """Returns SQL that inserts deliveries (status callbacks to tenants) and notifies the workers.
 
     `source` is the part after FROM, in which the alias `new` stands for the rows to insert.
     """
@@ -220,9 +221,9 @@ _ADD_DELIVERIES = f"""
 
 
 async def add_deliveries(connection: Connection, deliveries: Sequence[Mapping[str, Any]]) -> None:
-    """Writes deliveries, at most one for each call, and adds their events to the column `deliveries_written` of the calls.
+    """Inserts deliveries (status callbacks to tenants), and adds their events to the column `deliveries_written` of the calls.
 
-    The same transaction must have written the other changes of the calls before.
+    Pass at most one delivery per call. The same transaction must already have written the other changes of the calls.
     """
     if deliveries:
         await connection.execute(_ADD_DELIVERIES, to_json(deliveries).decode())
@@ -262,7 +263,7 @@ class ChangedCall:
 
 
 async def read_calls(database: Database, call_ids: Collection[UUID]) -> dict[UUID, CallState]:
-    """Returns the existing records with these ids, of any tenant, by id."""
+    """Returns the records with these ids, of any tenant, by id. An id that no record has is not in the result."""
     rows = await database.fetch(_READ_CALLS, list(call_ids))
     return {row["id"]: CallState(row) for row in rows}
 

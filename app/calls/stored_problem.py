@@ -56,15 +56,18 @@ def error_as_json(error: CallgateError) -> dict[str, Any]:
 
 
 def not_started_result(settled_by: str | None, problem: Mapping[str, Any] | None) -> dict[str, Any]:
-    """Returns the member `was` of the events `call.corrected` and `call.pending`: the result that they make void."""
+    """Returns the result of a call that counted as not started: `settled_by`, and the slug of the problem or None.
+
+    The events `call.corrected` and `call.pending` replace this result, and contain it as their member `was`.
+    """
     return {"settled_by": settled_by, "problem": (problem or {}).get("slug")}
 
 
 def restore_error(stored: dict[str, Any], *, call_id: UUID) -> CallgateError:
     """Rebuilds an error from `stored`, the result of `error_as_json`.
 
-    The error also says whether a request with the same idempotency key would dial the call again. After a lasting error, each
-    such request gets this error.
+    The error also says whether a request with the same idempotency key would dial the call again. If the error is not
+    temporary, each such request gets it again.
     """
     upstream = stored.get("upstream")
     error = error_classes_by_slug()[stored["slug"]](

@@ -49,7 +49,8 @@ def _upstream_problem(
 ) -> CallgateError:
     """Returns the error for the client after a TwilioNotSent or TwilioNotProcessed. This error has Twilio's message, if any.
 
-    `rejected_detail` is the detail of an UpstreamRejected. If it is None, the default detail is used.
+    `classes` maps classes of Twilio errors to classes of errors for the client. `rejected_detail` is the detail of an
+    UpstreamRejected. If it is None, the default detail is used.
     """
     if not isinstance(error, TwilioNotProcessed):
         return UpstreamUnreachable(call_id=call_id, retry_after_s=5)

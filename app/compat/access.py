@@ -71,7 +71,7 @@ class TwilioRoute(ScopedRoute):
 
 
 def _parse_authorization(authorization: str) -> tuple[str | None, str]:
-    """Returns the user name and the password, a Callgate API key. With the Bearer scheme the user name is None.
+    """Returns the user name, and the password or Bearer token. With the Bearer scheme the user name is None.
 
     Raises Unauthorized if the header is malformed or has another scheme.
     """

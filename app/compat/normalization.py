@@ -1,4 +1,4 @@
-"""Normalizes parameter values that Twilio accepts and /v1 rejects. docs/migrating.md lists these values.
+"""Normalizes parameter values that Twilio accepts but Callgate's own API /v1 rejects. docs/migrating.md lists these values.
 
 If Twilio ignores a value and reports a warning, the value is left out, and the same warning is returned.
 """
@@ -18,14 +18,14 @@ _SIP_PREFIXES = ("sip:", "sips:")
 
 
 class NormalizedParameters(NamedTuple):
-    """Parameters with the values that /v1 uses, and warnings with Twilio's codes."""
+    """Parameters with the values that Callgate's own API /v1 accepts, and warnings with Twilio's codes."""
 
     parameters: dict[str, Any]
     warnings: Sequence[FieldError]
 
 
 def normalize_parameters(parameters: Mapping[str, Any]) -> NormalizedParameters:
-    """Normalizes the values of the parameters of *create call*. The parameters have the names that /v1 uses."""
+    """Normalizes the values of *create call* parameters for Callgate's own API /v1. The parameters have the names of /v1."""
     normalized, warnings = dict(parameters), list[FieldError]()
     for name, known, code in (
         ("status_callback_event", TWILIO_EVENTS, INVALID_EVENT_CODE),

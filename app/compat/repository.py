@@ -54,9 +54,9 @@ class PageCursor:
 async def list_started_call_ids(
     session: AsyncSession, *, tenant_id: str, filters: StartedCallFilter, cursor: PageCursor | None, limit: int
 ) -> Sequence[UUID]:
-    """Returns ids of started calls. With a cursor, begins with the call nearest to it; otherwise, with the newest call.
+    """Returns up to `limit` ids of started calls. Leaves out calls that were deleted at Twilio.
 
-    Leaves out calls that were deleted at Twilio.
+    Without a cursor, begins with the newest call. With one, begins with the call next to it and continues in its direction.
     """
     conditions: list[ColumnElement[bool]] = [
         Call.tenant_id == tenant_id,

@@ -109,7 +109,7 @@ async def list_calls(
     subresources: SubresourceServiceDep,
     stack: ResponseStackDep,
 ) -> Response:
-    """Lists started calls from Callgate's records. Calls that a call has started (`ParentCallSid`) come from Twilio."""
+    """Lists started calls from Callgate's records. With `ParentCallSid`, returns Twilio's list of the child calls instead."""
     fields = parse_form_parameters(request.url.query)
     listing = parse_list_query(account.account_sid, fields)
     if parent := listing.filters.parent_call_sid:

@@ -21,7 +21,8 @@ async def delete_at_twilio(control: CallControl, call: Call) -> None:
     """Deletes the call at Twilio. Callgate's record stays for audit but is not shown under Twilio's paths (/2010-04-01).
 
     If the record does not show how the call ended, first reads the call from Twilio, which does not show it after the deletion.
-    Raises NoUsableCredentials if none of the account's credentials can be used.
+    Raises NoUsableCredentials if none of the account's credentials can be used, and ActionUnknown if Twilio's answer was lost
+    or the deletion could not be recorded.
     """
     await control.require_usable_account(call)
     delete = partial(control.twilio.delete_call, sid=call.sid or "", deadline_s=control.deadline_s)
@@ -47,12 +48,15 @@ async def delete_at_twilio(control: CallControl, call: Call) -> None:
 
 
 def deletion_unknown_error(call: Call) -> ActionUnknown:
-    """Returns the error to answer with if Twilio may have deleted the call, and the record may not say so."""
+    """Returns the error for the client if it is unknown whether Twilio deleted the call, or the deletion was not recorded."""
     return ActionUnknown("Twilio may have deleted the call. It is safe to delete it again.", call_id=call.id)
 
 
 async def _update_record(control: CallControl, call: Call) -> None:
-    """Updates the record from Twilio in a transaction of its own, because the answer to the deletion may be lost."""
+    """Reads the call from Twilio, and commits Twilio's answer to the record before the call is deleted.
+
+    Raises UpstreamUnreachable if Twilio's answer was lost, and TwilioError if the read failed in another way.
+    """
     try:
         resource = await control.fetch(call)
     except TwilioOutcomeUnknown as error:

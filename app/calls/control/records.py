@@ -21,7 +21,10 @@ logger = structlog.stdlib.get_logger(__name__)
 
 
 def has_ended_by_itself(call: Call) -> bool:
-    """Returns whether the call ended as busy, failed or unanswered, so that no request has ended it. It may be redialled."""
+    """Returns whether the call ended as `busy`, `failed` or `no-answer`, statuses that no request to end a call can set.
+
+    Such a call may be redialled.
+    """
     return call.status in TERMINAL_STATUSES and call.status not in _STATUSES_SET_BY_END_REQUESTS
 
 
@@ -31,13 +34,14 @@ async def record_update_by_client(
     """Records a change that Twilio has made for a client. Returns the record. `columns` are further columns to set.
 
     If Postgres fails, usually returns the call as Twilio shows it, because a client would repeat the change after an error.
-    Raises an error in these cases:
+    Raises ActionUnknown in these cases:
 
-    - The request ends a call that may be redialled, and is not recorded: DatabaseUnavailable if it only ends the call,
-      otherwise ActionUnknown.
-    - Such a call has ended by itself meanwhile, so that its redial may be scheduled: WrongCallState if the request only ends
-      the call, otherwise ActionUnknown.
-    - `columns` are not recorded: ActionUnknown.
+    1. Postgres fails, and `columns` are to be recorded.
+    2. Postgres fails, and the request ends a call that may be redialled.
+    3. The request ends a call that may be redialled, but the call had already ended as `busy`, `failed` or `no-answer`. Its
+       redial may therefore be scheduled.
+
+    If the request does nothing but end the call, raises DatabaseUnavailable in case 2 and WrongCallState in case 3 instead.
     """
     may_be_redialled = update.status is not None and "redial" in call.parameters
     try:
@@ -63,12 +67,14 @@ async def record_update(
     columns: Mapping[str, Any] | None = None,
     pending: PendingUpdate | None = None,
 ) -> Call:
-    """Records a change that was made, and Twilio's answer `resource`. Returns the record.
+    """Records a change of the call, and the event `call.updated`. Returns the record.
 
-    `resource` is None if the change concerns only Callgate's own record, so that nothing was sent to Twilio.
-    `columns` are further columns of the record to set. `pending` is the stored request to end the call, if the change was
-    sent because of one. If the change sets a status, the call's stored request is deleted, unless it was stored after
-    `pending`. `canceled` does not end an answered call, so a stored `completed` is kept until the call has ended.
+    `resource` is Twilio's answer, or None if the change concerns only Callgate's own record and was not sent to Twilio.
+    `columns` are further columns of the record to set. `pending` is the stored request that caused the change, if any.
+
+    If the update has a `status`, also deletes the call's stored request to end it, unless a later request has replaced
+    `pending`. A stored `completed` stays after `canceled` until the call has ended, because `canceled` does not end an answered
+    call.
     """
     async with database.begin() as session:
         locked = await repository.lock_call(session, call.id)

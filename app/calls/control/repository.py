@@ -24,9 +24,9 @@ _CAN_BE_PROCESSED = not_(_OUTCOME_IS_OPEN)
 
 
 async def store_pending_update(session: AsyncSession, call: Call, *, status: str) -> None:
-    """Stores a request to end the call. `status` is Twilio's `canceled` or `completed`. Replaces an earlier request.
+    """Stores a request to end the call, in place of an earlier one. `status` is Twilio's `canceled` or `completed`.
 
-    But if the earlier request had the status `completed` and is for the same attempt, the new one gets this status too, because
+    If the earlier request is for the same attempt to dial the call and has the status `completed`, this status is kept, because
     `canceled` does not end an answered call.
     """
     values = {"status": status, "attempt": call.attempt, "wanted_at": func.now(), "due_at": func.now()}
@@ -39,10 +39,10 @@ async def store_pending_update(session: AsyncSession, call: Call, *, status: str
 async def delete_pending_update(
     session: AsyncSession, call_id: UUID, *, only: PendingUpdate | None = None, status: str | None = None
 ) -> PendingUpdate | None:
-    """Deletes the call's stored request to end the call, and returns the request. Returns None if none is deleted.
+    """Deletes the call's stored request to end the call, and returns this request. Returns None if nothing was deleted.
 
-    If `only` is given, deletes nothing if a later request has replaced `only`. If `status` is given, deletes nothing if the
-    request has another status.
+    With `only`, deletes just this request, and not a later one that has replaced it. With `status`, deletes only a request with
+    this status.
     """
     statement = delete(PendingUpdate).where(PendingUpdate.call_id == call_id).returning(PendingUpdate)
     if only is not None:
@@ -53,7 +53,7 @@ async def delete_pending_update(
 
 
 async def postpone_pending_update(session: AsyncSession, pending: PendingUpdate, wait: timedelta) -> None:
-    """Makes the stored request due again after `wait`. Changes nothing if a later request has replaced it."""
+    """Makes a stored request to end a call due again after `wait`. Does nothing if a later request has replaced it."""
     is_same = (PendingUpdate.call_id == pending.call_id) & (PendingUpdate.due_at == pending.due_at)
     await session.execute(update(PendingUpdate).where(is_same).values(due_at=func.now() + wait))
 
@@ -61,11 +61,10 @@ async def postpone_pending_update(session: AsyncSession, pending: PendingUpdate,
 async def claim_pending_updates(
     session: AsyncSession, *, lease: timedelta, limit: int, busy_accounts: Collection[UUID]
 ) -> Sequence[tuple[PendingUpdate, Call]]:
-    """Claims due requests to end calls that are started, not started or scheduled. Returns each request with its call.
+    """Claims up to `limit` stored requests to end calls that are due, and returns each with its call.
 
-    Claims no request for a call of `busy_accounts`. Other workers skip the claimed requests until `lease` has passed. A call
-    that counts as not started because searches did not find it (`none_found`) may still be found by a later search, so its
-    request waits for the last search.
+    Other workers skip the claimed requests until `lease` has passed. Leaves out calls of `busy_accounts`. Also leaves out calls
+    for which a callback or a search may still show whether Twilio has started them: such a request waits for this outcome.
     """
     due = (
         select(PendingUpdate.call_id)
@@ -88,9 +87,9 @@ async def claim_pending_updates(
 
 
 async def earliest_pending_update_due_at(session: AsyncSession) -> datetime | None:
-    """Returns the earliest due time of the pending updates that do not wait for the outcome of their calls.
+    """Returns the earliest time at which a stored request to end a call is due; None if there is none.
 
-    The time may be in the future. Returns None if there is no such update.
+    The time may be past or future. Leaves out requests that wait because it is still open whether Twilio has started the call.
     """
     statement = select(func.min(PendingUpdate.due_at)).join(Call, Call.id == PendingUpdate.call_id).where(_CAN_BE_PROCESSED)
     return await session.scalar(statement)

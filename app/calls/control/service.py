@@ -58,7 +58,10 @@ class ControlResult:
 
 @dataclass(frozen=True, slots=True)
 class CallControl:
-    """Changes calls at Twilio. `request_limit` limits clients' concurrent requests. A request may take `deadline_s` seconds."""
+    """Changes calls at Twilio.
+
+    `request_limit` limits the concurrent requests to Twilio that clients cause. Each may take `deadline_s` seconds.
+    """
 
     database: Database
     directory: TenantDirectory
@@ -72,9 +75,9 @@ class CallControl:
     async def update(self, caller: Caller, call: Call, body: Mapping[str, Any]) -> ControlResult:
         """Changes a call with the parameters of Twilio's *update call* in `body`.
 
-        After ActionUnknown, the change may have been made, wholly or in part. After DatabaseUnavailable for a request that only
-        ends the call, the call may have ended or may end later; the client may repeat such a request. After any other error,
-        and after DatabaseUnavailable for any other request, this request has not changed the call.
+        ActionUnknown means that the change may have been made, wholly or in part. DatabaseUnavailable for a request that only
+        ends the call means that the call may have ended, or may end later; the client may repeat such a request. In all other
+        cases, an error means that this request has not changed the call.
         """
         update = validate_update(body)
         if caller.suspended and not update.only_ends_call:
@@ -104,7 +107,7 @@ class CallControl:
         return ControlResult(call, done=True)
 
     async def _record_change_of_callbacks(self, call: Call, update: CallUpdate, callbacks: StatusCallbacks) -> Call:
-        """Records a change that needs no request to Twilio: only of the callbacks, which Callgate sends to the tenant."""
+        """Records new settings for the status callbacks that Callgate sends to the tenant. They need no request to Twilio."""
         try:
             return await record_update(self.database, call, None, update, columns=callbacks.columns)
         except DatabaseUnavailable as error:
@@ -113,7 +116,7 @@ class CallControl:
             raise
 
     async def send_pending_update(self, pending: PendingUpdate, call: Call) -> None:
-        """Sends a stored request to end a call, after it has become known whether the call was started.
+        """Sends Twilio a stored request to end a call. Call this method only when it is known whether the call was started.
 
         Deletes the request if the call was not started or has ended. If the call waits to be dialled again, cancels it without
         a request to Twilio.
@@ -150,10 +153,11 @@ class CallControl:
             logger.info("queued_call_canceled", call_id=str(call.id), call_sid=call.sid)
 
     async def _cancel_call_or_store_update(self, call: Call, update: CallUpdate) -> Call:
-        """Cancels a scheduled call, and stores the request if it is not known whether the call was started. Returns the record.
+        """Cancels the call if it is scheduled. If it is unknown whether it was started, stores the update. Returns the record.
 
-        Tries again if the call waits once more: a worker has dialled it, and Twilio has refused it for a temporary reason.
-        Raises WrongCallState if the call waits or its outcome is not known, and the update does not only end the call.
+        Tries again, a few times, if the call is scheduled once more, because a worker has dialled it and Twilio refused it for
+        a temporary reason. Raises WrongCallState if the call is scheduled or its outcome is unknown, and `update` does more
+        than end the call.
         """
         for _ in range(_MAX_CANCEL_ATTEMPTS):
             if call.execution == "scheduled":
@@ -166,7 +170,7 @@ class CallControl:
         raise DatabaseUnavailable("The call could not be canceled and waits to be dialled.", call_id=call.id, retry_after_s=1)
 
     async def _cancel_waiting_call(self, call: Call) -> bool:
-        """Ends a scheduled call as canceled. Returns False if a worker has begun to dial the call, or if it has ended."""
+        """Cancels a scheduled call. Returns False if a worker has already begun to dial the call, or if it has ended."""
         change = self.settlement.change_to_canceled()
         async with self.database.transaction() as connection:
             ended = await end_waiting_calls_by_id(connection, [call.id], change)
@@ -174,9 +178,9 @@ class CallControl:
         return bool(ended)
 
     async def _store_update_unless_settled(self, call: Call, update: CallUpdate) -> Call:
-        """Stores `update` if it is still unknown whether the call was started. Returns the record.
+        """Stores the request to end the call, unless it has become known whether the call was started. Returns the record.
 
-        If it is known by now, stores nothing. Raises WrongCallState if it is unknown and `update` does more than end the call.
+        Raises WrongCallState if this is still unknown, and `update` does more than end the call.
         """
         async with self.database.begin() as session:
             locked = await repository.lock_call(session, call.id)
@@ -189,10 +193,11 @@ class CallControl:
         return locked
 
     async def _store_update_or_raise(self, call: Call, update: CallUpdate, error: TwilioError) -> ControlResult:
-        """Stores the request if it only ends the call and may work later, and returns the call. Otherwise raises an error.
+        """Stores an update that failed with `error`, so that it is sent again, or raises the error for the client.
 
-        It may work later if Twilio's answer was lost, or if Twilio may not show the new call yet. Raises DatabaseUnavailable if
-        it cannot be stored. Raises ActionUnknown if the answer to any other request was lost.
+        Stores the update only if it does nothing but end the call, and Twilio's answer was lost or Twilio may not show the new
+        call yet. Raises DatabaseUnavailable if storing fails. Raises ActionUnknown if Twilio's answer to any other update was
+        lost.
         """
         if not isinstance(error, TwilioOutcomeUnknown) and not (
             update.only_ends_call
@@ -212,7 +217,8 @@ class CallControl:
     async def _store_update_unless_ended(self, session: Session, call: Call, update: CallUpdate) -> ControlResult:
         """Stores the request to end the call, unless the call has ended by now. Returns the record.
 
-        Raises WrongCallState if the call has ended by itself, because its redial may be scheduled.
+        `done` in the result is True if the call has ended. Raises WrongCallState if it ended as `busy`, `failed` or
+        `no-answer`, because its redial may be scheduled.
         """
         locked = await repository.lock_call(session, call.id) or call
         if has_ended_by_itself(locked):
@@ -249,8 +255,8 @@ class CallControl:
     async def _send_update_to_twilio(self, call: Call, parameters: dict[str, Any]) -> CallResource:
         """Sends the update and returns Twilio's answer. Raises TwilioError if the update was refused or the answer was lost.
 
-        Twilio may answer a request to end a call with 404 if the call has just ended (pipecat-ai/pipecat#2145). The call is
-        then read. If Twilio shows that it has ended, this is recorded, and the error is a TwilioWrongState.
+        Twilio may answer 404 to a request to end a call that has just ended (pipecat-ai/pipecat#2145). In this case, reads the
+        call from Twilio. If it has ended, records this and raises TwilioWrongState.
         """
         addresses = (call.to, call.from_)
         send = partial(
@@ -269,7 +275,7 @@ class CallControl:
             raise TwilioWrongState(error.reason, error.answer) from error
 
     async def require_usable_account(self, call: Call) -> UsableAccount:
-        """Returns the call's account. Raises NoUsableCredentials if none of its credentials can be used."""
+        """Returns the call's Twilio account. Raises NoUsableCredentials if none of the account's credentials can be used."""
         account = await self.directory.usable_account(call.tenant_id, account_sid=call.account_sid)
         if account is None:
             raise NoUsableCredentials(call_id=call.id)
@@ -286,8 +292,8 @@ class CallControl:
         return await self.try_each_credential(call, fetch)
 
     async def try_each_credential(self, call: Call, send_request: Callable[[Credential], Awaitable[Result]]) -> Result:
-        """Calls `send_request` with each of the account's credentials in turn until Twilio accepts one.
+        """Calls `send_request` with each of the account's credentials in turn until Twilio accepts one. Returns the result.
 
-        Returns the result. Raises the errors of `try_credentials`.
+        Raises TwilioError if Twilio accepts none, or if a request fails for another reason.
         """
         return await try_credentials(await self.directory.active_credentials(call.account_id), send_request)

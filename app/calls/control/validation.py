@@ -12,7 +12,10 @@ from app.http.field_errors import field_errors_from
 
 
 def validate_update(body: Mapping[str, Any]) -> CallUpdate:
-    """Returns the valid update. Raises InvalidRequest with every error."""
+    """Checks the parameters of an update and returns them as a CallUpdate. Raises InvalidRequest if one is invalid.
+
+    Also raises InvalidRequest if there are none, or if both `url` and `twiml` are given.
+    """
     try:
         update = CallUpdate.model_validate(body)
     except ValidationError as error:
