@@ -23,7 +23,10 @@ _MAX_SEQUENCE = 2**31 - 1
 
 @dataclass(frozen=True, slots=True)
 class StatusCallback:
-    """A verified status callback with all its fields."""
+    """A verified status callback. `fields` has all fields; `resource` has only those that Twilio's Call resource also has.
+
+    `sequence` is Twilio's SequenceNumber, or None if the callback has no valid one.
+    """
 
     fields: Mapping[str, str]
     resource: CallResource
@@ -69,8 +72,8 @@ class CallbackEffect:
 def apply_callback(call: CallState, callback: StatusCallback) -> CallbackEffect:
     """Applies the callback to the call's record in memory. Returns the result, and the events to write.
 
-    If the callback and the record have different CallSids, only the event `call.callback` is returned, and the record's status
-    does not change. The caller then decides whether the CallSid is the record's (`Settlement.bind_twilio_call_in_memory`).
+    If the callback has another CallSid than the record, returns only the event `call.callback`, and does not change the status.
+    The caller then decides whether this CallSid belongs to the record (`Settlement.bind_twilio_call_in_memory`).
     """
     if callback.repetition_key in call.callbacks_seen:
         return CallbackEffect("duplicate")

@@ -21,5 +21,5 @@ class FormFields(dict[str, list[str]]):
         return fields
 
     def last_values(self) -> dict[str, str]:
-        """Returns the last value of each name."""
+        """Returns a dict of the last value of each field, by field name."""
         return {name: values[-1] for name, values in self.items()}

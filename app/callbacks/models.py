@@ -1,4 +1,4 @@
-"""The table of upgrades: when an upgrade brought a feature to this database."""
+"""The table of upgrades, which has the times at which upgrades added features to this database."""
 
 from datetime import datetime
 
@@ -11,7 +11,7 @@ from app.database.base import Base
 class FeatureUpgrade(Base):
     """The time at which an upgrade added the feature `name`, such as `callback_tags`, to this database.
 
-    A database that always had the feature has no row.
+    There is no row for a feature that the database has had from the beginning.
     """
 
     __tablename__ = "upgrade"

@@ -1,4 +1,4 @@
-"""Reads the table of upgrades. Never commits."""
+"""Reads the table that says when an upgrade added a feature to this database. Never commits."""
 
 from datetime import datetime
 

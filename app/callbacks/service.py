@@ -91,8 +91,8 @@ class CallbackService:
         """Returns the id of the account whose auth tokens sign the callbacks of this call.
 
         The id is in the tag, a part of the query that Callgate put into the callback URL. Raises CallbackForged for a malformed
-        signature or an invalid tag, and for a missing tag unless the call is so old that its URL has none. Only such an old
-        call is looked up in Postgres (`UntaggedCallAccounts`).
+        signature or an invalid tag. The URL of a very old call has no tag; its account is read from Postgres
+        (`UntaggedCallAccounts`). For any other call, a missing tag also raises CallbackForged.
         """
         if not has_signature_format(signature):
             raise self._forged_callback_error("unsigned")
@@ -136,11 +136,11 @@ class CallbackService:
         return CallbackForged()
 
     async def _apply_batch(self, batch: Sequence[ReceivedCallback]) -> list[_AppliedCallback | _Rejection | RowLocked]:
-        """Applies all callbacks of a batch with two statements: one reads the calls, one writes them.
+        """Applies all callbacks of a batch with two SQL statements: one reads the calls, one writes them.
 
         If a callback has another CallSid than its call's record, a third statement finds the record that has this CallSid.
-        Returns one result for each callback. The result LOCKED means that the callback must be applied again, because its call
-        has changed meanwhile.
+        Returns one result for each callback. The result is an error if the callback was refused. It is LOCKED if the callback
+        must be applied again, because another transaction has changed the call meanwhile.
         """
         calls = await read_calls(self._database, {received.call_id for received in batch})
         callbacks = [_parse_for_call(received, calls.get(received.call_id)) for received in batch]

@@ -81,7 +81,7 @@ class AllowList:
         return cls(*parse_delivery_allow(text or ""))
 
     def includes_host(self, host: str) -> bool:
-        """Returns whether the list has the host, or has a domain above the host in an entry that begins with a dot."""
+        """Returns whether an entry is the host, or begins with a dot and ends the host (`.example.com` for `a.example.com`)."""
         return any(host.endswith(entry) if entry.startswith(".") else host == entry for entry in self.hosts)
 
     def includes_address(self, address: Address) -> bool:
@@ -92,8 +92,8 @@ class AllowList:
 def parse_delivery_url(url: str, allowed: AllowList, *, max_length: int | None = MAX_URL_LENGTH) -> DeliveryTarget | UrlError:
     """Returns the destination of a delivery's URL, or the reason why the URL is refused.
 
-    The URL is checked when a call is created, and again before each attempt, then without a limit of its length. This function
-    resolves no host name; `is_address_allowed` checks the addresses of a resolved name.
+    `max_length` is the longest URL that is accepted, in characters; None: any length. This function resolves no host name.
+    `is_address_allowed` checks the addresses of a resolved name.
     """
     match = _URL.fullmatch(url)
     if max_length is not None and len(url) > max_length:

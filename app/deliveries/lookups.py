@@ -1,4 +1,4 @@
-"""Looks up the addresses of receivers in threads. Limits how many of these threads one tenant can hold."""
+"""Looks up the IP addresses of webhook receivers in threads. Limits how many of these threads one tenant can hold."""
 
 import asyncio
 import socket
@@ -29,8 +29,8 @@ def resolve_by_system(host: str) -> Sequence[str]:
 class HostLookups:
     """Runs lookups in threads of its own. Blocked lookups would otherwise hold all default threads of the event loop.
 
-    A thread cannot be stopped. So a lookup counts for its tenant until its thread is free again, even if its attempt
-    has ended. A tenant whose name servers do not answer then holds at most MAX_LOOKUPS_PER_TENANT threads.
+    A thread cannot be stopped. So a lookup counts for its tenant until the thread is free again, even if nobody waits for the
+    result any more. A tenant whose name servers do not answer holds at most MAX_LOOKUPS_PER_TENANT threads.
     """
 
     def __init__(self, resolve: ResolveHost) -> None:

@@ -23,7 +23,8 @@ _NOTIFY = select(func.pg_notify(DELIVERIES_CHANNEL, ""))
 class DeliveryBacklog:
     """The number of pending deliveries, when the oldest became pending, and when the most overdue one was due.
 
-    Only MAX_COUNTED pending deliveries are read, in no order. If there are more, the values describe only those that were read.
+    Only MAX_COUNTED pending deliveries are read, in no order. If there are more, the values describe only the ones that were
+    read. `oldest` is None if none is pending, and `most_overdue` is None if none is due.
     """
 
     pending: int
@@ -43,9 +44,9 @@ async def read_delivery_backlog(session: AsyncSession) -> DeliveryBacklog:
 
 
 async def list_deliveries(session: AsyncSession, call_id: UUID) -> Sequence[tuple[Delivery, StoredCallbackFields | None]]:
-    """Returns the deliveries of a call in the order of the events, each with the stored fields of its callback event.
+    """Returns the deliveries of a call in the order of the events, each with the fields of Twilio's callback for the event.
 
-    The callback event has the same id as the delivery. If there is no such event, the fields are None.
+    The fields are stored in the call's event that has the same id as the delivery. They are None if there is no such event.
     """
     statement = (
         select(Delivery, CallEvent.id, CallEvent.data, CallEvent.data_left_out)

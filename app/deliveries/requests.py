@@ -78,8 +78,8 @@ def _twilio_format_request(content: DeliveryContent, method: CallbackMethod, url
 def _sign(url: str, posted: Mapping[str, str], secret: str) -> str:
     """Returns the value of X-Twilio-Signature. `posted` has the fields of the form in the body; it is empty for GET.
 
-    The signature is that of an https URL without its port, but of an http URL with its port, as Twilio signs for voice calls.
-    Twilio's validators accept both.
+    For https, the URL is signed without its port; for http, with its port. Twilio does the same for voice calls. Twilio's
+    validators accept both forms.
     """
     parts = urlsplit(url)
     if parts.scheme == "https" and parts.port is not None:
@@ -88,9 +88,9 @@ def _sign(url: str, posted: Mapping[str, str], secret: str) -> str:
 
 
 def _url_seen_by_receiver(url: str) -> str:
-    """Returns the URL that the receiver sees and checks, as the sender's HTTP client requests it.
+    """Returns the URL in the form in which the HTTP client requests it, and in which the receiver checks the signature.
 
-    It has a path, and neither a fragment nor an empty query. The scheme is in lower case, and the port has no leading zeros.
+    This form has a path, and neither a fragment nor an empty query. The scheme is in lower case; the port has no leading zeros.
     """
     parts = urlsplit(url)
     host = _PORT.sub("", parts.netloc)

@@ -1,4 +1,4 @@
-"""Judges the receiver's answer to an attempt at a delivery: is it delivered, tried again (and when), or given up?"""
+"""Decides, by the receiver's answer, whether a delivery is done, given up, or tried again, and after what time."""
 
 import random
 from datetime import UTC, datetime, timedelta

@@ -1,4 +1,4 @@
-"""Sends requests to URLs that tenants chose. Neither the URL nor the answer is trusted.
+"""Sends deliveries to URLs that tenants chose. Neither the URL nor the answer is trusted.
 
 This module resolves the host name once, checks each address, and connects only to checked addresses. A name that resolves
 differently the next time (DNS rebinding) does not get around the check.
@@ -58,7 +58,7 @@ class SendResult(NamedTuple):
 
 
 class DeliveryHttpClient:
-    """Sends requests. Follows no redirects, and uses neither cookies nor proxies. The caller must close the client.
+    """HTTP client for deliveries. Follows no redirects, and uses neither cookies nor proxies. The caller must close it.
 
     An idle connection is kept for KEEPALIVE_S. If the receiver closes it while the next request is sent, that request is sent
     again on another connection, within the time limit of the attempt. The receiver may then get the request twice, as after any
@@ -113,8 +113,8 @@ class DeliveryHttpClient:
     async def send(self, method: str, url: str, headers: Mapping[str, str], body: bytes, *, tenant_id: str) -> SendResult:
         """Makes one attempt to send the request.
 
-        Returns failures of the network or of the receiver in the result; does not raise them. Limits the lookups of host names
-        of each tenant.
+        If the network or the receiver fails, returns a result with an `error`, and does not raise. `tenant_id` is needed
+        because each tenant may have only a limited number of DNS lookups at a time.
         """
         _tenant_id.set(tenant_id)
         target = parse_delivery_url(url, self._allowed, max_length=None)
@@ -224,7 +224,7 @@ class _SizeLimitedConnection(ResponseHandler):
     _bytes_left = MAX_ANSWER_BYTES
 
     def set_response_params(self, **params: Any) -> None:
-        """Prepares for the answer to the next request."""
+        """Resets the limit of bytes. aiohttp calls this method before each request on the connection."""
         self._bytes_left = MAX_ANSWER_BYTES
         super().set_response_params(**params)
 

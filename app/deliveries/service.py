@@ -27,7 +27,7 @@ _MAX_REPLAY_BATCHES = 20  # of one request
 class ReplayResult:
     """The result of a replay, which sends earlier deliveries again. `count` is the number of deliveries that are due again.
 
-    If the replay ended before it was complete, `continue_since` is the `since` for the next replay; otherwise it is None.
+    `continue_since` is None if the replay was complete. Otherwise it is the `since` with which the next replay continues.
     """
 
     count: int
@@ -64,11 +64,11 @@ class DeliveryService:
             return next(record for record in records if record.id == delivery_id)
 
     async def replay(self, caller: Caller, *, since: datetime, failed_only: bool, actor: Actor | None = None) -> ReplayResult:
-        """Sends the tenant's given-up deliveries again, the oldest first: those that were written at `since` or later.
+        """Makes the tenant's given-up deliveries due again, the oldest first, if they were written at `since` or later.
 
-        If `failed_only` is false, also sends delivered ones again. One replay covers at most 10,000 deliveries. It commits them
-        in batches. If the database fails after the first batch, the result is that of the committed batches. With `actor`, the
-        audit log records the replay, unless there was nothing to send again.
+        If `failed_only` is False, also makes delivered ones due again. One replay covers at most 10,000 deliveries and commits
+        them in batches. If the database fails after the first batch, the result is that of the committed batches. With `actor`,
+        the audit log records the replay, unless there was nothing to send again.
         """
         # Clamp to the times that an id can have: others may not exist in UTC.
         since = ids.creation_time_of_id(ids.lowest_call_id_at(since))

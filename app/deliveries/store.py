@@ -95,8 +95,8 @@ _OWN_COLUMNS = [each.name for each in fields(ClaimedDelivery) if each.name not i
 def tenants_with_pending_deliveries_sql(condition: str = "true") -> str:
     """Returns the recursive CTE `tenant`: the ids of tenants that have pending deliveries, in order, beginning after the id $1.
 
-    Its last row is null, which ends the recursion. The query jumps from one tenant to the next in an index, so it takes no
-    longer if a tenant has many deliveries. `condition` is SQL that limits the deliveries, for example to some months.
+    The last row is null. The query jumps from one tenant to the next in an index, so it takes no longer if a tenant has many
+    deliveries. `condition` is SQL that chooses the deliveries, for example those of some months.
     """
     # The order by `next_attempt_at` decides nothing, but only the index of pending deliveries has it.
     return f"""tenant AS (
@@ -114,9 +114,9 @@ def tenants_with_pending_deliveries_sql(condition: str = "true") -> str:
 def _claim_deliveries_sql(months: MonthRange | None) -> str:
     """Returns the statement that claims due deliveries of `months`; None: of all months.
 
-    A claimed delivery is held, not sent, while an earlier delivery of its call may still be sent: one that is pending, has
-    failed fewer than MAX_ATTEMPTS_HOLDING_LATER_EVENTS times, was written within $8 of it, and is not in $7. A held delivery is
-    due again when no earlier one holds it any more, and at the latest after $6.
+    A claimed delivery is held, and not sent yet, if an earlier delivery of its call is pending, has failed fewer than
+    MAX_ATTEMPTS_HOLDING_LATER_EVENTS times, was written at most $8 before or after it, and is not in $7. A held delivery is due
+    again when no earlier delivery holds it any more, and at the latest after $6.
 
     The parameters are: $1 the tenant id to begin after, $2 the tenants to leave out, $3 the maximum number of rows for each
     tenant, $4 the maximum number of rows in all, $5 the lease, $6 the longest wait of held deliveries, $7 the deliveries that
@@ -124,7 +124,7 @@ def _claim_deliveries_sql(months: MonthRange | None) -> str:
     that are read: each of them costs a scan of every partition.
     """
     due_months = months.condition_sql("at") if months else "true"
-    # Of the other rows of the same calls.
+    # The months of the other deliveries of the same calls.
     all_months = months.with_earlier_start(_MAX_DELIVERY_SPAN_OF_CALL).condition_sql("at") if months else "true"
     return f"""
         WITH RECURSIVE {tenants_with_pending_deliveries_sql(due_months)}, due AS (
@@ -165,11 +165,12 @@ def _claim_deliveries_sql(months: MonthRange | None) -> str:
 
 @lru_cache(maxsize=64)
 def _record_attempts_sql(months: MonthRange) -> str:
-    """Returns the statement that records results of attempts at deliveries of these months, and frees held deliveries.
+    """Returns the statement that records the results of attempts at deliveries that were written in these months.
 
-    It locks all pending deliveries of each call, in one order, which prevents deadlocks. If another worker is about to mark a
-    delivery as held, this statement waits, and then sees the mark. It ignores the result of an attempt if the delivery is no
-    longer pending, for example because the lease ended and another worker has sent it.
+    The statement also makes held deliveries due that need not wait for an earlier event of their call any more. It locks all
+    pending deliveries of each call in a fixed order, which prevents deadlocks. If another worker is about to mark a delivery as
+    held, the statement waits, and then sees the mark. The result of an attempt is ignored if the delivery is no longer pending,
+    for example because the lease ended and another worker has sent it.
     """
     in_months = months.condition_sql("delivery.at")
     return f"""
@@ -216,8 +217,8 @@ async def claim_deliveries(
 ) -> list[ClaimedDelivery]:
     """Claims due deliveries: at most `limit` in all, at most `per_tenant` for each tenant, and none for `busy_tenant_ids`.
 
-    No other worker claims a delivery of the result before `lease` has passed, unless the delivery is `held`. A `held` delivery
-    must wait for an earlier event of its call. It is due again when the result of the earlier delivery is recorded, and after
+    Until `lease` has passed, no other worker claims a returned delivery, unless the delivery is `held`. A `held` delivery must
+    wait for an earlier event of its call. It is due again when the result of the earlier delivery is recorded, and after
     _HELD_RECHECK_AFTER at the latest. The result is ordered by tenant, from the first tenant id greater than `after_tenant_id`.
 
     Reads only the partitions of `months`; None: all. `finished_delivery_ids` has the ids of deliveries that were delivered or
@@ -241,7 +242,7 @@ async def claim_deliveries(
 async def record_attempts(
     database: Database, attempts: Sequence[DeliveryAttempt], *, held: Sequence[ClaimedDelivery] = ()
 ) -> int:
-    """Records the results of attempts. Deliveries that waited for the earlier events of these attempts become due.
+    """Records the results of attempts. Deliveries that waited for these attempts, and need not wait any more, become due.
 
     Returns the number of deliveries that became due in this way. `held` are waiting deliveries that `claim_deliveries` has just
     returned. They are checked again, because another worker may have recorded the result of the earlier event at the same time.

@@ -11,7 +11,7 @@ class StoredCallbackFields(NamedTuple):
     """The fields of a callback that Twilio sent, in the short form in which the call's event stores them.
 
     `data` has the fields that are stored. A field is left out if the row of the call has the same value. The bits of `left_out`
-    say which fields are left out. None means that `data` has all fields.
+    say which fields are left out. `left_out` is None if `data` has all fields.
     """
 
     data: Mapping[str, Any]

@@ -86,7 +86,7 @@ class Rollup(Base):
 
 
 class RollupProgress(Base):
-    """Says up to what time the figures are counted. The table has a single row, which a worker locks while it counts."""
+    """The time up to which figures are counted. The table has a single row, which a worker locks while it counts."""
 
     __tablename__ = "rollup_progress"
     __table_args__ = (CheckConstraint("id = 1", name="one_row"),)

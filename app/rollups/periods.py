@@ -48,9 +48,9 @@ def due_periods(*, since: datetime, until: datetime, calls_kept_for: timedelta |
     """Returns the periods whose counting became due after `since` and not after `until`.
 
     A period is a minute or an hour, whose figures are counted. Each period is in the list once; the one that became due first
-    comes first. Periods that became due more than MAX_COUNTING_BACKLOG before `until` are left out. `since` and `until` are
-    whole minutes. Calls are deleted `calls_kept_for` after their request (None: never). A period whose calls may be deleted
-    already is left out, so that its figures stay as they are.
+    comes first. `since` and `until` are whole minutes. Leaves out periods that became due more than MAX_COUNTING_BACKLOG before
+    `until`. Calls are deleted `calls_kept_for` after their request (None: never). Also leaves out a period whose calls may be
+    deleted already, so that its figures stay as they are.
     """
     since = max(since, until - MAX_COUNTING_BACKLOG)
     readable_for = _FOR_EVER if calls_kept_for is None else calls_kept_for - _RETENTION_MARGIN

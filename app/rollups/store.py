@@ -136,7 +136,7 @@ _DELETE_EXPIRED_SQL: Final = f"""
 
 @dataclass(frozen=True, slots=True)
 class LockedProgress:
-    """The time in the locked row of RollupProgress, and the time now. Both are whole minutes."""
+    """The time up to which figures are counted, from the locked row of RollupProgress, and the time now, in whole minutes."""
 
     rolled_until: datetime
     """All figures that were due by this time are counted."""
@@ -145,9 +145,9 @@ class LockedProgress:
 
 
 async def lock_progress(connection: Connection, *, first_span: timedelta) -> LockedProgress | None:
-    """Returns the row of RollupProgress, locked until the transaction ends; None if another worker has locked it.
+    """Locks the row of RollupProgress until the transaction ends, and returns it; None if another worker has locked the row.
 
-    In a new installation, first inserts the row. Counting then begins `first_span` ago.
+    If there is no row, first inserts one with the time `first_span` ago, so that counting begins there.
     """
     await connection.execute(
         """INSERT INTO rollup_progress (rolled_until) SELECT date_trunc('minute', clock_timestamp()) - $1::interval
@@ -169,7 +169,7 @@ async def first_request_time(connection: Connection) -> datetime | None:
 
 
 async def record_empty_periods(connection: Connection, periods: Sequence[Period]) -> None:
-    """Records that no call was requested in these periods."""
+    """Stores figures of 0, for all tenants together, for periods in which no call was requested. Keeps existing figures."""
     lengths = [period.length // timedelta(seconds=1) for period in periods]
     await connection.execute(_RECORD_EMPTY_PERIODS_SQL, lengths, [period.start for period in periods])
 
@@ -203,7 +203,7 @@ async def delete_expired_figures(
 ) -> None:
     """Deletes old figures, at most _MAX_DELETED_ROWS rows for each length of period.
 
-    `kept_for` has pairs of a period's length and the time for which its figures are kept.
+    `kept_for` has a pair for each length of period: the length, and how long the figures of such periods are kept.
     """
     for length, kept in kept_for:
         await connection.execute(_DELETE_EXPIRED_SQL, length // timedelta(seconds=1), now, kept)

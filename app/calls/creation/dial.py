@@ -49,7 +49,7 @@ class DialTimeBudget:
 
     @property
     def min_first_attempt_s(self) -> float:
-        """The seconds of the total time that must be left when the first attempt begins.
+        """The least time, in seconds, that must be left of `total` when the first attempt begins.
 
         Any further attempt needs the whole time `attempt`. The first attempt may begin with less time: the call's record is
         committed already, and without an attempt the call would end as `not_started`.
@@ -72,7 +72,7 @@ class DialAttempt:
     twilio_request_id: str | None = None
 
     def event_data(self) -> dict[str, Any]:
-        """Returns the members for the call's event. Leaves out those that are None."""
+        """Returns the attributes as JSON members for the call's event. Leaves out attributes that are None."""
         return {name: value for name in self.__slots__ if (value := getattr(self, name)) is not None}
 
 
@@ -110,8 +110,9 @@ Outcome = StartedOutcome | NotStartedOutcome | UnknownOutcome
 class RequeueValues:
     """The values with which a scheduled call waits to be dialled again, if Twilio refuses it for a temporary reason.
 
-    `row` is the call's new row in `scheduled_dial`. `retry_in` is the shortest time until the call is dialled again. `is_probe`
-    says whether the call is dialled alone, because Twilio has refused calls of its account (app.scheduling.refused_accounts).
+    `row` is the call's new row in `scheduled_dial`, the table of waiting calls. `retry_in` is the shortest time until the call
+    is dialled again. `is_probe` says whether the call is the only one of its account that is dialled now, because Twilio has
+    refused earlier ones (app.scheduling.refused_accounts).
     """
 
     row: Mapping[str, Any]

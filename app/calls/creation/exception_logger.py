@@ -13,10 +13,9 @@ logger = structlog.stdlib.get_logger(__name__)
 
 
 class ExceptionLogger:
-    """Context manager that logs an exception as `event` instead of raising it.
+    """Context manager that logs an Exception as the log event `event` instead of raising it. Other BaseExceptions are raised.
 
-    It is a class, because a generator-based context manager takes five times as long, and the code enters several of them for
-    each call.
+    It is a class, because a generator-based context manager would take five times as long, and each call needs several.
     """
 
     __slots__ = ("_call", "_event")

@@ -38,7 +38,8 @@ class GrantedCallDialer:
         """Dials the call and commits the outcome. Raises no Exception.
 
         `began` is the value of the clock `monotonic_seconds()` before this process took the grant. Nothing is sent after the
-        call's `ring_by`. If Twilio refuses the call for a temporary reason, or the call cannot be prepared now, it waits again.
+        call's `ring_by`. If the call cannot be prepared, or Twilio refuses it, and the reason is temporary, the call waits to
+        be dialled again.
         """
         call = grant.call
         prepared = PreparedCall(
@@ -77,20 +78,23 @@ class GrantedCallDialer:
                 setattr(call, name, value)
 
     async def _postpone_unprepared_call(self, grant: DialGrant, problem: CallgateError, prepared: PreparedCall) -> None:
-        """Makes a call that could not be prepared because of `problem` wait again, for at most 15 minutes."""
+        """Makes a call that could not be prepared because of `problem` wait for another try, for at most 15 minutes."""
         requeue = _requeue_values(grant, max_wait_s=_MAX_WAIT_FOR_FIX_S)
         await self.placement.settle_undialled(grant.call, problem, replace(prepared, requeue=requeue))
 
     def requeue_undialled_call(self, grant: DialGrant) -> None:
-        """Makes the call wait again, in the background. The caller must not dial the call, before or after.
+        """Starts a write in the background that makes a granted call wait to be dialled by any worker.
 
-        Changes nothing if the grant was not committed. If the process ends first, the call stays pending, and the worker's job
-        `abandoned` marks it as `unknown` later.
+        The caller must not have dialled the call, and must not dial it later. Changes nothing if the grant was not committed.
+        If the process ends before the write, the call stays pending until the worker's job `abandoned` marks it as `unknown`.
         """
         self.placement.undialled_calls.requeue_call_of_unused_grant(grant.call, _requeue_values(grant))
 
 
 def _requeue_values(grant: DialGrant, *, max_wait_s: int = _MAX_RETRY_WAIT_S) -> RequeueValues:
-    """Returns the values with which the call waits again if it is not dialled, or if Twilio refuses it for the moment."""
+    """Returns the values with which the call waits again if it is not dialled, or if Twilio refuses it for a temporary reason.
+
+    The wait begins at 1 s and doubles with each earlier try, up to `max_wait_s`.
+    """
     tries = grant.dial_row["tries"]
     return RequeueValues({**grant.dial_row, "tries": tries + 1}, timedelta(seconds=min(2**tries, max_wait_s)), grant.is_probe)

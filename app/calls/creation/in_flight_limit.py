@@ -9,9 +9,9 @@ from app.observability import Metrics
 
 
 class InFlightLimit:
-    """Counts the creations that this process sends to Twilio at the moment. Each creation takes a slot.
+    """Counts and limits the creations that this process sends to Twilio at the same time. Each creation takes a slot.
 
-    The limit per tenant leaves slots for the other tenants.
+    A lower limit per tenant leaves slots for other tenants.
     """
 
     def __init__(self, metrics: Metrics, *, limit: int, limit_per_tenant: int) -> None:
@@ -22,11 +22,11 @@ class InFlightLimit:
         self._closed = False
 
     def close(self) -> None:
-        """Refuses creations from now on."""
+        """Makes `take` and `require_free_slot` raise ShuttingDown from now on."""
         self._closed = True
 
     def require_free_slot(self) -> None:
-        """Raises Overloaded or ShuttingDown if no tenant could begin a creation now. Takes no slot."""
+        """Raises Overloaded if the process has no free slot for any tenant, and ShuttingDown after `close`. Takes no slot."""
         if self._closed:
             raise ShuttingDown(retry_after_s=1)
         if self._taken.total() >= self._limit:
@@ -64,7 +64,10 @@ class InFlightSlot:
         self._is_taken = False
 
     def take(self, own_limit: int | None) -> None:
-        """Takes the slot. Has the same parameter and raises the same errors as `InFlightLimit.take`."""
+        """Takes the slot. Raises Overloaded if none is free for the tenant, and ShuttingDown after `InFlightLimit.close`.
+
+        `own_limit` is the tenant's limit, or None for the default limit.
+        """
         self._slots.take(self._tenant_id, own_limit)
         self._is_taken = True
 

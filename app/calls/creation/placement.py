@@ -57,7 +57,7 @@ DRAIN_COMMIT_TIMEOUT_S = 5.0
 class CallPlacer:
     """Dials the calls of one process and commits the outcomes. A client that disconnects does not cancel its dial.
 
-    `drain` waits for all dials.
+    When the process stops, call `drain` to wait for the dials.
     """
 
     database: Database
@@ -126,7 +126,7 @@ class CallPlacer:
         return settled
 
     async def _settle(self, call: Call | NewCall, outcome: Outcome, prepared: PreparedCall) -> Call | NewCall:
-        """Commits the outcome and returns the record. Then applies the outcome to the account of a scheduled call.
+        """Commits the outcome and returns the record. If the call is scheduled, also adapts the speed of its account.
 
         An account dials more slowly while Twilio refuses its calls for temporary reasons (refused_accounts.py).
         """
@@ -160,7 +160,7 @@ class CallPlacer:
     async def _commit_outcome(self, call: Call | NewCall, outcome: Outcome, prepared: PreparedCall) -> Call | NewCall:
         """Commits the outcome and returns the record. If the commit fails, returns the call as `unknown`.
 
-        The commit is then retried in the background, unless Postgres has refused the values.
+        A failed commit is retried in the background, unless Postgres has refused the values.
         """
         change, dial_row = None, prepared.requeue.row if prepared.requeue else None
         try:
@@ -195,7 +195,7 @@ class CallPlacer:
     async def _commit_change(
         self, call: Call | NewCall, outcome: Outcome, change: RecordChange, dial_row: DialRow | None
     ) -> Call | NewCall:
-        """Commits the change and returns the record, even if a callback or a worker has written an outcome meanwhile.
+        """Commits the change and returns the record. Calls `_commit_to_settled_record` if the record is not pending any more.
 
         `dial_row` is a scheduled call's row for `scheduled_dial` (`RequeueValues.row`). It is None for any other call.
         """
@@ -231,7 +231,7 @@ class CallPlacer:
     async def _commit_to_settled_record(
         self, call: Call | NewCall, outcome: Outcome, change: RecordChange, dial_row: DialRow | None
     ) -> Call | NewCall:
-        """Commits the outcome to a record that has got an outcome meanwhile, for example from a callback.
+        """Commits the outcome to a record for which something else, such as a callback, has already written an outcome.
 
         A `StartedOutcome` binds Twilio's call to the record in any state. Any other outcome is applied only if the record is
         `pending` or `unknown` and still in the same attempt. Returns the record. If Postgres has lost the record or the

@@ -18,7 +18,7 @@ from app.twilio.schemas import SECRET_PARAMETERS, Form
 
 @dataclass(frozen=True, slots=True)
 class CallPreparer:
-    """Finds the account of a call and makes the form for Twilio. Its methods raise CallgateError if that fails."""
+    """Finds the account of a call and builds the form for Twilio. The methods raise CallgateError if that fails."""
 
     directory: TenantDirectory
     callback_urls: CallbackUrls | None

@@ -25,9 +25,9 @@ _WAIT_WITHOUT_RETRY_AFTER_S = 1
 async def apply_outcome_to_account(database: Database, call: Call | NewCall, outcome: Outcome, requeue: RequeueValues) -> None:
     """Slows the account down if Twilio refused its scheduled call for a temporary reason.
 
-    Any other answer of Twilio to the probe of a slowed account, or an unknown outcome of the probe, lets the account dial as
-    before. A call proves nothing about its account if Twilio was not reached, or if not every credential was tried. If such a
-    call was the probe, another probe follows: at once if no request was attempted, otherwise after a wait.
+    The calls of a slowed account wait, except a single one, the probe. The account dials as before if Twilio gives any other
+    answer to the probe, or if the outcome of the probe is unknown. If the probe did not reach Twilio, or if not every
+    credential was tried, another probe follows: at once if no request was attempted, otherwise after a wait.
     """
     if not isinstance(outcome, NotStartedOutcome):
         if requeue.is_probe:

@@ -14,7 +14,7 @@ _TIMEOUT_S = 2.0
 async def mark_rejected_credentials(
     database: Database, directory: TenantDirectory, account: UsableAccount, outcome: Outcome
 ) -> None:
-    """Marks rejected credentials, which are then tried last. Removes the mark of a credential that Twilio has accepted."""
+    """Marks credentials that Twilio rejected in this dial; later calls try them last. Removes the mark of an accepted one."""
     rejected = {attempt.credential for attempt in outcome.attempts if attempt.result == TwilioCredentialRejected.reason}
     accepted = {outcome.attempts[-1].credential} & account.rejected if isinstance(outcome, StartedOutcome) else set()
     # Each write empties the caches of all processes, so a credential that has a mark is not marked again.

@@ -52,7 +52,7 @@ async def update_pending_call(session: AsyncSession, call: NewCall, columns: Map
 
 
 async def lock_scheduled_dial(session: AsyncSession, call_id: UUID) -> bool:
-    """Locks the call's row of `scheduled_dial`, which allows one dial of the call. Returns False if there is no such row.
+    """Locks the call's row of `scheduled_dial`. The row exists while the call waits to be dialled. Returns False without one.
 
     Callers lock this row before the row of the call, because a fixed order prevents deadlocks.
     """
@@ -65,10 +65,10 @@ async def restore_lost_attempt(
 ) -> None:
     """Makes the record pending in the attempt of `call`, which Postgres has lost after its commit.
 
-    `dial_row` is a scheduled call's row for `scheduled_dial` (`RequeueValues.row`). A scheduled call also gets a dial slot, so
-    that it counts toward `max_concurrent` like every dialled call. After a restore or a failover, the database may lack the
-    grant (a worker's right to dial the call), so that the call waits again. In this case also deletes the row in which it
-    waits. The caller must have locked that row before the record (`lock_scheduled_dial`).
+    `dial_row` is a scheduled call's row for `scheduled_dial` (`RequeueValues.row`), and None for any other call. A scheduled
+    call also gets a dial slot, so that it counts toward `max_concurrent`. If Postgres has lost the grant (a worker's right to
+    dial the call), the call has a row in `scheduled_dial` and would be dialled again. So this function deletes that row. The
+    caller must have locked that row (`lock_scheduled_dial`) before it locked the record.
     """
     restored = {"execution": "pending", "pending_since": call.pending_since, "attempt": call.attempt}
     for name, value in (_values_for_new_attempt(call) | restored).items():
@@ -80,6 +80,6 @@ async def restore_lost_attempt(
 
 
 def _values_for_new_attempt(intent: Call | NewCall) -> dict[str, Any]:
-    """Returns the values to set when a record is opened for another attempt: those of `intent`, and no outcome."""
+    """Returns the attributes to set when a record gets another attempt: those of `intent`, and empty ones for the outcome."""
     values = {name: getattr(intent, name) for name in _ATTRIBUTES_OF_ATTEMPT}
     return values | {"problem": None, "settled_by": None, "settled_at": None, "clean_searches": 0}

@@ -95,7 +95,7 @@ async def create_call(request: Request) -> Response:
 
 
 def call_id_observer(request: Request) -> CallIdObserver:
-    """Returns an observer that stores the id of the call in the state of the request.
+    """Returns a function that stores the id of the call in `request.state`.
 
     If the drain timeout ends during the request, the middleware answers with this id.
     """

@@ -166,9 +166,9 @@ class CreationService:
     async def replay_or_raise(
         self, caller: Caller, body: Mapping[str, Any], idempotency_key: str | None, error: CallgateError
     ) -> CreationResult:
-        """Does what `create` does for a repeated request, if an earlier request with the same key has a call.
+        """Returns the call of an earlier request with the same key, or raises the error that `create` would raise.
 
-        Raises `error` if there is no such call, or if `create` would dial it again.
+        Raises `error` if there is no such call, or if `create` would dial the call again.
         """
         existing = await self._find_call_by_key(caller.tenant_id, idempotency_key)
         if existing is None or self._may_be_retried(existing, _canonical_request_bytes(body)):
@@ -176,7 +176,7 @@ class CreationService:
         return CreationResult(existing, replayed=True)
 
     def require_capacity(self) -> None:
-        """Raises Overloaded or ShuttingDown if no tenant can begin a creation now."""
+        """Raises Overloaded if no slot is free for a creation of any tenant, and ShuttingDown if the process stops."""
         self._slots.require_free_slot()
 
     async def _find_call_by_key(self, tenant_id: str, idempotency_key: str | None) -> Call | None:
@@ -207,7 +207,7 @@ class CreationService:
         raise restore_error(call.problem, call_id=call.id)
 
     async def _make_schedule(self, caller: Caller, request: CallRequest) -> CallSchedule:
-        """Returns the times of a scheduled call. Raises InvalidRequest for an unknown queue, and as `make_schedule` does."""
+        """Returns the times of a scheduled call. Raises InvalidRequest for an unknown queue or for invalid times."""
         queue = await self._queues.submit((caller.tenant_id, request.queue))
         if queue is None:
             text = f"must name a queue of this tenant: there is none with the name {request.queue}"
@@ -252,7 +252,7 @@ class CreationService:
     async def _reopen_call(
         self, existing: Call, new_intent: NewCall, account: UsableAccount, scheduled: ScheduledCall | None
     ) -> Call | None:
-        """Makes the call of an earlier attempt pending or scheduled again, and returns it.
+        """Makes the existing call, which did not start, pending or scheduled again, and returns its record.
 
         Returns None if another request with the same key was faster. Raises PaceExceeded if the pace of the account does not
         allow the call.

@@ -10,7 +10,7 @@ from app.calls.store import insert_deliveries_sql
 
 
 def interval_sql(name: str, *, json_value: str = "given") -> str:
-    """Returns SQL for an interval. Its seconds are the member `name` of `json_value`, an SQL expression for a JSON object."""
+    """Returns SQL for an interval of as many seconds as the member `name` of a JSON object, the SQL expression `json_value`."""
     return f"make_interval(secs => ({json_value} ->> '{name}')::float8)"
 
 
@@ -27,14 +27,15 @@ def json_rows_sql(*extra_columns: str) -> str:
 
 
 def rows_as_json(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Returns the rows as JSON for `json_rows_sql`. Gives each row an `event_id`."""
+    """Returns the rows as a JSON array, the parameter $1 of `json_rows_sql`. Gives each row a new UUIDv7 `event_id`."""
     return to_json([{**row, "event_id": str(uuid7())} for row in rows]).decode()
 
 
 def new_deliveries_sql(from_clause: str) -> str:
-    """Returns a CTE that inserts the deliveries in the JSON column `delivery`, for rows in which the column is not null.
+    """Returns a CTE that inserts a delivery (webhook request to a tenant) for each row whose column `delivery` is not null.
 
-    The CTE begins with a comma, to be appended to a WITH clause. `from_clause` names the rows that have this column.
+    The column has the delivery as JSON. `from_clause` is SQL that names the rows. The CTE begins with a comma, to be appended
+    to a WITH clause.
     """
     source = (
         f"{from_clause} CROSS JOIN LATERAL jsonb_populate_record(NULL::delivery, delivery) AS new WHERE delivery IS NOT NULL"

@@ -106,13 +106,13 @@ def insert_calls_sql(
     ctes_after: str = "",
     final_select: str = _SELECT_INSERTED,
 ) -> str:
-    """Returns SQL that inserts calls, and one event for each call. The members `event` and `data` of a row are the event.
+    """Returns SQL that inserts a call, and one event of it, for each row of a JSON array (`rows_as_json`).
 
-    `columns` are columns to set in addition to those of an intent, the first record of a call. `pending_since` is the time of
-    the write, unless a row has this member. Rows come as JSON and are sorted, so that two processes that insert the same keys
-    do not deadlock. `json_columns` is SQL for further columns of the JSON rows. `ctes_before` is SQL of a CTE `admitted` that
-    chooses the rows to insert. If it is "", all rows are inserted. `ctes_after` may read the CTEs `given` (all rows) and
-    `inserted`.
+    Sets the columns of an intent (the first record of a call) and `columns`. A row's members `event` and `data` are the type
+    and the data of the event. `pending_since` is the time of the write, unless the row has this member. `on_conflict` is the
+    conflict target. `json_columns` is SQL for further columns of the JSON rows. `ctes_before` is SQL of a CTE `admitted` with
+    the rows to insert, or "" to insert all rows. `ctes_after` is SQL of CTEs that may read the CTEs `given` (all rows) and
+    `inserted`. Rows are inserted in a fixed order, so that two processes that insert the same keys do not deadlock.
     """
     return f"""
         WITH given AS MATERIALIZED (
@@ -149,15 +149,15 @@ _INSERT_WITHDRAWN = insert_calls_sql(
 
 
 def _write_outcomes_sql(*, complete: bool) -> str:
-    """Returns SQL that writes the outcomes of calls, with one event each.
+    """Returns SQL that writes the outcomes of calls, with one event each. The outcomes are rows of a JSON array.
 
-    With `complete`, the SQL also inserts the delivery in the member `delivery`, and the row of `scheduled_dial` in the member
-    `dial`, which a call has if it waits again.
+    With `complete`, the SQL also inserts the delivery (webhook request) in a row's member `delivery`, and the row of
+    `scheduled_dial` in the member `dial`, with which a call waits to be dialled again.
 
-    Rows are locked in the order of ids, which prevents deadlocks. The lock has no condition on `execution`: Postgres might use
-    an index of all calls that are not started. A call that is not pending, or is in another attempt, has a newer outcome and is
-    not changed. An attempt is identified by its number and `pending_since`, because after a failover that has lost an attempt,
-    another one has the same number. Rows that another session has locked are skipped, so that the batch does not wait for them.
+    A call that is not pending, or is in another attempt, has a newer outcome and is not changed. An attempt is identified by
+    its number and `pending_since`: if a failover loses an attempt, the next one gets the same number. Rows are locked in the
+    order of ids, which prevents deadlocks. Rows that another session has locked are skipped. The lock has no condition on
+    `execution`, because Postgres might then use an index of all calls that are not started.
     """
     times = [f"{interval_sql(f'{name}_in')} AS {name}_in" for name in _OUTCOME_TIME_COLUMNS]
     due_at = f"now() + {interval_sql('due_in', json_value='given.dial')}"
@@ -208,9 +208,9 @@ class AttemptOutcome:
 
     @classmethod
     def from_change(cls, call: Call | NewCall, change: RecordChange) -> Self:
-        """Makes the outcome of the call's current attempt from `change`. Adds the delivery to the tenant, if one must be sent.
+        """Makes the outcome of the call's current attempt from `change`. Adds a webhook delivery if the call requests one.
 
-        If `change.columns` has `resource` (Twilio's whole answer), the outcome has the columns in which it is stored instead.
+        If `change.columns` has Twilio's whole answer (`resource`), replaces it with the columns in which Postgres stores it.
         """
         written, pending_since = call.deliveries_written, getattr(call, "pending_since", None)
         delivery = delivery_of_event_settled(call, change.columns, events_with_delivery=written)

@@ -27,10 +27,10 @@ _MAX_QUEUED_WITHDRAWALS = 10_000
 
 @dataclass(frozen=True, slots=True)
 class _UndialledAttempt:
-    """A further attempt to place an existing call. The attempt will not be dialled, so it must be withdrawn.
+    """A further attempt to place an existing call that will not be dialled, so its outcome must become `not_started`.
 
-    The transaction that makes the record pending again also writes the event `event_id`. If this event exists, the transaction
-    was committed.
+    The transaction that made the record pending again also wrote the event with the id `event_id`. If this event exists, the
+    transaction was committed.
     """
 
     call_id: UUID
@@ -69,20 +69,21 @@ class UndialledCallRecorder:
     def mark_attempt_not_started(self, call_id: UUID, attempt: int, *, event_id: UUID) -> None:
         """Records in the background that a further attempt to place an existing call is `not_started`.
 
-        If the event with the id `event_id` was not committed, the attempt belongs to another request and is not changed.
+        The transaction that began the attempt also wrote the event with the id `event_id`. If there is no such event, the
+        attempt of this number belongs to another request and is not changed.
         """
         self._queue.add(_UndialledAttempt(call_id, attempt, event_id))
 
     def requeue_call_of_unused_grant(self, call: NewCall, requeue: RequeueValues) -> None:
-        """Starts a write in the background that makes a scheduled call wait again.
+        """Starts a write in the background that makes a scheduled call wait to be dialled again.
 
-        Use it if this process will not use its grant, the right to dial the call.
-        `call` is the record as the grant has changed it. Changes nothing if the grant was not committed.
+        Call this method if this process will not use its grant, the right to dial the call. `call` is the record as the grant
+        has changed it. Changes nothing if the grant was not committed.
         """
         self._queue.add(_UnusedGrant(call.id, call.attempt, call.pending_since, requeue))
 
     async def close(self) -> None:
-        """Tries once more to write the withdrawals that are still queued."""
+        """Tries once more to write what is still queued: that calls will not be dialled."""
         await self._queue.close()
 
     async def _withdraw(self, item: NewCall | _UndialledAttempt | _UnusedGrant) -> None:
@@ -99,7 +100,7 @@ class UndialledCallRecorder:
         return await write_undialled_outcomes(self._database, calls, self._change_to_not_started())
 
     async def _withdraw_unknown_intent(self, intent: NewCall) -> None:
-        """Withdraws an intent that a worker has marked as `unknown`, because it was pending for too long."""
+        """Records that a call is `not_started`, even if a worker has marked it as `unknown` because it was pending for long."""
         async with self._database.begin() as session:
             call = await repository.lock_call(session, intent.id)
             if call is not None and _is_attempt_open(call, intent.attempt):

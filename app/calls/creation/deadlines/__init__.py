@@ -1,4 +1,4 @@
-"""Finds calls that a worker may dial or has dialled, and whose deadline (`ring_by`) has passed, and changes the deadlines.
+"""SQL for the deadlines (`ring_by`) of scheduled calls that were dialled, or that a worker is about to dial.
 
-Also finds the accounts that have such calls, and deletes idle rows of `dial_turn`.
+Also deletes idle rows of `dial_turn`, the table of the order in which API keys and workloads take turns.
 """

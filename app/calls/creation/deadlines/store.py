@@ -1,7 +1,7 @@
-"""SQL for calls that a worker may dial or has dialled: their deadlines (`ring_by`), and the accounts that have such calls.
+"""SQL for dial slots, the rows that stand for calls under way, and for their deadlines (`ring_by`).
 
-Also deletes idle rows of `dial_turn`. Such a row has the time at which a worker last took the right to dial a call of one API
-key or workload. The API key or workload with the oldest time is next.
+Also deletes idle rows of `dial_turn`, the table of the order in which API keys and workloads take turns. A row has the time at
+which a worker last took the right to dial a call of one API key or workload. The one with the oldest time is next.
 """
 
 from collections.abc import Collection, Sequence
@@ -53,9 +53,9 @@ async def accounts_with_taken_dial_slots(database: Database) -> list[UUID]:
 async def claim_calls_past_deadline(
     session: AsyncSession, *, lease: timedelta, limit: int, busy_accounts: Collection[UUID]
 ) -> Sequence[Call]:
-    """Claims and returns calls that a worker may dial or has dialled, and whose deadline `ring_by` has passed.
+    """Claims and returns at most `limit` calls that were dialled, or are about to be, and whose deadline `ring_by` has passed.
 
-    Claims no call of the accounts in `busy_accounts`. Other workers skip the claimed calls until `lease` has passed.
+    Leaves out the calls of the accounts in `busy_accounts`. Other workers skip the claimed calls until `lease` has passed.
     """
     due = (
         select(DialSlot.call_id)
@@ -75,12 +75,12 @@ async def postpone_deadline_check(database: Database, call_id: UUID, wait: timed
 
 
 async def delete_idle_dial_turn_rows(database: Database, idle_for: timedelta, *, limit: int) -> int:
-    """Deletes rows of `dial_turn` that are not needed any more. Returns their number, at most `limit`.
+    """Deletes at most `limit` rows of `dial_turn` that are not needed any more. Returns the number of deleted rows.
 
     A row has the time at which a worker last took a grant (the right to dial one call) for a call of one API key or workload.
-    It is not needed if this time is more than `idle_for` ago and no call of the API key or workload waits. Locks
-    `scheduled_dial` for some milliseconds. Meanwhile no call can be scheduled and no grant can be taken. Deletes no row if that
-    lock is not free within 0.1 s.
+    A row is not needed if this time is more than `idle_for` ago and no call of the API key or workload waits. Locks the table
+    `scheduled_dial` for some milliseconds, in which no call can be scheduled or granted. Returns 0 if the table cannot be
+    locked within 0.1 s.
     """
     if not await database.fetch(_IDLE_TURNS, idle_for, 1):
         return 0

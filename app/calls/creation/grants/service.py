@@ -32,7 +32,7 @@ class DialGrantBatch:
 
     `is_last` is True if no more grants can be taken now. `wait_s` is the time in seconds until the call rate of the account,
     or of a queue, allows another call, or until the next probe if Twilio refuses the account's calls
-    (app.scheduling.refused_accounts). It is None if neither delays the next call.
+    (app.scheduling.refused_accounts). `wait_s` is None if none of these delays the next call.
     """
 
     grants: list[DialGrant]
@@ -48,14 +48,14 @@ async def grant_calls(
     counters: GrantCounters | None = None,
     put_back: Callable[[DialGrant], None] | None = None,
 ) -> DialGrantBatch:
-    """Takes the right to dial waiting calls of the account: at most `limit`, and at most MAX_GRANTS_PER_TRANSACTION.
+    """Takes grants, the right to dial waiting calls of the account: at most `limit` and at most MAX_GRANTS_PER_TRANSACTION.
 
-    Grants nothing if another worker is granting calls of the account, or if all grants are halted. `counters` remembers how
-    many grants were taken for each account. If Postgres counts fewer grants, the database has lost some, for example because a
-    backup was restored. Then all grants are halted. Adds the new grants to `counters`.
+    Takes none if another worker is granting calls of the account, or if all grants are halted. `counters` has the number of
+    grants that this process knows for each account, and gets the new ones. If Postgres counts fewer, the database has lost
+    grants, for example because a backup was restored. Then this function halts all grants.
 
-    Raises DatabaseUnavailable if the transaction failed. If it is then unknown whether the grants were committed, or if the
-    task is canceled during the commit, first calls `put_back` for each of them. `put_back` must make the call wait again;
+    Raises DatabaseUnavailable if the transaction failed. If the grants may have been committed nevertheless, or if the task is
+    canceled during the commit, this function first calls `put_back` with each grant. `put_back` must make the call wait again;
     otherwise the call stays pending. The caller must not dial these calls.
     """
     counters = counters or GrantCounters()
@@ -131,11 +131,11 @@ class _GrantTransaction:
         return grants
 
     async def _grant_next(self) -> Sequence[DialGrant] | None:
-        """Grants the next due call. Returns None if no call is due, and an empty sequence if that call has stopped waiting."""
+        """Grants the next due call. Returns None if no call is due, and an empty sequence if the call no longer waits."""
         return await store.grant_next_call(self.connection, self.account_id, self.at, self._queues_that_allow_calls())
 
     async def _grant_within_hours(self) -> Sequence[DialGrant] | None:
-        """Like `_grant_next`, but if the next call is outside its calling hours, postpones it and others, and returns None."""
+        """Grants the next due call as `_grant_next` does. Postpones a call outside its calling hours, and returns None."""
         candidate = await store.next_waiting_call(self.connection, self.account_id, self.at, self._queues_that_allow_calls())
         if candidate is None:
             return None
@@ -157,9 +157,9 @@ class _GrantTransaction:
     async def _postpone_outside_hours(self, candidate: WaitingCall) -> bool:
         """Postpones the candidate and returns True if it is outside its calling hours. Otherwise returns False.
 
-        With the candidate, also postpones those later calls of its queue and priority that are outside their hours. Does not
-        read calls that are due before the candidate: they may be inside their hours, and then each round would read them again.
-        If the hours of a call do not begin before its `ring_by`, the call is postponed to `ring_by`, where it expires.
+        Also postpones the calls after the candidate, of the same queue and priority, that are outside their hours. Does not
+        read calls that are due before the candidate: some may be within their hours, and each round would read these again.
+        A call is postponed to the beginning of its hours, or to its `ring_by`, at which it expires, if that is earlier.
         """
         hours = self.queues[candidate.queue_id].hours
         if hours is None:

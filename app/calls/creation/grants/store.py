@@ -1,7 +1,7 @@
 """SQL for grants, and for the order in which calls are dialled. A grant is a worker's right to dial one scheduled call.
 
-Every transaction that grants calls of an account first locks the account's row of `pace`. So two workers never grant calls of
-the same account at the same time: limits are never exceeded, and API keys and workloads take turns.
+Every transaction that grants calls of an account first locks the account's row of `pace`, the table of dialling limits. So two
+workers never grant calls of one account at the same time: limits are never exceeded, and API keys and workloads take turns.
 """
 
 import json
@@ -148,7 +148,7 @@ class LockedPace:
 
     `allowed_calls` is the number of calls that may be dialled at the time `at`. It respects the limits of the row and, for an
     account, also the wait after a refusal by Twilio (app.scheduling.refused_accounts). `wait_s` is the time in seconds until
-    the call rate and that wait allow another call. It is None if they allow one now.
+    the call rate and this wait allow another call, and None if both allow a call now.
     """
 
     at: datetime
@@ -187,9 +187,9 @@ class WaitingCall:
 class DialGrant:
     """The right of this process to dial one call now. `ring_in_s` is the time in seconds until the call's `ring_by`.
 
-    `dial_row` is the call's row of `scheduled_dial` without `due_at`. The grant has deleted the row. If the call must wait
-    again, the row is inserted again. `is_probe` says whether the call is dialled alone, because Twilio has refused calls of its
-    account.
+    `dial_row` is the call's row of `scheduled_dial` (the table of waiting calls) without `due_at`. The grant has deleted the
+    row. If the call must wait again, the row is inserted again. `is_probe` says whether the call is the only one of its account
+    that is dialled now, because Twilio has refused earlier ones.
     """
 
     call: NewCall
@@ -199,7 +199,7 @@ class DialGrant:
 
 
 async def lock_account_pace(connection: Connection, account_id: UUID) -> LockedPace | None:
-    """Locks and returns the account's row of `pace`. Returns None if another session has locked the row.
+    """Locks and returns the account's row of `pace` (dialling limits). Returns None if another session has locked the row.
 
     Creates the row if it is missing.
     """
@@ -215,16 +215,16 @@ async def lock_account_pace(connection: Connection, account_id: UUID) -> LockedP
 
 
 async def lock_queue_paces(connection: Connection, queue_ids: Collection[UUID]) -> dict[UUID, LockedPace]:
-    """Locks the `pace` rows of queues and returns them by queue id. The caller must have locked the account's row before.
+    """Locks the rows of `pace` (dialling limits) of queues. The caller must have locked the row of the account before.
 
-    A queue without a row has no limits of its own.
+    Returns the rows by queue id. Leaves out a queue without a row, which has no limits of its own.
     """
     found = await connection.fetch(_LOCK_QUEUE_PACES, list(queue_ids))
     return {row["subject_id"]: LockedPace(*row[1:]) for row in found}
 
 
 async def due_queues(connection: Connection, account_id: UUID, at: datetime) -> list[DueQueue]:
-    """Returns the tenant's queues that have due calls, and always an entry with the id NO_QUEUE for calls in no queue."""
+    """Returns the queues of the account's tenant with calls due at `at`, after an entry (NO_QUEUE) for calls in no queue."""
     rows = await connection.fetch(_DUE_QUEUES, account_id, at)
     none = DueQueue(NO_QUEUE, not rows[0]["suspended"], _parse_hours(rows[0]["tenant_hours"]))
     return [none] + [
@@ -247,7 +247,7 @@ async def next_waiting_call(
 
 
 async def grant_call(connection: Connection, call_id: UUID, at: datetime) -> Sequence[DialGrant]:
-    """Takes the right to dial one call: deletes its row of `scheduled_dial`, makes it pending, and counts it against the pace.
+    """Takes the right to dial one call. Makes the call pending, and counts it against the limits of its account and queue.
 
     API keys and workloads take turns: the one that scheduled the call becomes the last. Returns a sequence of one grant, or an
     empty sequence if the call does not wait any more or its `ring_by` has passed.
@@ -258,9 +258,9 @@ async def grant_call(connection: Connection, call_id: UUID, at: datetime) -> Seq
 async def grant_next_call(
     connection: Connection, account_id: UUID, at: datetime, queue_ids: Collection[UUID]
 ) -> Sequence[DialGrant] | None:
-    """Chooses the next call as `next_waiting_call` does, and takes the right to dial it, in one statement.
+    """Chooses a call as `next_waiting_call` does, and takes the right to dial the call, in one statement.
 
-    Returns the result of `grant_call`, or None if no call is due.
+    Returns what `grant_call` would return for the call, or None if no call is due.
     """
     rows = await connection.fetch(_GRANT_NEXT, account_id, at, list(queue_ids))
     return _grants_from_rows(rows) if rows else None

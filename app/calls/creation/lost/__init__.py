@@ -1,1 +1,1 @@
-"""Writes again the records and attempts that Postgres has lost after their commit."""
+"""Writes again the records of calls, and of attempts to place them, that Postgres has lost after their commit."""

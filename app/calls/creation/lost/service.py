@@ -1,7 +1,7 @@
-"""Writes again records and attempts that Postgres has lost, for example in a failover to a standby that lagged behind.
+"""Writes calls, and attempts to place them, again if Postgres has lost them, for example in a failover to a lagging standby.
 
-The process that dials a call keeps both in memory until the outcome is committed. An attempt is identified by its number and
-`pending_since`, the time when it began: after a loss, another process may begin an attempt with the same number.
+The process that dials a call keeps call and attempt in memory until the outcome is committed. An attempt is identified by its
+number and `pending_since`, its start: after a loss, another process may begin an attempt with the same number.
 """
 
 from collections.abc import Mapping
@@ -26,19 +26,19 @@ logger = structlog.stdlib.get_logger(__name__)
 
 
 def is_same_attempt(record: Call, call: Call | NewCall) -> bool:
-    """Returns whether the record is in the same attempt as `call`."""
+    """Returns whether the record in Postgres shows the same attempt, by number and start, as `call`, the copy in memory."""
     return (record.attempt, record.pending_since) == (call.attempt, call.pending_since)
 
 
 def is_attempt_lost(record: Call, call: Call | NewCall, outcome: Outcome) -> bool:
-    """Returns whether Postgres has lost the attempt of `call`, so that the attempt must be written again.
+    """Returns whether Postgres has lost the attempt of `call`, so that the attempt must be written to `record` again.
 
-    If Twilio has or may have started the call, returns True if the record shows an earlier attempt, or if the record says that
-    the call waits to be dialled. Returns False if the record is started.
+    Returns False if the record is `started`. Otherwise the result depends on the outcome of the attempt.
 
-    If no call was started, returns True only if the record says that an earlier attempt started no call. If the record is
-    `pending` or `unknown`, another attempt may have started a call. A waiting record is left to `callgate queues release`. A
-    call that was canceled, or has expired, stays ended.
+    If the attempt has or may have started a call, returns True if the record shows an earlier attempt or is `scheduled`.
+
+    If the attempt has started no call, returns True only if the record is `not_started` in an earlier attempt, and the call was
+    neither canceled nor expired. A `scheduled` record is left to the command `callgate queues release`.
     """
     if record.execution == "started":
         return False
@@ -51,9 +51,9 @@ def is_attempt_lost(record: Call, call: Call | NewCall, outcome: Outcome) -> boo
 
 @dataclass(frozen=True, slots=True)
 class LostRecordWriter:
-    """Writes lost records and attempts again, and counts and logs them.
+    """Writes again the records of calls and attempts that Postgres has lost, and counts and logs each loss.
 
-    `dial_row` is a scheduled call's row for `scheduled_dial` (`RequeueValues.row`). It is None for any other call.
+    In the methods, `dial_row` is a scheduled call's row for the table `scheduled_dial` (`RequeueValues.row`), or None.
     """
 
     database: Database
@@ -62,10 +62,10 @@ class LostRecordWriter:
     async def restore_attempt(
         self, session: Session, record: Call, call: Call | NewCall, dial_row: Mapping[str, Any] | None
     ) -> dict[str, Any] | None:
-        """Makes the record pending in the attempt of `call`. If the record waited, it does not wait any more.
+        """Makes the record pending in the attempt of `call`. If the call waited to be dialled, the wait ends.
 
-        Returns the result `not_started` that the record showed, if a call that has started refutes it. Returns None if there
-        was no result, or if it was Twilio's response to an earlier attempt.
+        Returns the result `not_started` that the record showed. This result is wrong if the attempt has started the call.
+        Returns None if the record showed no such result, or if the result was Twilio's response to an earlier attempt.
         """
         is_refutable = record.execution == "not_started" and record.settled_by != "response"
         was = not_started_result(record.settled_by, record.problem) if is_refutable else None
@@ -76,7 +76,7 @@ class LostRecordWriter:
         return was
 
     async def insert_record(self, call: Call | NewCall, dial_row: Mapping[str, Any] | None) -> None:
-        """Inserts the record of `call`, pending in its first attempt. Changes nothing if there is a record."""
+        """Inserts the record of `call` again, as pending in the first attempt. Leaves an existing record as it is."""
         lost_attempt, call.attempt = call.attempt, 1
         insert = partial(insert_lost_intent, self.database, call, pending_since=call.pending_since, dial_row=dial_row)
         try:
@@ -91,6 +91,6 @@ class LostRecordWriter:
         self._count_and_log_loss(call, lost_attempt)
 
     def _count_and_log_loss(self, call: Call | NewCall, attempt: int) -> None:
-        """Counts and logs that a record or an attempt was lost. Call this method when it has or may have been written again."""
+        """Counts and logs a lost record or attempt. Call this method once the record or attempt may be written again."""
         self.metrics.calls.records_lost.inc()
         logger.error("record_lost", call_id=str(call.id), attempt=attempt)

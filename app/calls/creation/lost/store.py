@@ -1,4 +1,4 @@
-"""Inserts again the first record (intent) of a call if Postgres has lost the record. The call may have been dialled."""
+"""Inserts the first record (intent) of a call again if Postgres has lost it. The call may have been dialled."""
 
 from collections.abc import Mapping
 from datetime import datetime
@@ -21,11 +21,12 @@ _INSERT_LOST_INTENTS = insert_calls_sql(
 async def insert_lost_intent(
     database: Database, call: Call | NewCall, *, pending_since: datetime, dial_row: Mapping[str, Any] | None
 ) -> bool:
-    """Inserts a call as pending again after Postgres has lost its record. If it was dialled, then not before `pending_since`.
+    """Inserts the record of a call as pending again after Postgres has lost it. The call is not dialled again.
 
-    `dial_row` is a scheduled call's row for `scheduled_dial` (`RequeueValues.row`). The call is not dialled again, but gets a
-    dial slot, so that it counts toward `max_concurrent`. Returns False if there is a record of the call, another call has its
-    idempotency key, or another call is a redial of the same call.
+    `pending_since` is the earliest time at which the call may have been dialled. `dial_row` is a scheduled call's row for
+    `scheduled_dial` (`RequeueValues.row`), or None. With `dial_row`, the call gets a dial slot, so that it counts toward
+    `max_concurrent`. Returns False, and inserts nothing, if the call has a record, if another call has its idempotency key, or
+    if another call is a redial of the same call.
     """
     row = intent_row(call) | PENDING_INTENT_VALUES | {"pending_since": pending_since}
     return bool(

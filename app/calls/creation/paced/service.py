@@ -57,8 +57,8 @@ class IntentWriterWithPace:
     async def _free_slots_of_ended_calls(self, account_id: UUID) -> bool:
         """Frees the dial slots of the account's ended calls. Returns whether a slot was freed.
 
-        A dial slot stands for one concurrent call. Returns False if Postgres is unavailable, or if the pace of the account or
-        of a queue stays locked.
+        A dial slot stands for one concurrent call. Returns False if Postgres is unavailable, or if other sessions keep the
+        limits (`pace`) of the account or of a queue locked.
         """
         try:
             return await self._slot_releases.submit(account_id) > 0
@@ -79,9 +79,9 @@ class IntentWriterWithPace:
         return [freed[account_id] for account_id in account_ids]
 
     async def _free_slots_of_account(self, account_id: UUID) -> int | RowLocked:
-        """Frees the dial slots of the account's ended calls. Returns their number, and 0 if the pace of a queue stays locked.
+        """Frees the dial slots of the account's ended calls, and returns the number of freed slots.
 
-        Returns LOCKED if another session has locked the account's pace.
+        Returns 0 if another session keeps the limits of a queue locked, and LOCKED if it has locked those of the account.
         """
         try:
             freed = await lock_and_free_ended_slots(self._database, account_id)
@@ -94,10 +94,10 @@ class IntentWriterWithPace:
 
 
 async def reopen_paced_call(session: Session, call: Call, new_intent: NewCall) -> Call | None:
-    """Makes a `not_started` call pending again with the values of `new_intent`, and counts it against the account's pace.
+    """Makes a `not_started` call pending again with the values of `new_intent`, and counts it against the account's limits.
 
-    Returns None if another request has reopened the call already. Raises PaceExceeded if the pace does not allow the call; then
-    the caller must roll the transaction back.
+    Returns the updated record, or None if another request has reopened the call already. Raises PaceExceeded if the limits of
+    call rate and concurrent calls do not allow the call; then the caller must roll the transaction back.
     """
     await lock_pace_in_session(session, new_intent.account_id)
     connection = await driver_connection(session)

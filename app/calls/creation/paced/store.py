@@ -34,10 +34,10 @@ _INSERT_PACED_INTENTS = insert_calls_sql(
 
 
 async def insert_paced_intents(database: Database, calls: Sequence[NewCall]) -> dict[UUID, datetime | PaceRefusal | RowLocked]:
-    """Inserts pending calls as `insert_intents` does, but for each account only as many as its pace allows, oldest first.
+    """Inserts pending calls with their events: for each account the oldest ones, and only as many as its pace allows.
 
-    Returns, by call id, the time of the write, or a PaceRefusal if the call may not be placed now, or LOCKED if another session
-    has locked the pace of its account. Leaves out a call if another call has its idempotency key.
+    Returns a result for each call, by call id: the time of the write, a PaceRefusal if the pace does not allow the call now, or
+    LOCKED if another session has locked the account's pace. Leaves out a call if another call has its idempotency key.
     """
     rows = await database.fetch(
         _INSERT_PACED_INTENTS, rows_as_json([intent_row(call) | PENDING_INTENT_VALUES for call in calls])
@@ -46,5 +46,5 @@ async def insert_paced_intents(database: Database, calls: Sequence[NewCall]) -> 
 
 
 async def lock_pace_in_session(session: AsyncSession, account_id: UUID) -> None:
-    """Locks the account's row in `pace`, if it has one, until the transaction ends."""
+    """Locks the account's row in `pace` (the table of dialling limits), if there is one, until the transaction ends."""
     await session.execute(select(Pace.subject_id).where(Pace.subject_id == account_id).with_for_update())

@@ -1,9 +1,10 @@
 """Commits the first records (intents) of scheduled calls, and repeats commits that are in doubt.
 
 A commit is in doubt if the connection to Postgres is lost before the answer. The intent of an immediate call is then withdrawn.
-The intent of a scheduled call is not, because a worker may already be dialling the call. Instead it is inserted again for up to
-a minute, until it is certain that the call has a record. A record that exists is not changed. If Postgres has failed over, a
-call that was due may have been dialled and its record lost. So the call is then inserted as `pending`, and is not dialled.
+The intent of a scheduled call is not withdrawn, because a worker may already be dialling the call. Instead, it is inserted
+again for up to a minute, until it is certain that the call has a record. A record that exists is not changed. If Postgres has
+failed over, a call that was due may have been dialled and its record lost. So the call is then inserted as `pending`, and is
+not dialled.
 """
 
 import asyncio
@@ -35,7 +36,7 @@ class _CallInsert:
     """The first record (intent) of a scheduled call, which is to be inserted, perhaps more than once.
 
     `began` is the time of the first insert, as a value of the clock `monotonic_seconds()`. `server` is the Postgres server
-    (CURRENT_SERVER_SQL) of the first insert, and None before that. `is_in_doubt` says whether an insert may be committed.
+    (CURRENT_SERVER_SQL) of the first insert, and None before it. `is_in_doubt` says whether an earlier insert may be committed.
     """
 
     scheduled: ScheduledCall
@@ -45,7 +46,7 @@ class _CallInsert:
 
 
 class _InsertResult(NamedTuple):
-    """The result of one insert. `at` is the time of the write, or None if nothing was inserted."""
+    """The result of one insert on a Postgres `server`. `at` is the time of the write, or None if nothing was inserted."""
 
     at: datetime | None
     server: str
@@ -69,13 +70,14 @@ class ScheduledIntentWriter:
         self._server: str | None = None
 
     def __len__(self) -> int:
-        """Returns the number of inserts that are still in doubt."""
+        """Returns the number of inserts of which it is unknown whether they were committed, and which are to be repeated."""
         return len(self._in_doubt)
 
     async def commit_intent(self, scheduled: ScheduledCall) -> bool:
         """Commits the intent. Returns False if a call with its idempotency key exists.
 
-        If the commit is in doubt, makes the call `unknown` in memory, returns True, and repeats the insert in the background.
+        If the connection is lost during the commit, makes the call `unknown` in memory, returns True, and repeats the insert in
+        the background.
         """
         call, intent = scheduled.call, _CallInsert(scheduled, monotonic_seconds())
         try:

@@ -51,7 +51,7 @@ class ScheduledCall:
         return intent_row(self.call) | own | {"event": "call.scheduled", "data": {"due_at": self.schedule.due_at}}
 
     def scheduled_dial_row(self) -> dict[str, Any]:
-        """Returns the call's row for the table `scheduled_dial`."""
+        """Returns the call's row for `scheduled_dial`, the table of calls that wait to be dialled, as a dict of columns."""
         call = self.call
         own = {"call_id": call.id, "tenant_id": call.tenant_id, "account_id": call.account_id}
         return own | self.schedule.scheduled_dial_columns() | {"tries": 0}
@@ -66,7 +66,7 @@ class InsertedCalls(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class _EndedCall:
-    """The columns of an ended call that are needed to report the event `settled` to the tenant."""
+    """The columns of an ended call that are needed for the webhook event `settled`, which reports the outcome to the tenant."""
 
     id: UUID
     tenant_id: str
