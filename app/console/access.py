@@ -43,18 +43,21 @@ _SUSPENDED_TEXT = (
 
 
 async def current_session(request: Request) -> ActiveSession | None:
-    """Returns the session of the request's cookie; None without a cookie, without such a session, or if it has ended."""
+    """Returns the session of the request's cookie.
+
+    Returns None if the request has no such cookie, or if the session does not exist or has ended.
+    """
     sessions: ConsoleSessions = request.state.console_sessions
     token = request.cookies.get(SESSION_COOKIE_NAME)
     return await sessions.find(token, is_user_activity=not _is_automatic_page_refresh(request)) if token else None
 
 
 async def authenticate_session(request: Request) -> Caller | OperatorCaller:
-    """Returns the client of the session. Checks first that this client may use the route.
+    """Returns the client of the request's session: a Caller if a tenant's client has logged in, an OperatorCaller otherwise.
 
     Raises Unauthorized without a session. Raises ScopeRequired, TenantKeyRequired or OperatorKeyRequired if the client lacks
-    the route's scope, or if the route does not accept a client of this kind (tenant or operator). Raises TenantSuspended for a
-    form that a suspended tenant may not send.
+    the route's scope, or if the route does not accept a client of this kind (tenant or operator). Raises TenantSuspended if the
+    tenant is suspended and may therefore not send this form.
     """
     session = await current_session(request)
     if session is None:
@@ -70,9 +73,9 @@ async def authenticate_session(request: Request) -> Caller | OperatorCaller:
 
 
 def allowed_while_suspended(endpoint: Endpoint) -> Endpoint:
-    """Marks the endpoint of a form that a suspended tenant may send, too. This is a decorator.
+    """Decorator for the endpoint of a form that a suspended tenant may send, too. Returns the same endpoint.
 
-    Use it only for what the API keys of a suspended tenant may do under /v1.
+    Use it only for actions that a suspended tenant may also take with an API key under /v1.
     """
     setattr(endpoint, _ALLOWED_WHILE_SUSPENDED, True)
     return endpoint
@@ -94,9 +97,9 @@ ConsoleActorDep = Annotated[Actor, Depends(acting_person)]
 
 
 def slot_limited_transactions(request: Request) -> SlotLimitedTransactions:
-    """Returns the runner of database transactions for a page or a form.
+    """Returns the object that runs the database transactions of this request.
 
-    Only a few transactions of one tenant run at the same time. All operators together count as one tenant.
+    It lets only a few transactions of one tenant run at the same time. All operators together count as one tenant.
     """
     session: ActiveSession = request.state.console_session
     return SlotLimitedTransactions(request.state.database, request.state.console_limit, session.client.tenant_id)
@@ -127,7 +130,7 @@ SubmittedFormDep = Annotated[SubmittedForm, Depends(read_console_form)]
 class ConsoleRoute(ScopedRoute):
     """A route that authenticates with a session of the console instead of an API key.
 
-    Refuses POSTs from other sites (CSRF) before it does anything else.
+    Refuses a POST that a page of another site has sent (CSRF), before it does anything else.
     """
 
     def authentication_dependency(self) -> Callable[..., Any]:
@@ -190,12 +193,12 @@ def safe_redirect_path(text: str) -> str:
 def _redirect_to_login(request: Request) -> Response:
     """Returns a redirect to the login page. After the login, the user comes back to the page that was open or requested.
 
-    htmx would follow a redirect and put the login page into a part of the current page. A request of htmx is therefore answered
-    with 401 and `HX-Redirect`, which opens the login page instead.
+    htmx would follow a redirect and put the login page into a part of the current page. The response to a request of htmx is
+    therefore a 401 with `HX-Redirect`, which opens the login page instead.
 
-    After a click on another site, the browser leaves out the session's cookie, which is `SameSite=Strict`, even if the request
-    is redirected. The response is therefore a page that opens the login: that request has the cookie. If there is a session,
-    the login redirects to the requested page.
+    After a click on another site, the browser omits the session's cookie, which is `SameSite=Strict`, from the request and from
+    all redirects that follow. The response to such a request is therefore a page that opens the login page by a new request,
+    which has the cookie. The login page then redirects to the requested page if the session has not ended.
     """
     page = safe_redirect_path(_path_of_page(request))
     target = f"{LOGIN_PATH}?{urlencode({'next': page})}"

@@ -1,4 +1,4 @@
-"""The console's scripts, styles and icon. Their URLs contain their hashes, so browsers may cache them for ever."""
+"""The console's scripts, styles and icon. The URL of a file contains the file's hash, so browsers may cache it for ever."""
 
 import gzip
 import hashlib
@@ -28,7 +28,7 @@ class Asset:
 
 @cache
 def assets() -> dict[str, Asset]:
-    """Returns the files of app/console/static that browsers load, by name."""
+    """Returns the files of app/console/static that browsers load, by file name."""
     found = {}
     for file in files("app.console").joinpath("static").iterdir():
         media_type = _MEDIA_TYPES.get(file.name.rpartition(".")[2])

@@ -67,9 +67,10 @@ _SHOWN_MEMBERS: Final = frozenset(
 
 
 def mask_address(value: str | None) -> str:
-    """Masks a phone number or an address. Keeps the last digits of a number, or the first letter and the host of an address.
+    """Masks a phone number or an address, such as a SIP URI.
 
-    Returns a dash if there is no value.
+    A number keeps its last digits. An address keeps its scheme and its host; its user keeps the first letter or, if the user is
+    a number, the last digits. Returns a dash for None and "".
     """
     if not value:
         return "–"
@@ -127,7 +128,7 @@ def mask_url(url: str) -> str:
 def mask_json(value: Any, name: str = "") -> Any:
     """Returns the JSON value with masks in place of texts that may contain personal data.
 
-    `name` is the name of the JSON member with this value.
+    `name` is the name of the JSON member with this value; "" if the value is no member. The name decides how a text is masked.
     """
     match value:
         case str():

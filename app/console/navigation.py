@@ -38,5 +38,5 @@ def section_link_for_path(path: str) -> Link:
 
 
 def home_path() -> str:
-    """Returns the path of the page that opens first, the first one in the navigation."""
+    """Returns the path of the console's start page, which is the first page in the navigation."""
     return next((link.path for link in NAVIGATION), SESSION_LINK.path)

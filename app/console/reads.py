@@ -13,7 +13,7 @@ _STATEMENT_TIMEOUT: Final = "2s"
 
 @dataclass(frozen=True, slots=True)
 class TimeLimitedReads:
-    """Runs transactions in which each statement may take two seconds.
+    """Runs transactions in which each statement may take at most two seconds.
 
     A longer statement raises DatabaseUnavailable with the reason `timeout`.
     """

@@ -27,7 +27,7 @@ def page_response(request: Request, template: str, *, status: int = 200, **conte
 def render_response(
     template: str, status: int, path: str, state: Mapping[str, Any], context: Mapping[str, Any]
 ) -> HTMLResponse:
-    """Returns the rendered template, as the response to a request with this path and state.
+    """Renders the template, and returns the response to a request with this path and this ASGI state (`scope["state"]`).
 
     The template gets the `context` and also `client` (None without a session), `is_operator`, `may_act`, `path` and
     `navigation`.

@@ -29,7 +29,7 @@ unknown_page_router = console_router()
 @router.get("")
 @needs(Scope.READ, clients="any")
 async def redirect_to_home() -> Response:
-    """Redirects to the page that opens first."""
+    """Redirects from `/console` to the console's start page."""
     return RedirectResponse(home_path(), status_code=303)
 
 

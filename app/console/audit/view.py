@@ -63,7 +63,7 @@ class AuditQuery:
     cursor: str = ""
 
     def parse_filters(self, tenant_id: str | None) -> tuple[AuditFilter, dict[str, str]]:
-        """Returns the filters, and a dict of error texts by the names of invalid filters.
+        """Returns the filters, and a dict from the name of each invalid filter to an error text.
 
         If `tenant_id` is not None, it replaces the tenant in the form: the list then has only events of this tenant.
         """

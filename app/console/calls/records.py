@@ -76,7 +76,7 @@ class ScheduledDialRow:
 
 @dataclass(frozen=True, slots=True)
 class DialSlotRow:
-    """A row of the table `dial_slot`. While it exists, the call counts as a concurrent call of its account and its queue."""
+    """A row of the table `dial_slot`. A call that has a row counts as a concurrent call of its account and its queue."""
 
     until: datetime
     """The call counts as a concurrent call until this time at the latest."""
@@ -86,7 +86,7 @@ class DialSlotRow:
 
 @dataclass(frozen=True, slots=True)
 class CallHistory:
-    """A call with its events, its deliveries and its rows in other tables, all read by one statement."""
+    """A call with its events, its deliveries and its rows in other tables, all read by one SQL statement."""
 
     call: CallRow
     now: datetime

@@ -124,7 +124,10 @@ async def list_calls(request: Request, client: ConsoleClientDep) -> Response:
 @router.get("/{id_or_sid}")
 @needs(Scope.READ, clients="any")
 async def show_call(request: Request, client: ConsoleClientDep, id_or_sid: str, done: str = "") -> Response:
-    """Shows the call with this id. Redirects from its sid to its id. `done` selects a message of _DONE_MESSAGES to show."""
+    """Shows the call with this id. If `id_or_sid` is a sid, redirects to the URL with the call's id.
+
+    `done` is the key in _DONE_MESSAGES of a message to show; "" means no message.
+    """
     if CALL_SID_PATTERN.fullmatch(id_or_sid):
         return _redirect_to_call((await _read_history(request, client, id_or_sid)).call.id)
     return _render_call_page(
@@ -160,7 +163,10 @@ async def reveal_call(request: Request, actions: CallActionsDep, call_id: CallId
 @needs(Scope.ADMIN, clients="any")
 @allowed_while_suspended
 async def end_call(request: Request, actions: CallActionsDep, call_id: CallIdDep) -> Response:
-    """Ends the call and redirects to its page. If the call cannot be ended, shows the page with the reason."""
+    """Ends the call, or stores the request to end it, and redirects to the call's page.
+
+    If the call cannot be ended, shows its page with the reason.
+    """
     try:
         result = await actions.end(call_id)
     except CallNotFound:
@@ -176,7 +182,7 @@ async def end_call(request: Request, actions: CallActionsDep, call_id: CallIdDep
 @needs(Scope.ADMIN, clients="any")
 @allowed_while_suspended
 async def send_delivery_again(actions: CallActionsDep, call_id: CallIdDep, delivery_id: UUID) -> Response:
-    """Makes the delivery due now, and redirects to the page of its call."""
+    """Makes the delivery due now, so that a worker sends it again. Redirects to the page of the call."""
     await actions.make_delivery_due(call_id, delivery_id)
     return _redirect_to_call(call_id, "sent")
 

@@ -53,7 +53,8 @@ _PREFIX_PATTERN = re.compile(r"(to|from|key): ?(.+)", re.DOTALL)
 class CallSearch:
     """What the text in the search box asks for.
 
-    `kind` says what the text is, such as an id or a phone number; `values` are the spellings to look for.
+    `kind` says what the text is, such as an id or a phone number. `values` are the values to look for in the database: there
+    are several if a phone number may be stored in several formats.
     """
 
     kind: SearchKind

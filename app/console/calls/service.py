@@ -1,4 +1,4 @@
-"""The actions on the page of a call. All but `read_call_history` are recorded in the audit log. Does not import FastAPI."""
+"""The actions on the page of a call. The audit log records all of them except reading the call. Does not import FastAPI."""
 
 from dataclasses import dataclass
 from uuid import UUID
@@ -72,7 +72,7 @@ class CallActions:
         await self.deliveries.retry(await self._caller_for_call(call_id), str(call_id), delivery_id, actor=self.actor)
 
     async def _caller_for_call(self, call_id: UUID) -> Caller:
-        """Returns the client itself if it is a tenant's; for an operator, returns a Caller that acts for the call's tenant."""
+        """Returns the session's client if it acts for one tenant. For an operator, returns a Caller for the call's tenant."""
         if isinstance(self.client, Caller):
             return self.client
         return caller_for_tenant(self.client, (await self.read_call_history(call_id)).call.tenant_id)

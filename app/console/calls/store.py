@@ -1,8 +1,8 @@
 """SQL of the pages about calls. Every statement is limited to one tenant, unless an operator asks for all tenants.
 
 The indexes that serve the filters begin with the tenant. For all tenants, a statement therefore reads a page of each tenant
-from the index and merges these pages. That costs one look-up for each tenant, but no second index that every creation has to
-maintain.
+from the index and merges these pages. This costs one look-up in the index for each tenant. A second index, without the
+tenant, would make the creation of every call slower.
 """
 # ruff: noqa: S608  # Statements are put together from this module's own constants; values are parameters.
 
@@ -137,10 +137,10 @@ def _history_from_row(row: Mapping[str, Any]) -> CallHistory:
 
 
 def _event_from_stored(call: CallRow, stored: dict[str, Any]) -> EventRow:
-    """Returns the event. An event that records a callback gets all fields of this callback.
+    """Makes an event from its row in the database, `stored`. An event that records a callback gets all fields of the callback.
 
-    The database does not store fields that are the same in every callback of a call. Their values are taken from the call's
-    record or are constants.
+    The row lacks the fields that are the same in every callback of the call. Their values are taken from the call or are
+    constants.
     """
     data = restore_callback_fields(call, stored["data"], stored.pop("data_left_out"))
     return _EVENT_ADAPTER.validate_python(stored | {"data": data})

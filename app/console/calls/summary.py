@@ -35,8 +35,8 @@ def summarize_history(history: CallHistory, *, reveal: bool = False) -> HistoryS
 def _overall_tone(history: CallHistory, tone: Tone) -> Tone:
     """Returns `tone`, or a more urgent tone if the call's history needs one.
 
-    The result is "danger" if Twilio has reported a second call for this record. It is at least "warning" if Twilio does not
-    find the call, or if a delivery was given up.
+    The result is "danger" if Twilio has reported a second call for the same request. It is at least "warning" if Twilio answers
+    that it has no such call, or if a delivery was given up.
     """
     if _last_event(history, "call.second_sid"):
         return "danger"
@@ -179,11 +179,11 @@ def _answerer_words(answered_by: str | None) -> str:
 
 
 def _additional_sentences(history: CallHistory) -> list[str]:
-    """Returns sentences to add to the description of the call's state.
+    """Returns sentences to add after the description of the call's state.
 
-    They say how an unknown outcome was resolved or a wrong one was corrected, whether a request to end the call is stored,
-    whether the call was deleted at Twilio, and whether Twilio does not find it or reports a second call. They also say how the
-    deliveries went, and whether the call is a redial or is redialled.
+    There is a sentence for each of these that applies: an unknown outcome that was resolved, a wrong outcome that was
+    corrected, a second call at Twilio, a stored request to end the call, a call that was deleted at Twilio or is missing there,
+    deliveries that failed or were given up, and a redial.
     """
     call = history.call
     more = []
@@ -248,7 +248,7 @@ def _last_problem(history: CallHistory) -> str | None:
 
 
 def _status_since(history: CallHistory, status: str) -> datetime | None:
-    """Returns when the call got this status. Returns None if the last status event is missing or has another status."""
+    """Returns when the call got this status; None if the call has no status event, or if the last one has another status."""
     event = _last_event(history, "call.status")
     return event.at if event and event.data.get("status") == status else None
 

@@ -1,4 +1,4 @@
-"""Texts for the pages about calls: lengths of time, results of searches, reasons and problems in words."""
+"""Words for the pages about calls: for durations, results of searches of Twilio's list of calls, reasons and problems."""
 
 from datetime import timedelta
 from typing import Final, Literal
@@ -66,7 +66,7 @@ def duration_in_words(length: timedelta) -> str:
 
 
 def with_spaces(word: str) -> str:
-    """Returns a constant with spaces instead of `_` and `-`: "user defined message" for `user_defined_message`."""
+    """Returns the word with spaces instead of `_` and `-`: "user defined message" for `user_defined_message`."""
     return word.replace("_", " ").replace("-", " ")
 
 
@@ -78,7 +78,7 @@ def reason_in_words(reason: str) -> str:
 
 
 def problem_in_words(problem: object) -> str:
-    """Returns in words what a problem means. `problem` is the slug of the problem, such as `upstream-throttled`.
+    """Returns in words what a problem means. `problem` is its slug, the last part of the `type` in problem+json.
 
     Returns "" for None, and an unknown slug unchanged.
     """

@@ -1,4 +1,4 @@
-"""Merges all that happened to a call into one timeline: callbacks, searches of Twilio's list, changes, deliveries."""
+"""Merges all that happened to a call into one timeline: callbacks, searches of Twilio's calls, changes and deliveries."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -56,9 +56,9 @@ def timeline_entries(history: CallHistory, *, reveal: bool = False) -> list[Time
 
 
 def time_since_last_entry(entries: Sequence[TimelineEntry], history: CallHistory) -> str:
-    """Returns the time since the last line, in words.
+    """Returns in words how much time has passed since the last line of the timeline.
 
-    Returns "" if this time is shorter than MIN_GAP, or if the history lacks the latest events.
+    Returns "" if it is less than MIN_GAP, or if the call has so many events that the history lacks the latest ones.
     """
     if history.has_more_events:
         return ""
@@ -99,7 +99,7 @@ def _event_entries(events: Sequence[EventRow], *, reveal: bool) -> Iterator[Time
 
 
 def _repeats_callback_status(event: EventRow, callback: EventRow) -> bool:
-    """Returns whether the event only repeats the status that the last callback reported."""
+    """Returns whether the event only repeats the status that `callback`, the last callback before the event, reported."""
     return (
         event.type == "call.status"
         and event.at - callback.at < _MAX_STATUS_DELAY
@@ -202,7 +202,7 @@ def _describe_change(event: EventRow) -> tuple[str, str, Tone]:
 
 
 def _delivery_entry(delivery: DeliveryRow, *, written_at: datetime, now: datetime) -> TimelineEntry:
-    """Returns the timeline's line for a delivery. Before the first attempt, the line has the time `written_at`.
+    """Returns the timeline's line for a delivery. Its time is that of the last attempt; without one, it is `written_at`.
 
     `written_at` must not be earlier than the event that the delivery reports; otherwise the line would stand before that event.
     """
@@ -231,9 +231,9 @@ def _receiver_answer_text(delivery: DeliveryRow) -> str:
 
 
 def _with_attempt_facts(text: str, data: Mapping[str, Any]) -> str:
-    """Adds facts about the requests to Twilio to the text: their number, and the status, code and duration of the last one.
+    """Returns the text with facts about the event's requests to Twilio: their number, and how the last one was answered.
 
-    `data` is the data of the event. If it lists no requests under `attempts`, the text does not change.
+    `data` is the data of the event, which lists the requests in `attempts`. If there are none, returns `text` unchanged.
     """
     attempts = [each for each in data.get("attempts") or [] if isinstance(each, Mapping)]
     if not attempts:

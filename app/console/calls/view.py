@@ -38,7 +38,7 @@ _FAST_REFRESH_PERIOD = timedelta(hours=1)
 
 
 def search_kind_text(search: CallSearch | None) -> str:
-    """Returns in words how the text in the search box was understood, such as "an idempotency key"; "" if the box is empty."""
+    """Returns in words how the text in the search box was understood, such as "an idempotency key"; "" if `search` is None."""
     return _SEARCH_KIND_TEXTS[search.kind] if search else ""
 
 

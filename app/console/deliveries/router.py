@@ -35,7 +35,7 @@ _MISSING_TIME_TEXT = "Choose a date and a time, such as 2026-11-28 09:30."
 @router.get("")
 @needs(Scope.READ, clients="any")
 async def list_deliveries(request: Request, client: ConsoleClientDep, query: Annotated[DeliveryQuery, Depends()]) -> Response:
-    """Shows the deliveries of a tenant. Without a tenant, shows operators how many deliveries of each tenant wait."""
+    """Shows the deliveries of a tenant. If an operator names no tenant, shows how many deliveries of each tenant wait."""
     if client.tenant_id is not None and not query.tenant:
         query = replace(query, tenant=client.tenant_id)
     if not query.tenant:
@@ -58,7 +58,10 @@ async def _show_overview(request: Request, *, after: str) -> Response:
 
 
 async def _show_list(request: Request, query: DeliveryQuery, *, error_text: str = "") -> Response:
-    """Renders a tenant's list of deliveries. `error_text` is shown at the time field of the form that sends them again."""
+    """Renders a tenant's list of deliveries, with the form that sends given-up deliveries again.
+
+    `error_text` says what is wrong with the time in this form; "" means that nothing is.
+    """
     database, now = slot_limited_transactions(request), datetime.now(UTC)
     searched_to, next_page = None, None
     try:
@@ -118,7 +121,10 @@ async def replay_deliveries(
     tenant_id: str,
     form: SubmittedFormDep,
 ) -> Response:
-    """Sends deliveries of a tenant again: those that were given up, and were written at or after the time in the form."""
+    """Sends a tenant's given-up deliveries again: those that were written at or after the time in the form.
+
+    One request sends a limited number. The response redirects to a list, which says how many are sent and whether more remain.
+    """
     require_read_scope(client)
     caller = caller_for_tenant(client, tenant_id)
     since = _parse_since(form.first_value("since"))
@@ -142,7 +148,7 @@ async def retry_delivery(
     call_id: str,
     delivery_id: str,
 ) -> Response:
-    """Sends one delivery again, whatever its state."""
+    """Makes one delivery due now, whatever its state, so that a worker sends it again."""
     require_read_scope(client)
     caller = caller_for_tenant(client, tenant_id)
     wanted = _parse_delivery_id(delivery_id)

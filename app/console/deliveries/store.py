@@ -153,7 +153,7 @@ async def list_waiting_deliveries(
 async def list_given_up(database: TransactionRunner, tenant_id: str, *, before: UUID | None = None) -> GivenUpPage:
     """Returns a page of the tenant's given-up deliveries.
 
-    Reads only the newest MAX_SEARCHED_DELIVERIES deliveries whose ids are before `before`.
+    Searches the newest MAX_SEARCHED_DELIVERIES deliveries of the tenant or, with `before`, the newest ones with lower ids.
     """
     last = before or _LATEST_ID
     rows = await fetch_with_time_limit(database, _LIST_GIVEN_UP, tenant_id, ids.creation_time_of_id(last), last, PAGE_SIZE + 1)

@@ -20,7 +20,7 @@ _ERROR_TEXTS: Final = {
 class AttemptedDelivery(Protocol):
     """The fields of a delivery that this module reads.
 
-    `held` says whether the delivery waits for an earlier event of its call.
+    `held` says whether the delivery waits because an earlier event of its call is not delivered yet.
     """
 
     @property
@@ -34,7 +34,10 @@ class AttemptedDelivery(Protocol):
 
 
 def state_and_note_in_words(delivery: AttemptedDelivery) -> tuple[str, str]:
-    """Returns the word for the delivery's badge, and a note: what the delivery waits for, or how it ended."""
+    """Returns the word for the delivery's badge, such as "retrying", and a note, such as "2 attempts failed".
+
+    The note says what the delivery waits for, or how it ended. It may be "".
+    """
     if delivery.state == "delivered":
         return "delivered", "" if delivery.attempts == 1 else f"after {_attempt_count_text(delivery.attempts)}"
     if delivery.state == "gave_up":
@@ -49,14 +52,17 @@ def state_and_note_in_words(delivery: AttemptedDelivery) -> tuple[str, str]:
 def can_be_sent_again(delivery: AttemptedDelivery) -> bool:
     """Returns whether a person may send the delivery again.
 
-    A person may do so if the delivery was delivered or given up, or if an attempt has failed and the delivery does not wait for
-    an earlier event of its call.
+    A person may do so if the delivery has ended (delivered or given up). If it has not ended, an attempt must have failed, and
+    the delivery must not wait for an earlier event of its call.
     """
     return delivery.state != "pending" or (delivery.attempts > 0 and not delivery.held)
 
 
 def error_in_words(error: str | None, status: int | None) -> str | None:
-    """Returns in words why the last attempt failed; None if it succeeded, or if there was no attempt."""
+    """Returns in words why the last attempt failed; None if it succeeded, or if there was no attempt.
+
+    `error` says why there was no HTTP response, such as "timeout". `status` is the status of the response.
+    """
     if error is not None:
         return _ERROR_TEXTS.get(error, error)
     return None if status is None or status < 300 else f"answered {status}"

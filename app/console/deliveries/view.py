@@ -33,7 +33,7 @@ class DeliveryQuery:
 
     @property
     def done_message(self) -> str | None:
-        """The message about the form that led to this page; None if no form led to it."""
+        """The message about what the form that led to this page has done; None if no form led to it."""
         if self.sent is None:
             return None
         if not self.sent:
@@ -64,7 +64,7 @@ class DeliveryQuery:
 
     @property
     def given_up_before(self) -> UUID | None:
-        """The page lists given-up deliveries whose ids are lower than this id; None on the first page.
+        """The upper bound (exclusive) of the ids of the given-up deliveries on the page; None on the first page.
 
         Raises ValueError if the cursor is malformed.
         """
@@ -72,7 +72,7 @@ class DeliveryQuery:
 
 
 def delivery_list_url(tenant_id: str, state: str, cursor: str = "", *, sent: int | None = None, since: str = "") -> str:
-    """Returns the URL of a page of the list of deliveries. The parameters mean the same as the fields of DeliveryQuery."""
+    """Returns the URL of a page of the list of deliveries. The fields of DeliveryQuery explain the parameters."""
     given = {"tenant": tenant_id, "state": state, "cursor": cursor, "since": since}
     if sent is not None:
         given["sent"] = str(sent)
@@ -80,7 +80,7 @@ def delivery_list_url(tenant_id: str, state: str, cursor: str = "", *, sent: int
 
 
 def cursor_after_delivery(line: ListedDelivery) -> str:
-    """Returns the cursor of the next page of waiting deliveries. `line` is the last delivery of this page."""
+    """Returns the cursor of the next page of waiting deliveries. `line` is the last one on the current page."""
     return "" if line.next_attempt_at is None else f"{line.next_attempt_at.isoformat()}~{line.id}"
 
 

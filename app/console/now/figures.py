@@ -20,9 +20,9 @@ _MAXIMUM_FIGURES: Final = frozenset({"waiting"})
 
 @dataclass(frozen=True, slots=True)
 class PlotTimeRange:
-    """A time range of the page. `span` is how far back the plots go.
+    """A time range that the page offers, such as the last 24 hours. `span` is how far back the plots go.
 
-    `point` is the length of the period of one point in a plot, and `row` that of one row in the table.
+    `point` is the time that one point of a plot covers, and `row` the time that one row of the table covers.
     """
 
     label: str
@@ -66,9 +66,9 @@ class Plot:
 
 @dataclass(frozen=True, slots=True)
 class FigureRow:
-    """A row of the table. `texts` are in the order of TABLE_COLUMNS.
+    """A row of the table below the plots: the figures of the period that begins at `start`.
 
-    If the figures of the period were not counted, `texts` is empty.
+    `texts` are in the order of TABLE_COLUMNS. The list is empty if no worker has counted the figures.
     """
 
     start: datetime
@@ -84,8 +84,8 @@ TABLE_COLUMNS: Final = (
 def sum_figures_per_period(read: RolledUpFigures, *, span: timedelta, length: timedelta) -> list[PeriodFigures]:
     """Returns the figures of the last `span`, summed for periods of this `length`; None for a period without figures.
 
-    Leaves out the newest periods if they have no figures, unless they ended more than two minutes ago: a worker may not have
-    counted them yet.
+    A worker may not have counted the newest periods yet. Newest periods without figures are left out, unless they ended more
+    than two minutes ago.
     """
     now, found = read.now, defaultdict[datetime, list[CallFigures]](list)
     for start, each in read.figures:
@@ -99,7 +99,7 @@ def sum_figures_per_period(read: RolledUpFigures, *, span: timedelta, length: ti
 
 
 def sum_figures(parts: Sequence[CallFigures]) -> CallFigures:
-    """Returns the figures of several periods together: sums, but for `waiting` the maximum of the known values."""
+    """Returns the sums of the figures of several periods. `waiting` is the maximum of the known values instead."""
     spent: dict[str, Decimal] = {}
     for each in parts:
         for unit, amount in each.spent.items():
@@ -114,10 +114,10 @@ def sum_figures(parts: Sequence[CallFigures]) -> CallFigures:
 
 
 def latency_quantile_ms(latency: Sequence[int], share: float) -> float | None:
-    """Returns how many milliseconds Twilio took at most to answer this share (0 to 1) of the calls; None without calls.
+    """Returns the quantile `share` (0 to 1) of Twilio's response times in milliseconds; None if there are no calls.
 
-    `latency` has the number of calls in each bucket of LATENCY_BOUNDS_MS. The result is interpolated within its bucket, and is
-    at most the last bound. In the first bucket it is the bound: nothing is known of how the times spread below it.
+    `latency` has the number of calls in each bucket of LATENCY_BOUNDS_MS. The result is interpolated within its bucket. If the
+    quantile is in the first bucket, the result is the first bound; if it is in the last bucket, the last bound.
     """
     wanted, seen = share * sum(latency), 0
     if not wanted:

@@ -1,4 +1,4 @@
-"""Reads what the page *Now* needs for its sentence and for its list of what needs attention, in one statement.
+"""Reads, in one SQL statement, what the page *Now* says about calls and about the things that need attention.
 
 Every part of the statement reads a limited number of index entries. Without a `tenant_id`, the facts are about all tenants.
 """
@@ -90,8 +90,8 @@ class LastHourCallCounts:
 
     `not_started` leaves out the calls that somebody canceled before they were dialled. `called_back` is the number of started
     calls for which a callback has arrived. `callback_missing` is the number of started calls for which a callback is expected
-    and none has arrived. `rolled_up` is the number of calls that are `started`, `not_started` or `unknown`, of those minutes
-    that a worker has counted. `server_errors` is the number of these calls that Twilio answered with a 5xx status.
+    and none has arrived. For the minutes whose figures a worker has counted, `rolled_up` is the number of calls that are
+    `started`, `not_started` or `unknown`, and `server_errors` is how many of these calls Twilio answered with a 5xx status.
     """
 
     scheduled: int = 0
@@ -288,7 +288,7 @@ _FACTS_ADAPTER: Final = TypeAdapter(NowPageFacts)
 
 
 async def read_now_page_facts(database: TransactionRunner, tenant_id: str | None, *, has_public_url: bool) -> NowPageFacts:
-    """Reads what the page *Now* shows about one tenant or, if `tenant_id` is None, about all.
+    """Reads what the page *Now* shows about one tenant or, if `tenant_id` is None, about all tenants.
 
     `has_public_url` says whether Twilio can send callbacks to Callgate. Raises DatabaseUnavailable if the statement fails.
     """

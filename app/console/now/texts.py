@@ -13,9 +13,9 @@ MIN_CALLS_FOR_CONCLUSION: Final = 5
 
 
 def most_did_not_start(recent: LastHourCallCounts) -> bool:
-    """Returns whether less than half of the last hour's calls are known to have started; False if there are only a few calls.
+    """Returns whether less than half of the last hour's calls are known to have started.
 
-    Scheduled and pending calls do not count.
+    Scheduled and pending calls do not count. Returns False if there are fewer than MIN_CALLS_FOR_CONCLUSION calls.
     """
     return recent.settled_or_unknown_count >= MIN_CALLS_FOR_CONCLUSION and recent.started * 2 < recent.settled_or_unknown_count
 
@@ -45,7 +45,7 @@ def span_text(span: timedelta) -> str:
 
 
 def is_dialled_at_pace(queue: WaitingQueue) -> bool:
-    """Returns whether the queue's pace alone decides when its calls are dialled.
+    """Returns whether nothing but the maximum rate of dialling decides when the queue's calls are dialled.
 
     Returns False if the queue is paused, if its tenant is suspended, or if its calls may ring at certain hours only.
     """

@@ -35,7 +35,7 @@ def now_view(facts: NowPageFacts, *, for_operator: bool, resolve_period: timedel
     """Returns what the page *Now* shows: a sentence about the calls of the last hour, and the list of what needs attention.
 
     `resolve_period` (CALLGATE_RESOLVE_PERIOD) is normally how long Callgate searches Twilio's call list for a call whose
-    outcome is unknown. `key_set_state` is the state of the key set that verifies service account tokens (app.workloads).
+    outcome is unknown. `key_set_state` is the state of the key set that verifies service account tokens, such as "stale".
     """
     items = attention_items(facts, for_operator=for_operator, resolve_period=resolve_period, key_set_state=key_set_state)
     level, head = _main_sentence(facts)

@@ -1,7 +1,7 @@
 """Asks an OpenID Connect provider who a person is: authorization code with PKCE, `state` and `nonce`, then the ID token.
 
-Authlib and joserfc build the requests and check the ID token. app.twilio.client sends the requests, as it sends those to
-Twilio. The provider's key set is read again for each login, because logins are rare and keys change.
+Authlib and joserfc build the requests and check the ID token. app.twilio.client, which also sends the requests to Twilio, sends
+these requests. The provider's key set is read again for each login, because logins are rare and keys change.
 """
 
 import asyncio

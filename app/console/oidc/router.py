@@ -45,10 +45,10 @@ _NO_RULE_TEXT = "The provider knows you, and no rule of this installation gives 
 @router.get("/login")
 @public
 async def begin_login(request: Request) -> Response:
-    """Redirects to the provider.
+    """Redirects the browser to the login page of the OpenID Connect provider.
 
-    A link leads here and not a form, because browsers apply `form-action 'self'` of the Content-Security-Policy also to the
-    redirect that follows a form.
+    The console's login page has a link to this route, not a form. The Content-Security-Policy has `form-action 'self'`, and
+    browsers would apply this to the redirect that follows a form, too.
     """
     provider = _provider_of(request)
     try:
@@ -69,7 +69,10 @@ async def begin_login(request: Request) -> Response:
 @router.get("/callback")
 @public
 async def finish_login(request: Request) -> Response:
-    """Logs in the person whom the provider names, if a rule gives them access."""
+    """Logs in the person whom the provider names, if a rule in the settings gives this person access.
+
+    Otherwise, returns the login page with the reason.
+    """
     provider = _provider_of(request)
     attempts: FailedAuthenticationLimiter = request.state.key_attempts
     address = attempts.client_address_of(request.scope)

@@ -1,6 +1,6 @@
 """Maps a signed-in person to the API client as which the person may act: a client of one tenant, or an operator.
 
-The rules match claims in the provider's ID token.
+The rules are settings. They match claims of the provider's ID token and user info.
 """
 
 from collections.abc import Mapping, Sequence
@@ -29,7 +29,7 @@ def client_for_claims(rules: Sequence[OidcAccessRule], claims: Mapping[str, Any]
 def _rule_matches_claims(rule: OidcAccessRule, claims: Mapping[str, Any]) -> bool:
     """Returns whether the rule's claim has the rule's value, or is a list that contains it.
 
-    `email` counts only if it is verified.
+    A rule for the claim `email` matches only if `email_verified` is true.
     """
     claim = claims.get(rule.claim)
     if rule.claim == "email" and claims.get("email_verified") is not True:

@@ -35,12 +35,12 @@ router = console_router("/queues")
 
 
 async def console_queue_service(request: Request, _: ConsoleClientDep) -> QueueService:
-    """Returns the queue service for changes. Its transactions count against the console's limit, not against the API's."""
+    """Returns the service that changes queues. Its transactions count toward the console's limit of concurrent transactions."""
     return QueueService(slot_limited_transactions(request), request.state.console_limit)
 
 
 async def time_limited_queue_service(request: Request) -> QueueService:
-    """Returns the queue service for reading what a page shows.
+    """Returns the service that reads queues for the pages.
 
     A statement of this service fails if it takes longer than two seconds.
     """
@@ -52,7 +52,10 @@ QueueReadsDep = Annotated[QueueService, Depends(time_limited_queue_service)]
 
 
 async def console_queue_cancellation(request: Request, queues: QueuesDep) -> QueueCancellation:
-    """Returns the service that cancels a queue's calls. Its transactions count against the console's limit, not the API's."""
+    """Returns the service that cancels a queue's calls.
+
+    Its transactions count toward the console's limit of concurrent transactions.
+    """
     cancellation: QueueCancellation = request.state.queue_cancellation
     return replace(cancellation, queues=queues)
 
@@ -81,7 +84,10 @@ QueueDep = Annotated[tuple[str, str], Depends(require_accessible_queue)]
 async def list_queues(
     request: Request, client: ConsoleClientDep, tenant: str = "", after_tenant: str = "", after: str = ""
 ) -> Response:
-    """Lists queues with the number of calls that wait in each. `tenant` limits an operator's list."""
+    """Lists queues with the number of calls that wait in each. `tenant` limits an operator's list to one tenant.
+
+    `after_tenant` and `after` are the tenant and the name of the last queue on the previous page.
+    """
     wanted = client.tenant_id or tenant
     if wanted:
         require_accessible_tenant(client, wanted)
@@ -105,7 +111,7 @@ async def list_queues(
 @router.get("/{tenant_id}/{name}")
 @needs(Scope.READ, clients="any")
 async def show_queue(request: Request, queue: QueueDep, service: QueueReadsDep, canceled: int | None = None) -> Response:
-    """Shows one queue. `canceled` is how many of its calls were canceled just now."""
+    """Shows one queue. `canceled` is how many of its calls a form has just canceled; None if no form led to this page."""
     done = None if canceled is None else canceled_calls_message(canceled)
     return await _render_queue(request, queue, service, "queues/queue.html", done=done)
 
@@ -120,7 +126,7 @@ async def show_live_queue(request: Request, queue: QueueDep, service: QueueReads
 async def _render_queue(
     request: Request, queue: tuple[str, str], service: QueuesDep, template: str, *, done: str | None = None
 ) -> Response:
-    """Renders the template with the queue and its progress. `done` is a message about a form that was sent before."""
+    """Renders the template with the queue and its progress. `done` is a message about the form that led to this page."""
     progress = await service.progress(*queue)
     return page_response(request, template, view=QueueView.from_progress(progress), calls=queue_calls_url(*queue), done=done)
 
@@ -128,7 +134,7 @@ async def _render_queue(
 @router.post("/{tenant_id}/{name}/pause")
 @needs(Scope.ADMIN, clients="any")
 async def pause_queue(queue: QueueDep, actor: ConsoleActorDep, service: QueuesDep) -> Response:
-    """Stops the dialling of the queue's calls. Calls that are under way continue."""
+    """Pauses the queue: its waiting calls are not dialled until it is resumed. Calls that are under way continue."""
     await service.change(actor, *queue, {"paused": True})
     return RedirectResponse(queue_path(*queue), status_code=303)
 

@@ -38,7 +38,10 @@ _HALTING_REASONS: Final = frozenset({"halted", "tenant_suspended", "paused"})
 
 
 def wait_reason_in_words(reason: WaitReasonName | None, *, waits: bool) -> str:
-    """Returns in words what the next call waits for, such as "waits for its time"; "–" if `waits` is false."""
+    """Returns in words what the next call waits for, such as "waits for its time"; "–" if `waits` is false.
+
+    `reason` is None if the call is dialled now.
+    """
     if not waits:
         return "–"
     return "is dialled now" if reason is None else _WAIT_REASON_TEXTS[reason]
@@ -162,7 +165,7 @@ def _sorted_by_count(counts: dict[str, int]) -> tuple[tuple[str, int], ...]:
 
 
 def first_queue_list_page_url(tenant: str) -> str:
-    """Returns the URL of the first page of the list of queues. `tenant` is as in `next_queue_list_page_url`."""
+    """Returns the URL of the list of queues of this tenant, or of all tenants if `tenant` is ""."""
     return f"{QUEUES_PATH}?{urlencode({'tenant': tenant})}" if tenant else QUEUES_PATH
 
 

@@ -1,4 +1,4 @@
-"""Login with an API key, logout, and the page about the session."""
+"""Login with an API key or a one-time link, logout, and the page about the session."""
 
 from typing import Annotated
 
@@ -98,7 +98,7 @@ def _set_cookie(response: Response, token: str, sessions: ConsoleSessions) -> Re
 @router.post("/logout")
 @public
 async def log_out(request: Request) -> Response:
-    """Ends the session. Public, so that a session without the scope `read` can log out, too."""
+    """Ends the session. The route needs no scope, so a person without the scope `read` can log out, too."""
     session = await current_session(request)
     if session:
         sessions: ConsoleSessions = request.state.console_sessions

@@ -122,7 +122,7 @@ class ConsoleSessions:
         return await list_sessions(self.database, idle=self.idle)
 
     async def end(self, session_id: UUID, actor: Actor) -> bool:
-        """Ends a session. Returns False if there is no such session, or if it has already ended."""
+        """Ends a session or an unused one-time link. Returns False if none has this id, or if it has already ended."""
         async with self.database.transaction() as connection:
             tenant_id = await revoke_session(connection, session_id)
             if tenant_id is None:

@@ -38,7 +38,7 @@ class StoredSession:
 
 @dataclass(frozen=True, slots=True)
 class ListedSession:
-    """A session that has not ended, or a one-time link that can still be used. The kind of both may be `link`."""
+    """A session that has not ended, or a one-time link that can still be used. Both may have the kind `link`."""
 
     id: UUID
     kind: str

@@ -21,5 +21,5 @@ async def show_sip_form(request: Request) -> Response:
 @needs(Scope.READ, clients="any")
 @allowed_while_suspended
 async def check_address(request: Request, form: SubmittedFormDep) -> Response:
-    """Shows the parts of the address and the findings about it. Stores nothing and sends no request."""
+    """Shows the parts of a SIP address, and what is wrong with the address. Stores nothing and sends no request."""
     return page_response(request, "sip/check.html", view=view_of_address("".join(form.all_values("address")[:1])))

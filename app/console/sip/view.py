@@ -103,7 +103,10 @@ def _count_with_noun(number: int, noun: str) -> str:
 
 
 def _segments(text: str, findings: Sequence[Finding], password: tuple[int, int] | None) -> Iterator[Segment]:
-    """Yields the text in pieces. A piece ends where a finding begins or ends. The password is one masked piece."""
+    """Yields the text in pieces. A piece ends where a finding begins or ends. The password is one masked piece.
+
+    `password` has the start and the end of the password in the text; None if there is no password.
+    """
     masked_from, masked_to = password or (0, 0)
     end = min(len(text), MAX_SHOWN_LENGTH)
     cuts = {0, end, masked_from, masked_to, *(found.start for found in findings), *(found.end for found in findings)}
@@ -140,7 +143,7 @@ def _highest_severity(findings: Sequence[Finding], numbers: Sequence[int]) -> Se
 
 
 def _excerpt(text: str, found: Finding, password: tuple[int, int] | None) -> str:
-    """Returns the part of the text that the finding is about, with the password masked. Shortens it to _EXCERPT_LENGTH."""
+    """Returns at most _EXCERPT_LENGTH characters of what the finding is about, with the password masked."""
     start, end = found.start, found.end
     if password is None or end <= password[0] or start >= password[1]:
         shown = _mark_spaces(escape_invisible(text[start:end]))

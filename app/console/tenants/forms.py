@@ -1,6 +1,6 @@
 """Turns forms of tenants into bodies of the admin API, and errors of the admin API into forms with error texts.
 
-The models of the admin API check the bodies, so that a form and a request are refused for the same reasons.
+The models of the admin API check the bodies, so a form is refused for the same reasons as a request to the admin API.
 """
 
 from collections.abc import Mapping

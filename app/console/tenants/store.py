@@ -70,7 +70,10 @@ _DETAILS_SQL: Final = f"""
 
 
 async def list_tenant_rows(database: TransactionRunner, *, after: str | None) -> tuple[list[TenantRow], bool]:
-    """Returns a page of tenants in the order of their ids, and whether a further page follows."""
+    """Returns a page of tenants in the order of their ids, and whether a further page follows.
+
+    The page begins with the first id that comes after `after`.
+    """
     async with TimeLimitedReads(database).transaction() as connection:
         rows = await list_tenants(connection, after=after, limit=PAGE_SIZE + 1)
     return rows[:PAGE_SIZE], len(rows) > PAGE_SIZE

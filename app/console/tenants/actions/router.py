@@ -65,7 +65,7 @@ async def create_account(
 async def create_credential(
     request: Request, tenant_id: VisibleTenantDep, account_sid: str, tenants: AdministrationDep, form: SubmittedFormDep
 ) -> Response:
-    """Adds a credential, which is tried after the account's other credentials."""
+    """Adds a credential to the account. Callgate tries it after the other credentials that Twilio has not rejected."""
     try:
         new = parse_body(NewCredential, filled_fields(form, CREDENTIAL_FIELDS))
         await tenants.create_credential(
