@@ -1,6 +1,7 @@
 """Sends callbacks to their receivers, over connections that are kept open.
 
-The simulator sends four callbacks for each call, so this client must cost little. It uses only the status of an answer.
+The simulator sends up to four callbacks for each call, so this client must use little processor time. It reads only the status
+of an answer.
 """
 
 import asyncio
@@ -26,7 +27,7 @@ class CallbackError(Exception):
 
 
 class InvalidURL(CallbackError):
-    """The URL has no host or port that can be connected to."""
+    """The scheme, host or port of the URL is not usable."""
 
 
 class ConnectError(CallbackError):
@@ -56,7 +57,7 @@ class ReceiverURL:
 
     @classmethod
     def parse(cls, url: str) -> "ReceiverURL":
-        """Reads from a URL what a request needs. Raises InvalidURL if the scheme, host or port is not usable."""
+        """Returns the parts of a URL that a request needs. Raises InvalidURL if the scheme, host or port is not usable."""
         try:
             parts = urlsplit(url)
             host, port = parts.hostname or "", parts.port or _DEFAULT_PORTS[parts.scheme]

@@ -25,7 +25,7 @@ SecondsRange = Annotated[tuple[Seconds, Seconds], AfterValidator(_require_ascend
 
 @dataclass(frozen=True, slots=True)
 class CallbackFaults:
-    """The faults of one callback: whether it is held back, lost or sent twice, and its delay."""
+    """The faults of a callback: whether it is sent after a later one (`held_back`), twice or never (`lost`), and its delay."""
 
     held_back: bool = False
     lost: bool = False
@@ -51,10 +51,10 @@ class CallbackFaultSettings(BaseModel):
         return not (self.shuffle or self.duplicate or self.lose or any(self.delay_s))
 
     def draw_callback_faults(self, call: Call, event: CallEvent) -> CallbackFaults:
-        """Draws the faults of the callback for an event.
+        """Returns the faults of the callback for an event of the call, drawn at random.
 
-        They depend only on the seed, the call's `to` and `nth_to_destination`, and the event. So every run draws the same
-        faults.
+        The draw depends only on the seed, the call's `to`, its number among the calls to this destination, and the event. So
+        every run draws the same faults.
         """
         if self.has_no_faults:
             return NO_FAULTS

@@ -1,8 +1,8 @@
 """Schedules the status callbacks of calls.
 
-The schedule has only the times at which to check a call. At such a time, the callbacks to send are computed from the call's
-plan, because an update may have changed the plan. The callbacks of one call are sent one after another, unless the faults say
-that they overlap. Calls do not wait for each other.
+The schedule has only the times at which to check a call. The callbacks to send are computed at such a time, because an update
+may have changed the call's plan (the times at which its state changes). The callbacks of one call are sent one after another,
+unless the faults say that they overlap. Calls do not wait for each other.
 """
 
 import asyncio
@@ -26,7 +26,7 @@ from simulator.subscription import CallEvent
 
 @dataclass(slots=True)
 class WatchedCall:
-    """A call that requested callbacks, and the callbacks that were not sent yet."""
+    """A call with a StatusCallback, and its callbacks that were not sent yet."""
 
     call: Call
     unsent: list[tuple[datetime, PlannedCallback]] = field(default_factory=list)
@@ -56,7 +56,7 @@ class CallbackScheduler:
 
     @property
     def waiting_call_count(self) -> int:
-        """The number of calls that requested callbacks and have not ended, or that still have callbacks to send."""
+        """The number of calls with a StatusCallback that have not ended or still have callbacks to send."""
         return len(self._watched)
 
     @property
@@ -79,7 +79,7 @@ class CallbackScheduler:
             self._client.close()
 
     def schedule_callbacks(self, call: Call) -> None:
-        """Schedules the callbacks of a call. Must be called for each new call, and after each change of a call's plan."""
+        """Schedules the callbacks of a call. Must be called for each new call and after each change of `call.plan`."""
         if call.subscription is not None:
             watched = self._watched.setdefault(call.sid, WatchedCall(call))
             watched.unsent_computed_with = None
@@ -140,7 +140,7 @@ class CallbackScheduler:
             yield from self._take_held_back(watched)
 
     def _take_held_back(self, watched: WatchedCall) -> Iterator[PlannedCallback]:
-        """Removes and returns the callbacks that a fault has held back. They are sent after a later one, if there is one."""
+        """Removes and returns the callbacks that a fault held back. They follow a later callback of the call, if it has one."""
         held_back, watched.held_back = watched.held_back, []
         return iter(held_back)
 
@@ -162,8 +162,8 @@ class CallbackScheduler:
     def _schedule_next_check_or_unwatch(self, watched: WatchedCall, now: datetime) -> None:
         """Schedules the next check of the call, or stops watching it once it has ended and all its callbacks were sent.
 
-        A call without pending callbacks is watched until it ends, because an update may add callbacks. Without the record of
-        the callbacks that were sent, they would then be sent again.
+        A call without unsent callbacks is watched until it ends, because an update may add callbacks. The record of its sent
+        callbacks keeps them from being sent again.
         """
         ended_at = watched.call.plan.ended_at
         if unsent := self._unsent_callbacks(watched):

@@ -99,7 +99,7 @@ async def update_call(account_sid: str, sid: str, request: Request) -> Response:
 
     `Status=canceled` ends a call that is queued or ringing, and does not change a call in progress. `Status=completed` ends
     a call in any of these states. `Url` or `Twiml` redirects a call in progress. A call that has ended cannot be updated:
-    the answer is 21220, or for a `Status` the code that `SimulatorConfig.ended_call_code` sets.
+    a request with `Status` gets the error `SimulatorConfig.ended_call_code`, and any other request gets error 21220.
     """
     state, call = get_state(request), get_call(account_sid, sid, request)
     parameters = validate_update(await read_form(request))

@@ -55,7 +55,7 @@ async def read_ledger(
     to: str | None = None,
     after: Annotated[int, Query(ge=0, description="Only entries with a higher sequence number.")] = 0,
 ) -> LedgerPage:
-    """Lists creations in the order of receipt, accepted or not."""
+    """Lists the requests to create a call in the order of receipt, whether or not they created a call."""
     entries = [
         entry
         for entry in state.ledger.entries()
@@ -73,7 +73,7 @@ async def read_ledger(
 
 @router.get("/requests", summary="Count the requests to Twilio's own paths")
 async def read_request_counts(state: StateDep, account_sid: str | None = None) -> dict[str, int]:
-    """Counts requests since the start or the last reset by method and resource: `POST Calls`, `GET Calls`, `GET Call`."""
+    """Counts requests by method and resource (`POST Calls`, `GET Calls`, `GET Call`), since the start or the last reset."""
     return state.requests.request_counts_of(account_sid)
 
 
@@ -124,5 +124,5 @@ def _to_registered_account(account: Account) -> RegisteredAccount:
 
 @router.post("/reset", status_code=204, summary="Remove calls, ledger, callbacks and faults")
 async def reset(state: StateDep) -> None:
-    """Resets the simulator. Registered accounts stay."""
+    """Resets the simulator. Accounts that are registered with credentials stay."""
     state.reset()

@@ -143,7 +143,7 @@ class SignedRequest:
 
 
 def _sign(delivery: Delivery, url: str, auth_token: str | None) -> SignedRequest:
-    """Returns the signed request, and stores its signature in `delivery`.
+    """Returns the request, signed with `auth_token` unless that is None. Stores the signature in `delivery`.
 
     A GET has the fields in the query, which is part of the signed URL.
     """

@@ -53,7 +53,7 @@ ERROR_CATALOGUE: Mapping[int, tuple[int, str]] = {
 class TwilioError(Exception):
     """An error answer in the shape of https://www.twilio.com/docs/usage/twilios-response#response-formats-exceptions.
 
-    `value` replaces `{}` in the text of the code, and `message` the whole text.
+    `value` replaces `{}` in the text of the error code. `message` replaces the whole text.
     """
 
     def __init__(self, code: int, value: str = "", *, message: str | None = None, retry_after_s: int | None = None) -> None:

@@ -44,9 +44,9 @@ class FaultChoice:
     def choose(self, headers: Headers, to: str, nth_to_destination: int) -> tuple[str, Fault] | None:
         """Returns the fault to inject, with its name; None for no fault.
 
-        The header names the fault. Without the header, the SIP user of `to` may name it. Otherwise it is drawn at random.
-        Raises error 20422 for an unknown name. A random fault depends only on the seed, `to` and `nth_to_destination` (the
-        number of the creation among those with this `to`). So every run has the same faults.
+        The header X-Simulator-Fault names the fault. Without it, a SIP user `fault-NAME` in `to` does. Otherwise the fault is
+        drawn at random. Raises error 20422 for an unknown name. A random fault depends only on the seed, `to` and
+        `nth_to_destination` (the number of the creation among those with this `to`). So every run has the same faults.
         """
         requested = headers.get(FAULT_HEADER)
         if requested is None:

@@ -136,7 +136,7 @@ class CallbackNever(Fault):
 
 
 class LatePrice(Fault):
-    """Shows the price only `seconds` seconds of the call (see `SimulatorConfig.speed`) after the end of the call."""
+    """Gives the call its price `seconds` seconds after its end. `SimulatorConfig.speed` divides this time."""
 
     def change_created_call(self, call: Call, now: datetime) -> None:
         call.plan = replace(call.plan, price_delay=timedelta(seconds=self.seconds / call.plan.speed))

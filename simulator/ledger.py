@@ -25,7 +25,7 @@ RECORDED_HEADERS = (
 
 
 class LedgerEntry(BaseModel):
-    """One creation that arrived: `POST …/Calls.json` or `POST …/Calls`."""
+    """A request to create a call that arrived (`POST …/Calls.json` or `POST …/Calls`), and its answer."""
 
     model_config = ConfigDict(validate_by_name=True, validate_by_alias=True)
 
@@ -56,7 +56,7 @@ class LedgerEntry(BaseModel):
 
 
 class Ledger:
-    """Keeps the newest `max_entries` entries. `received` and `accepted` also count older entries that were deleted."""
+    """The newest `max_entries` requests to create a call. `received` and `accepted` also count older ones that were deleted."""
 
     def __init__(self, max_entries: int) -> None:
         self._entries: deque[LedgerEntry] = deque(maxlen=max_entries)

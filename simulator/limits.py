@@ -19,9 +19,9 @@ MAX_QUEUE_S = 86_400
 
 
 class AccountLimits(BaseModel):
-    """The limits of an account. By default it has none.
+    """The limits of an account. By default an account has no limits.
 
-    All times are seconds of the simulator's clock, whatever its speed.
+    All times are seconds of the simulator's clock. `SimulatorConfig.speed` does not change them.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)

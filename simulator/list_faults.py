@@ -73,7 +73,7 @@ class ListRequestFaults:
         self._random = Random(f"{faults.seed}/{number}") if is_wrong else None  # noqa: S311 - repeats by seed
 
     def shown_state_time(self, call: Call) -> datetime | None:
-        """Returns the time for which the list shows the call's state; None if the list omits the call."""
+        """Returns the time at which the call had the state that the list shows; None if the list omits the call."""
         if self._random is None:
             return self.now if call.is_visible(self.now) else None
         is_omitted = self._random.random() < self._faults.omit_share

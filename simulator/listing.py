@@ -155,8 +155,8 @@ def _page_by_token(
 ) -> tuple[list[ListedCall], bool, bool]:
     """Returns the calls of a page, whether there is a page before this page, and whether there is one after it.
 
-    `edge` is the call in `token`: the page begins after it or, with the token of a previous page, ends before it. Without a
-    token, returns the first page.
+    `edge` is the call that `token` names. The page begins after this call. With the token of a previous page, it ends before
+    this call. Without a token, returns the first page. `matching` yields those of the given calls that the filters select.
     """
     if edge is not None and token.startswith(PREVIOUS_PAGE):
         found = list(islice(matching(calls.oldest_first(account_sid, after=edge)), page_size + 1))

@@ -62,7 +62,7 @@ def _http_date(moment: datetime) -> bytes:
 def create_app(config: SimulatorConfig, state: SimulatorState | None = None) -> FastAPI:
     """Returns the simulator as an ASGI application.
 
-    With a `state` of your own, which you can read while the application runs, `config` is ignored.
+    If `state` is given, `config` is ignored. The caller can read this state while the application runs.
     """
     state = state or SimulatorState(config)
 

@@ -101,7 +101,10 @@ def validate_update(form: Form) -> UpdateParameters:
 
 
 def _require_twiml_source(form: Form) -> None:
-    """Raises Twilio's error if Url, Twiml and ApplicationSid are all missing, or if they or other URLs or methods are wrong."""
+    """Raises Twilio's error if Url, Twiml and ApplicationSid are all missing, or if one of them is invalid.
+
+    Also validates the other parameters that are URLs or HTTP methods, except those that Twilio ignores with an ApplicationSid.
+    """
     application_sid = form.get("ApplicationSid")
     if application_sid is None:
         if form.get("Url") is None and form.get("Twiml") is None:

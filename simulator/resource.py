@@ -64,7 +64,7 @@ def call_resource_at_creation(call: Call) -> dict[str, Any]:
 
 
 def current_call_resource(call: Call, progress: CallProgress) -> dict[str, Any]:
-    """Returns the resource of a call as all requests after the creation show it, without display rules.
+    """Returns the resource of a call as later requests show it, before the display rules change addresses and dates.
 
     Once the call is dialled, `caller_name` and `trunk_sid` are "" instead of null.
     """
@@ -85,7 +85,7 @@ def current_call_resource(call: Call, progress: CallProgress) -> dict[str, Any]:
 
 
 def render_call_resource(call: Call, now: datetime, rules: DisplayRules) -> bytes:
-    """Returns the call as all requests after the creation show it: JSON that follows the display rules."""
+    """Returns the JSON of a call as fetches, updates and lists show it. The display rules change its addresses and dates."""
     stage = call.stage_at(now)
     if stage.rendered is None or stage.rendered[0] is not rules:
         resource = rules.apply_to_resource(current_call_resource(call, stage.progress))

@@ -51,8 +51,7 @@ class Call:
     def stage_at(self, now: datetime) -> CallStage:
         """Returns the state of the call at the time `now`.
 
-        The result is kept. It is computed again only if the call's plan was replaced, or if `now` is before the begin or after
-        the end of the kept state.
+        Keeps the result, and computes it again only if the call's plan was replaced or the kept state is not that at `now`.
         """
         if self._stage is None or not self._stage.is_current(self.plan, now):
             self._stage = CallStage(self.plan, progress_at(self.plan, now), time_of_next_change(self.plan, now))

@@ -115,7 +115,7 @@ async def fetch_media(
 
 @router.post("/_simulator/calls/{call_sid}/notifications", status_code=201, tags=["control"], summary="Add a notification")
 async def add_notification(call_sid: str, fields: dict[str, str], request: Request, state: StateDep) -> dict[str, Any]:
-    """Adds a notification, which only Twilio itself creates. `fields` override those of the resource."""
+    """Adds a notification, which only Twilio itself creates. `fields` replace members of the new notification."""
     call = state.calls.find_in_any_account(call_sid)
     if call is None:
         raise TwilioError(20404, request.url.path)

@@ -95,7 +95,7 @@ class Subresources:
         self._by_idempotency_key.clear()
 
     def create(self, kind: SubresourceKind, call: Call, form: Form, now: datetime) -> dict[str, Any]:
-        """Creates a subresource and returns it as JSON. A repeated IdempotencyKey returns the earlier subresource."""
+        """Creates a subresource and returns it as JSON. If the call has one with the same IdempotencyKey, returns that one."""
         for name in kind.required:
             if form.get(name) is None:
                 raise TwilioError(20422, name)
@@ -114,9 +114,9 @@ class Subresources:
         return self._add(kind, call, Form({}), now, fields).resource
 
     def find(self, kind: SubresourceKind, call: Call, sid: str, path: str) -> Subresource:
-        """Returns the call's subresource with this sid or name. Raises error 20404 if there is none.
+        """Returns the call's subresource with this sid or name. `Twilio.CURRENT` stands for the one in progress or paused.
 
-        The sid `Twilio.CURRENT` stands for the subresource that is in progress or paused.
+        Raises error 20404, with `path` in its message, if there is none.
         """
         for item in reversed(self._all[kind.segment].values()):
             current = sid == "Twilio.CURRENT" and item.resource.get("status") in _ACTIVE_STATUSES

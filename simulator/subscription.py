@@ -30,7 +30,7 @@ class CallbackSubscription:
 
     @classmethod
     def parse(cls, form: Form) -> "CallbackSubscription | None":
-        """Reads the parameters of a form; returns None if it has no StatusCallback.
+        """Returns the callbacks that the form requests; None if it has no StatusCallback.
 
         Each StatusCallbackEvent names one event. A value that names no event, or several, is ignored.
         """

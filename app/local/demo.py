@@ -1,4 +1,4 @@
-"""The call of `callgate demo`: places it through the local API and shows its progress until it has a price."""
+"""Places the call of `callgate demo` through the local API, and shows the progress of the call until it has a price."""
 
 import asyncio
 import itertools

@@ -22,10 +22,10 @@ def is_open_to_all_users(folder: Path) -> bool:
 
 
 def recorded_replacement_folder(directory: Path) -> Path | None:
-    """Returns the replacement folder for Postgres's data that `create_replacement_folder` has recorded in this state folder.
+    """Returns the folder for Postgres's data that `create_replacement_folder` has created for the state folder `directory`.
 
-    Returns None if none was recorded, if it is not a private folder of this user, or if it was recorded for another state
-    folder.
+    Returns None if none was created, if the folder is not a private folder of this user, or if `directory` is a copy of the
+    state folder for which it was created.
     """
     pointer = directory / "postgres.elsewhere"
     if not pointer.exists():

@@ -63,7 +63,7 @@ class PostgresError(CommandFailed):
 
 
 class PostgresAlreadyRunning(PostgresError):
-    """Another process runs the server of this state folder. Nothing was changed."""
+    """Another process runs the PostgreSQL server of the same state folder. Nothing was changed."""
 
 
 class EmbeddedPostgres:
@@ -221,7 +221,7 @@ class EmbeddedPostgres:
 
 
 def remove_postgres_data(directory: Path) -> None:
-    """Deletes PostgreSQL's data of this state folder, even if the data is in a replacement folder.
+    """Deletes the PostgreSQL data of the state folder `directory`, even if the data is in a replacement folder outside of it.
 
     Raises PostgresAlreadyRunning while a server uses the data, and PostgresError if the data cannot be deleted.
     """
@@ -240,8 +240,8 @@ def remove_postgres_data(directory: Path) -> None:
 
 @contextmanager
 def _lock(directory: Path) -> Iterator[int]:
-    """Locks the state folder for one process. Raises PostgresAlreadyRunning if another process keeps it locked. PostgreSQL
-    inherits the descriptor and never closes it, so the kernel frees the lock only when PostgreSQL's last process has ended."""
+    """Locks the state folder and yields the lock file's descriptor. Raises PostgresAlreadyRunning if another process keeps the
+    lock. PostgreSQL inherits the descriptor, so the kernel frees the lock only when PostgreSQL's last process has ended."""
     with (directory / "postgres.lock").open("a+") as file:
         deadline = time.monotonic() + STOP_TIMEOUT_S
         while True:

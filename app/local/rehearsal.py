@@ -59,7 +59,11 @@ _MIN_CLOCK_STEP: Final = timedelta(milliseconds=1)
 
 @dataclass(frozen=True, slots=True)
 class RehearsalSettings:
-    """The input of a rehearsal: copied settings, the dialling limits of the account and the queue, and Twilio's own limits."""
+    """The settings of a rehearsal (a simulation of scheduled calls).
+
+    `copied` has stored settings of a tenant and its queue. `account_pace` and `queue_pace` are Callgate's limits on dialling.
+    `twilio` has the limits that Twilio sets for the account.
+    """
 
     copied: CopiedSettings = CopiedSettings()  # noqa: RUF009  # frozen
     account_pace: PaceLimits = UNLIMITED_PACE
@@ -75,7 +79,7 @@ async def simulate_scheduled_calls(
 ) -> list[RehearsedCall]:
     """Simulates the calls in `lines`, on a clock that begins at `start`, and returns them with their outcomes.
 
-    The database must be new: prepared by `prepare_database` and then migrated.
+    The caller must have run `prepare_database` on a new database, and then the migrations.
     """
     clock = RehearsalClock(start)
     async with running_simulated_twilio(
@@ -176,7 +180,7 @@ class Rehearsal:
         return None if following is None else max(following, at + _MIN_CLOCK_STEP)
 
     async def _write_call_end(self, call_id: UUID, call: RehearsedCall) -> None:
-        """Writes the end of a call to its record, as a callback or a refresh does in a real run.
+        """Writes the end of a call to its record, as the service does after a status callback or a fetch from Twilio.
 
         A call that was busy or not answered may get a redial. If so, adds the redial to the calls that the rehearsal follows.
         """
@@ -237,7 +241,10 @@ class Rehearsal:
                 return made.wait_s
 
     async def _place_call(self, grant: DialGrant, at: datetime) -> None:
-        """Places a call at the simulator. The rehearsal's clock stands still meanwhile."""
+        """Places the call of a grant (a right to dial) at the simulator, and records its outcome.
+
+        A call that the simulator refuses for the moment waits again. The rehearsal's clock stands still meanwhile.
+        """
         call_id = grant.call.id
         call = self._waiting_calls.pop(call_id)
         await self.services["granted_call_dialer"].dial(replace(grant, ring_in_s=math.inf), monotonic_seconds())

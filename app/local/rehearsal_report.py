@@ -11,7 +11,7 @@ _NO_QUEUE_TIME = timedelta()
 
 @dataclass(slots=True)
 class RehearsedCall:
-    """A simulated call: the call of a line of the file, or a redial of that call because it was busy or not answered."""
+    """A call in a rehearsal: the first call of a line of the file, or a redial after a call was busy or not answered."""
 
     line: int
     key: str | None = None
@@ -95,7 +95,10 @@ def max_calls_under_way(calls: Iterable[RehearsedCall]) -> int:
 
 
 def _max_times_in_span(times: Sequence[datetime], span: timedelta) -> int:
-    """Returns the largest number of sorted `times` in one interval of the length `span`, whose end is excluded."""
+    """Returns the largest number of `times` in one interval of the length `span`. The interval excludes its end.
+
+    `times` must be sorted.
+    """
     most = first = 0
     for last, time in enumerate(times):
         while time - times[first] >= span:

@@ -66,7 +66,10 @@ class CopiedSettings:
 
 @dataclass(frozen=True, slots=True)
 class DialOutcome:
-    """The state of a call after an attempt to dial it. `problem` says why no call was started."""
+    """The state of a call after an attempt to dial it.
+
+    `problem` says why the call was not started. It is None if the call was started or waits to be dialled again.
+    """
 
     execution: str
     sid: str | None
@@ -75,7 +78,7 @@ class DialOutcome:
 
 @dataclass(frozen=True, slots=True)
 class WaitingRedial:
-    """A redial that waits to be dialled, because an earlier call was busy or not answered."""
+    """A redial (a new call after one that was busy or not answered) that waits to be dialled."""
 
     id: UUID
     not_before: datetime
@@ -83,7 +86,7 @@ class WaitingRedial:
 
 
 async def find_settings(connection: Connection, tenant_id: str | None, queue: str | None) -> list[CopiedSettings]:
-    """Returns the settings of the tenant with its queue, as a list with one item. The list is empty if one of them is missing.
+    """Returns the settings of a tenant and its queue as a list with one item; an empty list if the tenant or queue is missing.
 
     `tenant_id` and `queue` must not both be None. If `tenant_id` is None, returns the settings of each tenant that has the
     queue, but of at most two tenants. If `queue` is None, reads no settings of a queue.
@@ -102,7 +105,7 @@ async def replace_postgres_clock(connection: Connection) -> None:
 
 
 async def add_tenant_and_queue(connection: Connection, copied: CopiedSettings, *, tenant_id: str, queue: str) -> UUID:
-    """Inserts the rehearsal's tenant and queue, with the hours and `ring_within_s` in `copied`. Returns the queue's id."""
+    """Inserts a tenant and its queue, with the calling hours and `ring_within_s` in `copied`. Returns the queue's id."""
     queue_id = uuid7()
     await connection.execute(_ADD_TENANT_SQL, tenant_id, copied.tenant_hours)
     await connection.execute(_ADD_QUEUE_SQL, queue_id, tenant_id, queue, copied.hours, copied.ring_within_s)
@@ -129,5 +132,5 @@ async def find_outcome(database: Database, call_id: UUID) -> DialOutcome:
 
 
 async def find_redials(database: Database, call_id: UUID) -> list[WaitingRedial]:
-    """Returns the redial that waits after a call has ended, as a list with one item, or an empty list."""
+    """Returns the redial that waits after a call was busy or not answered, in a list; an empty list if there is no redial."""
     return [WaitingRedial(**row) for row in await database.fetch(_FIND_REDIALS_SQL, call_id)]

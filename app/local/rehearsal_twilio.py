@@ -42,7 +42,7 @@ class RehearsalClock:
 
 @dataclass
 class RehearsedTwilio:
-    """The simulator that replaces Twilio, and the calls of the simulator that have not ended."""
+    """The simulator that replaces Twilio in a rehearsal, and the simulator's calls that have not ended."""
 
     url: str
     state: SimulatorState

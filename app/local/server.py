@@ -16,7 +16,7 @@ SHUTDOWN_TIMEOUT_S: Final = 60
 
 
 class StackFailed(CommandFailed):
-    """The API, the worker or the simulator ended unexpectedly. The message says which of them, and the log says why."""
+    """A server or the worker in this process did not start, or ended unexpectedly. The log says why."""
 
 
 class LocalServer(Server):

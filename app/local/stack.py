@@ -77,9 +77,9 @@ def local_database(settings: Settings, folder: StateFolder) -> Iterator[tuple[Se
 async def running_stack(
     settings: Settings, folder: StateFolder, options: StackOptions, stop: asyncio.Event
 ) -> AsyncIterator[RunningStack]:
-    """Starts the API, the worker and the simulator, yields their addresses, and stops them at the end of the block.
+    """Starts the API, the worker and, unless `options` exclude it, the simulator. Stops them at the end of the block.
 
-    If one of the three ends by itself, sets `stop`, and raises StackFailed after the other two have stopped.
+    Yields their addresses. If one of them ends by itself, sets `stop`, and raises StackFailed after the others have stopped.
     """
     with contextlib.ExitStack() as listeners:
         servers: list[LocalServer] = []

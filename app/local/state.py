@@ -1,4 +1,4 @@
-"""The state folder (`.callgate/`): keeps the data of `callgate dev` between runs, and shows other commands its database."""
+"""The state folder (`.callgate/`): keeps the data of `callgate dev` between runs, and the database URL for other commands."""
 
 import base64
 import fcntl
@@ -71,7 +71,10 @@ class StateFolder:
 
     @contextmanager
     def _written_and_locked(self, file: Path, content: str) -> Iterator[TextIO]:
-        """Writes the file as `write` does. Keeps it locked from before any process can see it until the end of the block."""
+        """Writes the file as `write` does, and yields it. Keeps it locked until the block ends.
+
+        The file is locked before it gets its name, so no other process sees it unlocked.
+        """
         new = file.with_name(f"{file.name}.new")
         new.unlink(missing_ok=True)
         with os.fdopen(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as stream:
@@ -103,7 +106,7 @@ class StateFolder:
             raise AlreadyRunning(f"`callgate dev` or `demo` runs over {self.directory}, at {running.api_url}: stop it first")
 
     def find_running_stack(self) -> RunningStack | None:
-        """Returns what a process has written with `announced_as_running`; None if that process does not run any more."""
+        """Returns what a running process has written with `announced_as_running`; None if no such process runs."""
         try:
             with self._running.open() as file:
                 try:
@@ -130,7 +133,7 @@ class StateFolder:
 
 
 def settings_with_local_database(settings: Settings) -> Settings:
-    """Returns the settings with the database and other values of a running `callgate dev` or `callgate demo`.
+    """Returns the settings with the database, encryption keys and URLs of a running `callgate dev` or `callgate demo`.
 
     Returns the settings unchanged if neither of them runs, or if CALLGATE_DATABASE_URL is set.
     """
