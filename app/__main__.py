@@ -4,9 +4,9 @@ import sys
 
 
 def main() -> None:
-    """Runs the command line. Does not import `app.cli` for `callgate healthcheck`.
+    """Runs the command in `sys.argv`, and exits with its status.
 
-    The import would take most of that command's run time.
+    `callgate healthcheck` runs without an import of `app.cli`, which would take most of its run time.
     """
     command, *arguments = sys.argv[1:] or [""]
     if command == "healthcheck" and len(arguments) < 2 and not any(word.startswith("-") for word in arguments):

@@ -1,4 +1,7 @@
-"""The base class of all errors that become error responses, and the types of its attributes. app/errors.py has the errors."""
+"""CallgateError, the base class of all errors that become error responses, and the types of its attributes.
+
+The subclasses of CallgateError are in app/errors.py and app/request_errors.py.
+"""
 
 from dataclasses import dataclass
 from typing import ClassVar, Final, Literal, get_args
@@ -23,7 +26,7 @@ class FieldError:
 
 @dataclass(frozen=True, slots=True)
 class TwilioErrorResponse:
-    """Twilio's error response, with Twilio's own texts."""
+    """Twilio's error response: its HTTP status, and Twilio's own code and texts. What the response lacks is None."""
 
     status: int | None = None
     code: int | None = None

@@ -1,4 +1,4 @@
-"""Measures elapsed time, including time for which the machine was suspended."""
+"""A clock for elapsed time. On Linux it also counts the time during which the machine was suspended."""
 
 import time
 
@@ -7,5 +7,5 @@ _CLOCK_ID = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
 
 
 def monotonic_seconds() -> float:
-    """Returns seconds since an arbitrary fixed moment. Never decreases."""
+    """Returns the seconds since an arbitrary fixed moment. The value never decreases."""
     return time.clock_gettime(_CLOCK_ID)

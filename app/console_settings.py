@@ -1,4 +1,4 @@
-"""The settings of the console. `Settings` in app/settings.py inherits them."""
+"""The settings of the console, Callgate's web pages for people. `Settings` in app/settings.py inherits them."""
 
 from typing import Literal
 

@@ -174,18 +174,20 @@ class _DatabaseURLParser:
     def _sslmode_for_channel_binding(self, mode: str | None, root_certificate: str | None) -> str:
         """Returns the sslmode for a URL that requires channel binding, which asyncpg does not support.
 
-        The mode makes asyncpg verify the server's certificate instead. It is `verify-full`, or `verify-ca` if the URL asks for
-        that and names a root certificate.
+        With this mode, asyncpg verifies the server's certificate instead. `mode` is the URL's sslmode. The result is
+        `verify-ca` if `mode` is `verify-ca` and the URL names a root certificate; otherwise it is `verify-full`. Raises
+        DatabaseURLError if `mode` is `disable` or `allow`.
         """
         if mode in ("disable", "allow"):
             raise DatabaseURLError(f"has channel_binding=require, which does not work with sslmode={mode}")
         return mode if mode == "verify-ca" and root_certificate else "verify-full"
 
     def _system_certificate_arguments(self, mode: str | None, tls_parameters: Mapping[str, str]) -> dict[str, Any]:
-        """Returns the arguments with which asyncpg does what libpq does for `sslrootcert=system`.
+        """Returns the TLS arguments of `asyncpg.connect` for a URL with `sslrootcert=system`.
 
-        With them, asyncpg verifies the server's certificate and host name (verify-full) with the root certificates of this
-        machine. `tls_parameters` are the URL's TLS parameters, except sslmode.
+        As libpq does, asyncpg then verifies the server's certificate and host name with the root certificates of this machine.
+        `mode` is the URL's sslmode, and `tls_parameters` are its other TLS parameters. Raises DatabaseURLError if one of them
+        does not work with `sslrootcert=system`.
         """
         if mode not in (None, "require", "verify-full"):
             raise DatabaseURLError(f"has sslrootcert=system, which requires sslmode=verify-full, and sslmode={mode}")
@@ -201,10 +203,9 @@ class _DatabaseURLParser:
         return settings
 
     def _statement_cache_size(self) -> int | None:
-        """Returns how many prepared statements a connection caches; None if the URL does not contain this number.
+        """Returns the URL's limit of cached prepared statements per connection; None if the URL has no limit.
 
-        If the URL has both parameters, SQLAlchemy's `prepared_statement_cache_size` takes precedence over asyncpg's
-        `statement_cache_size`.
+        The parameter is `prepared_statement_cache_size` (SQLAlchemy's name) or else `statement_cache_size` (asyncpg's name).
         """
         sizes = [self._take_number_parameter(name) for name in ("prepared_statement_cache_size", "statement_cache_size")]
         return next((size for size in sizes if size is not None), None)

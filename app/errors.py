@@ -8,11 +8,13 @@ CallgateError
 
 The subclasses of RequestError are in app/request_errors.py.
 
-If it is unknown whether a request has created a call, the response under `/v1` is not an error: it is 202 with the record of
-the call. Under Twilio's own paths it is 409. For other requests, no record shows the outcome at Twilio later, so an unknown
-outcome is the error ActionUnknown (409). Every 5xx therefore means that the request started no call, and that repeating it
-cannot place a second one. Even so, if the error is DatabaseUnavailable, a change in Postgres may have been committed, and a
-request to end a call may have reached Twilio.
+If it is unknown whether a request to create a call has started one, the response is no 5xx. Under `/v1` it is 202 with the
+record of the call. Under Twilio's own paths (/2010-04-01) it is 409. If the outcome of any other request at Twilio is unknown,
+the response is ActionUnknown (409), because no record shows the outcome later.
+
+A 5xx therefore means that the request started no call, and that repeating it cannot place a second one. It does not always mean
+that nothing happened: with DatabaseUnavailable, a change in Postgres may have been committed, and a request to end a call may
+have reached Twilio.
 """
 
 from typing import ClassVar, Literal
@@ -162,5 +164,8 @@ def _leaf_classes(cls: type[CallgateError]) -> list[type[CallgateError]]:
 
 
 def error_classes_by_slug() -> dict[str, type[CallgateError]]:
-    """Returns each subclass of CallgateError that has no subclasses, by slug. Each can appear in an API response."""
+    """Returns the errors that can appear in API responses, by slug, for example "overloaded".
+
+    These are the subclasses of CallgateError that have no subclasses themselves.
+    """
     return {error.slug: error for error in _leaf_classes(CallgateError)}

@@ -56,9 +56,10 @@ class KeyRotation:
     batch_size: int = 50
 
     async def reencrypt_secrets(self, actor: Actor) -> ReencryptionResult:
-        """Re-encrypts every secret that was not encrypted with the newest key. Records one audit event for each batch.
+        """Re-encrypts, in batches, every secret that was not encrypted with the newest key.
 
-        A secret that no configured key decrypts stays as it is. The result lists such secrets, except revoked ones.
+        Records one audit event for each batch in which a secret was re-encrypted. A secret that no configured key decrypts
+        stays as it is. The result lists such secrets, except revoked ones.
         """
         result = ReencryptionResult()
         for encrypted_column in ENCRYPTED_COLUMNS:
@@ -114,9 +115,10 @@ class KeyRotation:
     async def _reencrypt_batch(
         self, encrypted_column: EncryptedColumn, last_id: Any, result: ReencryptionResult, actor: Actor
     ) -> Any:
-        """Re-encrypts the next batch of a column's secrets, and returns the rows of the batch, or no rows when all are done.
+        """Re-encrypts the next batch of a column's secrets. Returns the rows of the batch, or no rows if none are left.
 
-        The batch begins after the id `last_id`. Adds the number of re-encrypted secrets to `result`.
+        The batch begins after the row with the id `last_id`, or with the first row if `last_id` is None. Adds the number of
+        re-encrypted secrets to `result`.
         """
         reencrypted_count = 0
         async with self.database.begin() as session:

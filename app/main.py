@@ -198,7 +198,7 @@ def _declare_static_files(app: FastAPI) -> None:
 
 
 def _complete_openapi(app: FastAPI) -> None:
-    """Adds the schemas that FastAPI cannot know to the OpenAPI document: errors, and bodies that endpoints parse themselves."""
+    """Adds to the OpenAPI document what FastAPI cannot know: scopes, errors, and the bodies that endpoints parse themselves."""
     generate = app.openapi
 
     @cache

@@ -41,7 +41,7 @@ def migrate(database_url: str, *, revision: str = "head") -> None:
 
 
 async def applied_and_newest_revision(session: Session) -> tuple[str | None, str]:
-    """Returns the schema's revision (None before the first migration) and the newest revision that this version knows."""
+    """Returns the schema's revision (None before the first migration) and the newest that this version of Callgate knows."""
     if await session.scalar(text("SELECT to_regclass('alembic_version')")) is None:
         return None, newest_revision()
     return await session.scalar(text("SELECT version_num FROM alembic_version")), newest_revision()
@@ -58,21 +58,24 @@ async def applied_revision(database: Database) -> str | None:
 
 
 def is_newer_revision(revision: str | None) -> bool:
-    """Returns whether a newer version of Callgate made the schema: whether this version does not know the revision.
+    """Returns whether the revision is unknown to this version of Callgate, which means that a newer version made the schema.
 
-    Returns False for None. This version can still use a newer schema, because each schema stays compatible with the version
-    before.
+    Returns False for None, which means that there is no revision. This version can use a newer schema, because each schema
+    stays compatible with the version of Callgate before it.
     """
     return revision is not None and revision not in known_revisions()
 
 
 def is_usable_revision(revision: str | None) -> bool:
-    """Returns whether this version works with a schema of this revision: its own newest one, or one of a newer version."""
+    """Returns whether this version of Callgate works with a schema of this revision: the newest it knows, or a newer one."""
     return revision == newest_revision() or is_newer_revision(revision)
 
 
 async def newer_revision(database: Database) -> str | None:
-    """Returns the schema's revision if a newer version of Callgate made it, else None. Raises DatabaseUnavailable."""
+    """Returns the schema's revision if a newer version of Callgate has made the schema, else None.
+
+    Raises DatabaseUnavailable if the database cannot be read.
+    """
     async with database.begin() as session:
         current, _ = await applied_and_newest_revision(session)
     return current if is_newer_revision(current) else None

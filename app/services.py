@@ -75,7 +75,7 @@ class Services(TypedDict):
 
 @dataclass(frozen=True, slots=True)
 class _SharedObjects:
-    """The objects that several services share."""
+    """The objects that several of the services use, such as the database and the clients of Twilio's API."""
 
     database: Database
     keyring: Keyring
@@ -267,6 +267,6 @@ def _find_callback_url_error(url: str, *, allowed: AllowList) -> UrlError | None
 
 
 def dial_time_budget(settings: Settings) -> DialTimeBudget:
-    """Returns the time limits for the creation of one call: in total, for one request to Twilio, and for its connection."""
+    """Returns the limits, in seconds, for creating a call: in total, for each request to Twilio, and for its connection."""
     connect = settings.twilio_pool_timeout + settings.twilio_connect_timeout
     return DialTimeBudget(total=settings.request_budget, attempt=connect + settings.twilio_read_timeout, connect=connect)

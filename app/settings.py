@@ -279,7 +279,7 @@ class Settings(ConsoleSettings):
 
 
 def load_settings(**overrides: object) -> Settings:
-    """Returns the settings from the environment and /run/secrets. Raises SettingsError, which names all wrong variables."""
+    """Returns the settings from `overrides`, the environment or /run/secrets. Raises SettingsError if any of them is wrong."""
     known = {SETTING_PREFIX + name.upper() for name in Settings.model_fields}
     problems: list[str] = []
     try:

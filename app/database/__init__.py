@@ -1,4 +1,4 @@
 """Access to Postgres: engine, connection pool, batcher, listener, partitions, heartbeats of workers.
 
-Except the heartbeats, which have a table of their own, nothing here depends on the tables.
+The module `heartbeats` has a table of its own. The other modules depend on no table.
 """

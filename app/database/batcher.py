@@ -130,9 +130,9 @@ class Batcher(Generic[Item, Result]):
             self._start_writer()
 
     def _start_writer(self) -> None:
-        """Starts another task that writes batches.
+        """Starts a task that writes batches, unless _MAX_WRITERS of these tasks run or one of them is not slow.
 
-        Does nothing if a running task is not slow, because that task takes the next batch itself, or if _MAX_WRITERS tasks run.
+        A task is slow while its batch takes longer than `slow_after_s`. A task that is not slow takes the next batch itself.
         """
         # No item is left without a writer: neither this method nor a writer that has found the queue empty awaits anything.
         if self._writer_count > self._slow_writer_count or self._writer_count >= _MAX_WRITERS:
@@ -208,8 +208,8 @@ class Batcher(Generic[Item, Result]):
     async def _settle_individually(self, batch: list[_PendingItem[Item, Result]]) -> None:
         """Writes each item in its own transaction, several at a time, so that one locked item does not delay the others.
 
-        All batches together write at most _MAX_WRITERS items in this way at a time: each takes a connection, and may wait for
-        its lock.
+        At most _MAX_WRITERS items, of all batches, are written in this way at a time: each write takes a connection while it
+        waits for the lock.
         """
 
         async def settle(waiting: _PendingItem[Item, Result]) -> None:

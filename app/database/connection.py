@@ -1,8 +1,8 @@
 """Opens every connection to Postgres: for SQLAlchemy's pool, the pool in pool.py, the listener and the migrations.
 
-Settings apply in one of two ways. On a direct connection they are set once, for the session. Behind a pooler such as PgBouncer,
-consecutive transactions of one client may use different server connections. The settings are then sent with each BEGIN, in the
-same round trip, and end with the transaction, so that they never affect another client.
+Postgres settings, such as `lock_timeout`, apply in one of two ways. On a direct connection they are set once, for the session.
+Behind a pooler such as PgBouncer, consecutive transactions of one client may use different server connections. The settings are
+then sent with each BEGIN, in the same round trip, and end with the transaction, so that they never affect another client.
 """
 
 import itertools
@@ -66,9 +66,10 @@ class Connection(asyncpg.Connection):  # type: ignore[misc]  # asyncpg ships no 
     transaction_settings = ""
 
     async def execute(self, query: str, *arguments: object, **options: Any) -> str:
-        """Runs the query and returns its status.
+        """Runs the query and returns Postgres's status, such as "INSERT 0 1".
 
-        Behind a pooler, a BEGIN also applies the settings to its transaction, because a pooler keeps no settings of a session.
+        Behind a pooler, a BEGIN also sets the Postgres settings for its transaction, because a pooler keeps no settings of a
+        session.
         """
         if self.is_pooled and query.startswith("BEGIN"):
             query += self.transaction_settings
@@ -93,7 +94,10 @@ class Connector:
         self._has_checked_sharing = False
 
     async def connect(self) -> Connection:
-        """Connects to the first host that satisfies `target_session_attrs`. Raises DatabaseUnavailable if none does."""
+        """Connects to the first host that answers and satisfies `target_session_attrs`.
+
+        Raises DatabaseUnavailable if there is no such host.
+        """
         failure: Exception | None = None
         for host, session_attrs in self._connection_targets():
             try:
@@ -172,7 +176,7 @@ class Connector:
     async def _reject_shared_connection(self, arguments: Mapping[str, Any], pid: int) -> None:
         """Raises InvalidSQLStatementNameError if the pooler lets two clients share a server connection.
 
-        Connects a second time, and compares the process ids of the Postgres backends. `pid` is that of the first connection.
+        Connects a second time, and compares the process id of the Postgres backend with `pid`, that of the first connection.
         Prepared statements would fail on a shared connection. A pooler in session mode is accepted, because it does not share a
         server connection while its client is connected.
         """
@@ -186,16 +190,19 @@ class Connector:
 
 
 def _set_config_sql(settings: Mapping[str, str], *, local: str) -> str:
-    """Returns SQL that applies the settings. It also turns `synchronous_commit` on where a commit would not wait for the disk.
+    """Returns SQL expressions, separated by commas, that apply the settings and make each commit wait for the disk.
 
-    If the SQL condition `local` is true, the settings end with the transaction.
+    `local` is an SQL condition. If it is true, the settings end with the transaction; otherwise, with the session.
     """
     values = {"synchronous_commit": _SYNCHRONOUS_COMMIT_SQL} | {name: f"'{value}'" for name, value in settings.items()}
     return ", ".join(f"set_config('{name}', {value}, {local})" for name, value in values.items())
 
 
 def _set_keepalive(connected: socket.socket, keepalive: Keepalive) -> None:
-    """Enables TCP keepalive, which detects a lost server while the connection is idle."""
+    """Enables TCP keepalive, which detects a lost server while the connection is idle.
+
+    Does nothing if `keepalive.on` is false, or for a Unix socket.
+    """
     if connected.family not in (socket.AF_INET, socket.AF_INET6) or not keepalive.on:
         return
     connected.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)

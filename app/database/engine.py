@@ -1,4 +1,4 @@
-"""The engine, its sessions and its transactions.
+"""The connections of a process to Postgres, and the transactions on them.
 
 A transaction is one `async with database.begin() as session:` block and commits at the end of the block. Failures of Postgres
 or of the network become DatabaseUnavailable. Errors in Callgate's own SQL are raised unchanged.
@@ -64,7 +64,7 @@ def make_engine(
 
 
 def _invalidate_unusable_connection(context: ExceptionContext) -> None:
-    """Removes an unusable connection from the pool, even if it is still open."""
+    """Makes SQLAlchemy discard a connection after an error that makes it unusable (`makes_connection_unusable`)."""
     if context.original_exception is not None and makes_connection_unusable(context.original_exception):
         context.is_disconnect = True
 

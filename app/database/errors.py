@@ -65,8 +65,8 @@ _TEMPORARY_REASONS = frozenset(
 def translate_error(error: BaseException, *, commit_in_doubt: bool = True) -> DatabaseUnavailable | None:
     """Returns the DatabaseUnavailable to raise for a failure of Postgres or of the network; None for any other error.
 
-    `commit_in_doubt` says whether a commit may have been sent. If the error proves that nothing was committed, the returned
-    error has a false `commit_in_doubt` all the same.
+    `commit_in_doubt` says whether a COMMIT may have been sent. The returned error's own `commit_in_doubt` is false if none was
+    sent, or if the error proves that nothing was committed.
     """
     reason = _failure_reason(error)
     if reason is None:
@@ -77,8 +77,7 @@ def translate_error(error: BaseException, *, commit_in_doubt: bool = True) -> Da
 def translate_connect_error(error: BaseException) -> DatabaseUnavailable | None:
     """Returns the DatabaseUnavailable to raise for a failure to connect; None for a bug in Callgate.
 
-    If `translate_error` returns None for an error of Postgres or a ValueError of the driver, the reason is `configuration`: the
-    URL has a value that is refused, such as `options` that Postgres does not know.
+    Its `reason` is `configuration` if Postgres or the driver refuses a value in the database URL, such as unknown `options`.
     """
     reason = _failure_reason(error)
     if reason is None and isinstance(error, asyncpg.PostgresError | ValueError):
@@ -87,7 +86,10 @@ def translate_connect_error(error: BaseException) -> DatabaseUnavailable | None:
 
 
 def log_fields(error: DatabaseUnavailable) -> dict[str, str | None]:
-    """Returns the fields to log. The error's message is left out, because it may contain the values of the statement."""
+    """Returns the fields that describe the error in the log. `sqlstate` and `hint` are None if there is none.
+
+    The error's message is left out, because it may contain the values of the statement.
+    """
     cause = error.__cause__ or error
     return {
         "reason": error.reason,
@@ -103,7 +105,7 @@ def is_value_refused(error: BaseException) -> bool:
 
 
 def makes_connection_unusable(error: BaseException) -> bool:
-    """Returns whether the connection must not be reused: its server is read-only, or its protocol state is unknown."""
+    """Returns whether the error forbids reuse of its connection: the server is read-only, or the protocol state is unknown."""
     return sqlstate_of(error) == _READ_ONLY or isinstance(_unwrap(error), asyncpg.InternalClientError)
 
 
@@ -118,12 +120,12 @@ def is_temporary_failure(error: DatabaseUnavailable) -> bool:
 
 
 def describe_failure(error: DatabaseUnavailable) -> str:
-    """Describes the failure in one line."""
+    """Returns the first line of the message of the error that caused the failure. It contains no password."""
     return first_message_line(error.__cause__ or error)
 
 
 def remedy_for(error: DatabaseUnavailable) -> str:
-    """Returns what an operator should do about the failure."""
+    """Returns advice for an operator in one line, such as "run the command again"."""
     if error.reason == "timeout":  # of a statement, or of a connection to an address that does not answer
         return "run the command again; if it fails again, check CALLGATE_DATABASE_URL"
     return (
@@ -134,7 +136,10 @@ def remedy_for(error: DatabaseUnavailable) -> str:
 
 
 def first_message_line(error: BaseException) -> str:
-    """Returns the first line of the error message of Postgres or the operating system. It has no password."""
+    """Returns the first line of the error message of Postgres or the operating system. It contains no password.
+
+    If the message is empty, returns the name of the error's class.
+    """
     cause = _unwrap(error)
     return (str(cause).strip() or type(cause).__name__).splitlines()[0]
 

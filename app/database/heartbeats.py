@@ -1,6 +1,6 @@
 """Heartbeats of workers: each running worker has one row, so that other processes see that the worker runs.
 
-Functions never commit.
+The functions never commit: their callers do.
 """
 
 from dataclasses import dataclass

@@ -26,7 +26,8 @@ _STOP_TIMEOUT_S = 2.0
 class Listener:
     """Calls `on_change` for each notification of a channel, and whenever notifications may have been missed.
 
-    `connected` is false while the connection is known to be lost.
+    `connected` is false while there is no connection that receives notifications: before the first connection, after
+    a connection is known to be lost, and always behind a pooler.
     """
 
     def __init__(self, database_url: str, *, channel: str, on_change: Callable[[], None]) -> None:

@@ -29,10 +29,7 @@ class MonthRange:
         return self.since <= at.astimezone(UTC).date() < self.until
 
     def with_earlier_start(self, span: timedelta) -> Self:
-        """Returns the range with an earlier start.
-
-        The new start is the first day of the month that contains the time `span` before the present start.
-        """
+        """Returns the range with its start moved back by `span`, and from there to the first day of the month."""
         return type(self)(_first_day_of_month(self.since - span, 0), self.until)
 
     def condition_sql(self, column: str) -> str:

@@ -1,4 +1,6 @@
-"""The second pool of a process: asyncpg connections without SQLAlchemy, for the statements of every call and administration.
+"""The second connection pool of a process: asyncpg without SQLAlchemy.
+
+It runs the statements that every call needs, and those of administration.
 
 Running a statement through SQLAlchemy's pool takes six times the CPU time of asyncpg alone. Importing SQLAlchemy takes twice
 the memory of everything else that `callgate keys list` needs (docs/performance.md). Does not import the table models. The

@@ -74,7 +74,7 @@ class RetryQueue(Generic[Item]):
             self._task = None
 
     async def _write_oldest(self) -> bool:
-        """Writes the oldest items, and returns whether any of them left the queue.
+        """Tries to write the oldest items. Returns False if all of them failed and stay in the queue.
 
         Items that failed move to the end of the queue, so that an item that always fails does not block the others.
         """

@@ -1,6 +1,6 @@
-"""Authenticates requests by API key or service account token, and checks that the client may use the route.
+"""Authenticates requests by API key or Kubernetes service account token, and checks that the client may use the route.
 
-Which clients may use a route is declared with app/http/routes.py.
+Each route declares, with `needs` or `public` (app/http/routes.py), which clients may use it.
 """
 
 from typing import Annotated

@@ -1,6 +1,7 @@
 """Limits how many requests of one kind run at the same time, per tenant and per process.
 
-Also limits how long a list blocks the event loop. Both keep one tenant from slowing down the others (ADR 25).
+Also limits how long the rendering of a list blocks the event loop. Both limits keep one tenant from slowing down the others
+(ADR 25).
 """
 
 import asyncio

@@ -19,7 +19,7 @@ class ErrorRenderer(Protocol):
     """Renders the errors of all paths with the same prefix, in one format."""
 
     def is_call_creation(self, method: str, path: str) -> bool:
-        """Returns whether the request creates a call. If so, it gets no 5xx or 429 once a call may have been started."""
+        """Returns whether the request creates a call. Its response is then no 5xx or 429 once a call may have been started."""
 
     def render(self, error: CallgateError, *, method: str, path: str, state: Mapping[str, Any]) -> Response:
         """Returns the response for an error. `state` is the request's state, which always has `request_id`."""

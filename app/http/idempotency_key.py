@@ -15,7 +15,7 @@ _KEY_ADAPTER = TypeAdapter[str](Annotated[str, StringConstraints(**_KEY_RULES)])
 
 
 def idempotency_key_header(description: str, *, examples: list[str] | None = None) -> Any:
-    """Returns FastAPI's declaration of the header for a route. The OpenAPI document shows its description and its rules."""
+    """Returns a FastAPI parameter that declares the header for OpenAPI, with `description` and the rules for valid keys."""
     return Header(alias=IDEMPOTENCY_KEY_HEADER, description=description, examples=examples, **_KEY_RULES)
 
 

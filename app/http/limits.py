@@ -22,7 +22,8 @@ NO_NUL_PATTERN = r"^[^\x00]+$"
 class ServerLimits:
     """The configurable limits of one HTTP server: the number of open connections, and the seconds for reads and writes.
 
-    `connections` does not apply to the operations port `ops_port`, which has MAX_OPERATIONS_CONNECTIONS.
+    `connections` does not apply to `ops_port`, the separate port for probes, metrics and operators: its limit is
+    MAX_OPERATIONS_CONNECTIONS. If `ops_port` is None, there is no such port.
     """
 
     connections: int = 1000

@@ -195,7 +195,10 @@ class _HttpExchange:
         await self._send(message)
 
     async def _send_all_but_the_last_piece(self, message: Message) -> Message:
-        """Sends a long body except for its last piece, at the speed at which the client reads. Returns the rest to send."""
+        """Sends the pieces of a long body at the speed at which the client reads, except for the last piece.
+
+        Returns the message that is still to be sent: the last piece, or `message` itself if the body is short.
+        """
         body, sent = message.get("body", b""), 0
         while len(body) - sent > _BODY_PIECE_BYTES:
             piece = body[sent : sent + _BODY_PIECE_BYTES]
@@ -226,7 +229,7 @@ class _HttpExchange:
 
 
 async def _receive_disconnect() -> Message:
-    """Returns the message that the client has disconnected. The ASGI `receive` for error responses, which read no request."""
+    """Returns `http.disconnect`. This is the ASGI `receive` that is passed to error responses, which read no request body."""
     return {"type": "http.disconnect"}
 
 
@@ -241,7 +244,10 @@ def _server_timing(seconds: float, seconds_by_part: Mapping[str, float]) -> byte
 
 
 def _request_id(headers: Headers) -> str:
-    """Returns the client's X-Request-Id if it is valid, so its logs and Callgate's can be joined; otherwise a new id."""
+    """Returns the client's X-Request-Id if it is valid, otherwise a new id.
+
+    With the client's id, the client's logs and Callgate's can be joined.
+    """
     value = headers.get(REQUEST_ID_HEADER, "")
     return value if _VALID_REQUEST_ID.fullmatch(value) else uuid4().hex
 

@@ -77,7 +77,10 @@ def _operations(document: dict[str, Any]) -> Iterator[dict[str, Any]]:
 
 
 def _parameter_schema(schema: Schema) -> Schema:
-    """Simplifies the schema of a parameter. Removes null, which a URL or header cannot contain, and the description."""
+    """Returns the simplified schema of a parameter, without description and type null. Keeps a default that is not null.
+
+    A URL or header cannot contain null.
+    """
     simple = {key: value for key, value in simplify_schema(without_null(schema)).items() if key != "description"}
     default = {"default": schema["default"]} if schema.get("default") is not None else {}
     return simple | default

@@ -19,9 +19,10 @@ _OPERATIONS_PREFIXES = ("/docs/", "/static-offline-docs/")
 
 @dataclass(frozen=True, slots=True)
 class OperationsPort:
-    """Decides which paths each port of the process serves. `port` is the number of the operations port.
+    """Decides which paths each port of the process serves.
 
-    If `port` is None, the process has no operations port, and its only port serves all paths.
+    `port` is the number of the operations port, a separate port for probes, metrics, documentation, the admin API and the
+    console. If `port` is None, the process has no such port, and its only port serves all paths.
     """
 
     port: int | None

@@ -112,7 +112,7 @@ class Problem(BaseModel):
 
 
 class UnknownOutcomeResponse(BaseModel):
-    """The body of a 202 with the record's id, but without the record. The creation broke off, and may have started a call."""
+    """The body of a 202 if a creation was interrupted and may have started a call. It has the record's id, not the record."""
 
     id: UUID = Field(description="The id of the call's record, in which the outcome will be.")
     execution: Literal["unknown"]

@@ -78,9 +78,9 @@ class BoundedProtocol(HttpToolsProtocol):
     def _free_a_connection(self, limit: int) -> None:
         """Makes room for this new connection if its port has more connections than `limit`.
 
-        Closes the connection that has waited longest for its client. Idle connections are closed only if no connection waits
-        for its first request or for the rest of a request. If all clients wait for a response, refuses the new connection;
-        beyond twice the limit, closes it without an error response.
+        Closes the connection that has waited longest for its first request or for the rest of a request. If there is no such
+        connection, closes the one that has been idle longest. If all clients wait for a response, refuses the new connection;
+        from twice `limit` connections on, closes it without an error response.
         """
         others = [each for each in self.connections if isinstance(each, BoundedProtocol) and each is not self]
         others = [each for each in others if each._is_for_operations == self._is_for_operations]
@@ -252,7 +252,7 @@ class BoundedProtocol(HttpToolsProtocol):
     # Deadlines and errors
 
     def _set_read_deadline(self, *, again: bool = False) -> None:
-        """Sets the deadline for the head or body that is being read. Further data does not extend the deadline."""
+        """Starts the deadline for reading the current head or body. If it runs already, restarts it only if `again` is true."""
         part = (self._requests, self._reading)
         if part == self._read_deadline_for and not again:
             return

@@ -1,4 +1,4 @@
-"""Accepts a signal again after the time in which its repetitions are ignored."""
+"""Lets a process ignore the repetitions of a signal: for one second, it accepts no further signal."""
 
 import asyncio
 from collections.abc import Callable
@@ -7,9 +7,10 @@ _REPEATED_SIGNAL_WINDOW_S = 1.0
 
 
 def call_after_repeated_signals(loop: asyncio.AbstractEventLoop, accept_signals: Callable[[], object]) -> None:
-    """Calls `accept_signals` in _REPEATED_SIGNAL_WINDOW_S seconds. Until then, the caller ignores repetitions of a signal.
+    """Calls `accept_signals` after _REPEATED_SIGNAL_WINDOW_S seconds. Until then, the process ignores further signals.
 
-    `timeout` sends its signal to the process and to its group. systemd sends SIGTERM to every process of `callgate serve
-    --workers`, and the parent process then sends it to its workers, usually within half a second.
+    One request to stop can reach a process as two signals. The command `timeout` sends its signal to the process and to its
+    group. systemd sends SIGTERM to every process of `callgate serve --workers`, and the parent process then sends it to its
+    workers, usually within half a second.
     """
     loop.call_later(_REPEATED_SIGNAL_WINDOW_S, accept_signals)

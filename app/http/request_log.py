@@ -26,9 +26,9 @@ logger = structlog.stdlib.get_logger(__name__)
 def count_and_log_request(
     metrics: Metrics, scope: Scope, status: int, seconds: float, seconds_by_part: Mapping[str, float]
 ) -> None:
-    """Counts and logs a request that has ended, and adds its result to its tracing span.
+    """Counts and logs a request that has ended, and adds the result to the request's tracing span.
 
-    `seconds` is its duration. `seconds_by_part` holds the time that was spent in each part, such as `database`.
+    `seconds` is the duration of the request. `seconds_by_part` holds the time that was spent in each part, such as `database`.
     """
     method, route = method_label(scope), _route_label(scope)
     metrics.http.requests_series(method, route, str(status)).inc()

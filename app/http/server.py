@@ -43,7 +43,10 @@ class Server(uvicorn.Server):
             self._loop.call_soon_threadsafe(self._exit_requested.set)  # a signal handler may set it
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """Stops the server. A second SIGINT that is not a repetition also cuts requests in progress."""
+        """Stops the server. A second SIGINT also cuts requests in progress.
+
+        Ignores signals that arrive within a second after another one, because they are repetitions.
+        """
         if self._ignores_signals:
             return
         super().handle_exit(sig, frame)

@@ -42,7 +42,10 @@ class WorkerGauges:
             await asyncio.wait([measuring])
 
     async def measure(self) -> None:
-        """Reads the workers' heartbeats from the database and sets the gauges. Raises DatabaseUnavailable."""
+        """Reads the workers' heartbeats from the database and sets the gauges.
+
+        Raises DatabaseUnavailable if the database cannot be read.
+        """
         async with self._database.begin() as session:
             found = await summarize_workers(session)
         self._running.set(found.running)

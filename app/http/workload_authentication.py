@@ -22,9 +22,9 @@ def looks_like_token(text: str) -> bool:
 
 
 async def authenticate_workload(request: Request, token: str) -> Caller | OperatorCaller:
-    """Returns the client that is registered for the service account in the token: a tenant's or an operator's workload.
+    """Returns the client that is registered for the token's service account. It acts for a tenant or for an operator.
 
-    Raises Unauthorized if the token is not valid, or if no workload is registered; the error says which check failed. Raises
+    Raises Unauthorized if the token is not valid, or if no client is registered; the error says which check failed. Raises
     TooManyAttempts if the client's address has sent too many wrong keys, and WorkloadKeysUnavailable if the token cannot be
     checked at the moment.
     """

@@ -76,7 +76,7 @@ class _Handler(logging.StreamHandler[TextIO]):
 
 
 class _Logger:
-    """Receives rendered lines from structlog. It has one method for each log level."""
+    """Receives rendered lines from structlog, and passes them to `handler`. Has one method for each log level."""
 
     def __init__(self, name: str, handler: _Handler) -> None:
         self.name = name

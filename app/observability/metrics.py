@@ -241,9 +241,9 @@ class Metrics:
         )
 
     def register_pool(self, pool: str, *, size: int, in_use: Callable[[], int]) -> None:
-        """Adds a pool of database connections to the gauge: its maximum `size` and the number in use.
+        """Adds a pool of database connections to the gauge `callgate_database_connections`.
 
-        Each scrape of the metrics calls `in_use`, which returns the number of connections in use.
+        `size` is the maximum number of connections. Each scrape of the metrics calls `in_use`, which returns the number in use.
         """
         self._database_connections.labels(pool, "allowed").set(size)
         self._database_connections.labels(pool, "in_use").set_function(in_use)

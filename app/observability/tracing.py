@@ -88,7 +88,10 @@ class Tracing:
 
     @contextmanager
     def tracing_enabled(self) -> Iterator[None]:
-        """Makes `trace_background_work` open traces inside the block. For processes without incoming requests."""
+        """Makes `trace_background_work` open traces inside the block.
+
+        Workers need this. In the API, `trace_request` does the same for each request.
+        """
         token = _current_tracer.set(self._tracer)
         try:
             yield
@@ -130,8 +133,8 @@ def _exporter() -> str:
 def _make_provider() -> TracerProvider:
     """Returns a provider that exports spans as the variables of OpenTelemetry say.
 
-    Raises ImportError if the exporter is not installed. Raises ValueError if a variable names another exporter or protocol, or
-    has a value that OpenTelemetry refuses.
+    Raises ImportError if the exporter is not installed. Raises ValueError if a variable names an exporter other than `otlp`, or
+    a protocol other than `http/protobuf`, or has a value that OpenTelemetry refuses.
     """
     protocol = next((value for name in _PROTOCOL_VARIABLES if (value := os.environ.get(name))), _PROTOCOL)
     if _exporter() != "otlp" or protocol != _PROTOCOL:

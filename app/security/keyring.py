@@ -90,7 +90,10 @@ class Keyring:
         return _FORMAT_VERSION + self._newest.id + nonce + ciphertext
 
     def decrypt(self, encrypted: bytes, *, associated_data: str) -> str:
-        """Returns the decrypted secret. Raises SecretUnreadable, also if it was encrypted with other `associated_data`."""
+        """Returns the decrypted secret.
+
+        Raises SecretUnreadable if the secret cannot be decrypted, for example because its `associated_data` was different.
+        """
         from cryptography.exceptions import InvalidTag
 
         header = len(_FORMAT_VERSION) + _KEY_ID_BYTES

@@ -1,7 +1,7 @@
 """Removes secrets from texts, JSON and URLs.
 
-Twilio's errors and resources may repeat what was sent. `redact` replaces a secret in each encoding in which it may come back:
-plain, percent-encoded, escaped for HTML or JSON, and as the value of a Basic header.
+Twilio's responses may repeat secrets that a request contained. `redact` replaces a secret in each encoding in which it may come
+back: plain, percent-encoded, escaped for HTML or JSON, and as the value of a Basic header.
 """
 
 import html
@@ -91,10 +91,10 @@ class Secrets:
 
 
 class _SecretFinder:
-    """Finds spellings of secrets in bytes.
+    """Finds secrets in bytes. `spellings` are the secrets in all encodings in which they may occur.
 
-    Looks up each start of a spelling in a sorted list, which takes little time even if spellings are many and long. A pattern
-    of all spellings would take seconds to compile.
+    A regular expression finds the first bytes of a spelling, and a sorted list tells whether the rest follows. An expression of
+    whole spellings would take seconds to compile.
     """
 
     def __init__(self, spellings: Iterable[bytes]) -> None:
@@ -108,8 +108,8 @@ class _SecretFinder:
     def redact(self, data: bytes, start: int, min_length: int) -> tuple[bytes, int]:
         """Redacts the secrets that begin within the `min_length` bytes of `data` after `start`.
 
-        Returns the redacted bytes, and how many bytes of `data` they replace. This number is larger than `min_length` if a
-        secret ends after the `min_length` bytes.
+        Returns the redacted bytes, and how many bytes of `data` after `start` they replace: `min_length`, or more if a secret
+        ends later.
         """
         redacted, at, place, limit = [], start, start, start + min_length
         while (found := self._start_pattern.search(data, place)) and (begin := found.start()) < limit:
@@ -155,7 +155,7 @@ def _pattern_of_start(start: bytes) -> bytes:
 
 
 def _longest_prefixes(spellings: Iterable[bytes]) -> dict[bytes, bytes]:
-    """Returns for each of the sorted spellings the longest other spelling that is a prefix of it; empty if there is none."""
+    """Maps each of the sorted `spellings` to the longest other one that is a prefix of it, or to b"" if there is none."""
     prefixes: list[bytes] = []
     found = {}
     for spelling in spellings:
@@ -200,7 +200,10 @@ def mask_userinfo(text: str) -> str:
 
 
 def has_too_many_userinfos(*texts: str) -> bool:
-    """Returns whether these texts have too many different URL userinfos or SIP secrets, or one that is too long."""
+    """Returns whether the texts together have too many user names and passwords in URLs or for SIP, or one that is too long.
+
+    The limits are MAX_USERINFOS, MAX_SIP_SECRETS and MAX_USERINFO_LENGTH.
+    """
     found = {text[start:end] for text in texts for start, end in _find_userinfos(text)}
     of_sip = {text[start:end] for text in texts for start, end in find_sip_secrets(text)}
     is_one_too_long = any(len(each) > MAX_USERINFO_LENGTH for each in found | of_sip)
@@ -227,7 +230,7 @@ def secrets_in_text(text: str) -> Iterator[str]:
 
 
 def _find_userinfos(text: str) -> Sequence[tuple[int, int]]:
-    """Returns the start and the end of the user name and password of every URL in a text."""
+    """Returns the positions (start, end) of the part `user:password` of every URL in a text."""
     if "://" not in text or "@" not in text:
         return ()
     found, at = list[tuple[int, int]](), 0

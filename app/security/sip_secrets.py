@@ -19,7 +19,7 @@ _SIP_URI_WITH_PASSWORD = re.compile(
 
 
 def find_sip_secrets(text: str) -> list[tuple[int, int]]:
-    """Returns the start and the end of each SIP user name and password in TwiML.
+    """Returns the positions (start, end) of each SIP user name and password in TwiML.
 
     These are the values of the attributes `username` and `password` of <Sip>, and passwords in SIP URIs
     (`sip:user:password@host`).
