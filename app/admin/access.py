@@ -55,10 +55,11 @@ _SUSPENDED_DETAIL = "The tenant of this API key is suspended: its own keys chang
 
 
 class AdminRoute(ScopedRoute):
-    """A route whose endpoint may raise OperatorError. The route replaces it with the API error for the client.
+    """A route that replaces an OperatorError of its endpoint with an API error for the client.
 
-    If DatabaseUnavailable has its default text, which is about creations of calls, the route replaces the text: the error comes
-    from authentication or from a read. Changes run in SlotLimitedTransactions, which sets the text.
+    Also replaces the default text of DatabaseUnavailable, which is about the creation of calls, with
+    `database_unavailable_detail`. An error with the default text comes from authentication or from a read. Errors of changes
+    have another text already, which SlotLimitedTransactions sets.
     """
 
     database_unavailable_detail: ClassVar[str] = UNCHANGED_DETAIL
@@ -121,7 +122,7 @@ ActorDep = Annotated[Actor, Depends(audit_actor_of_request)]
 
 
 async def administration_transactions(request: Request, client: ClientDep) -> SlotLimitedTransactions:
-    """Returns access to the database for administration. Only a few transactions of one tenant run at the same time.
+    """Returns a runner of database transactions that limits how many transactions of one tenant run at the same time.
 
     All operators together count as one tenant.
     """

@@ -87,10 +87,10 @@ class TenantAdministration(AccountAdministration, ApiKeyAdministration, SipCrede
     ) -> TenantRow:
         """Changes the settings that are in `changes`, and returns the tenant.
 
-        Changed hours also apply to scheduled calls that already wait. If the change suspends the tenant, no worker takes the
-        right to dial one of its scheduled calls once this method has returned. Calls for which a worker has this right already
-        are still dialled. If `expected_versions` is given, raises TenantVersionOutdated unless the tenant has one of these
-        versions (`TenantRow.version`).
+        Changed calling hours also apply to scheduled calls that already wait. Once this method has returned, workers take no
+        more scheduled calls of a suspended tenant, but still dial the calls that they took before. Raises
+        TenantVersionOutdated if `expected_versions` is given and does not contain the tenant's current version
+        (`TenantRow.version`).
         """
         tenant = await self.store_settings(tenant_id, changes, expected_versions=expected_versions)
         # Do this even if nothing has changed: an earlier request may have stored the settings and then failed to apply them to
@@ -106,7 +106,7 @@ class TenantAdministration(AccountAdministration, ApiKeyAdministration, SipCrede
     ) -> TenantRow:
         """Stores settings as `update_tenant` does, but does not apply them to scheduled calls that already wait.
 
-        The caller must do this with `apply_settings_to_waiting_calls` after the transaction has been committed.
+        The caller must call `apply_settings_to_waiting_calls` after the transaction with the change has been committed.
         """
         async with self.database.transaction() as connection:
             tenant = await self._lock_tenant(connection, tenant_id)
@@ -117,7 +117,7 @@ class TenantAdministration(AccountAdministration, ApiKeyAdministration, SipCrede
     async def _store_changed_settings(self, connection: Connection, tenant: TenantRow, settings: TenantSettings) -> TenantRow:
         """Stores the settings that differ from the tenant's current ones, and records the change in the audit log.
 
-        Returns the tenant as it is then. The caller must have locked the tenant.
+        Returns the tenant with its new settings. The caller must have locked the tenant's row.
         """
         changed = _differing_settings(tenant, settings)
         if not changed:
@@ -147,9 +147,9 @@ class TenantAdministration(AccountAdministration, ApiKeyAdministration, SipCrede
     ) -> TenantRow:
         """Changes where and how status callbacks are delivered, and returns the tenant.
 
-        A setting whose parameter is None stays unchanged. If `clear` is true, URL, method and events that are None are removed
-        instead. An empty `events` also removes the events. Raises InvalidMember if a method or events would remain without a
-        URL.
+        A parameter that is None leaves its setting unchanged. If `clear` is true, a `url`, `method` or `events` that is None
+        removes its setting instead. An empty `events` always removes the events. Raises InvalidMember if the tenant would have
+        a method or events but no URL.
         """
         changes = TenantSettings()
         if url is not None or clear:

@@ -30,10 +30,10 @@ class AccountAdministration(Administration):
     async def add_credential(
         self, tenant_id: str, *, account_sid: str, secret: str, key_sid: str | None, base_url: str | None
     ) -> CredentialRow:
-        """Adds a credential, and creates its account if the tenant does not have it.
+        """Adds a credential to a Twilio account and returns the credential. Creates the account if the tenant lacks it.
 
         An active credential with the same secret is returned unchanged. Requests to Twilio try older credentials of the account
-        first. If `base_url` is None, an existing account keeps its base URL, and a new account uses the default server.
+        first. If `base_url` is None, an existing account keeps its base URL, and a new account uses CALLGATE_TWILIO_BASE_URL.
         """
         check_sids(account_sid, key_sid)
         base_url = _valid_base_url(base_url)
@@ -80,7 +80,7 @@ class AccountAdministration(Administration):
             return await self._insert_credential(connection, account, secret=secret, key_sid=key_sid), True
 
     async def set_base_url(self, tenant_id: str, *, account_sid: str, base_url: str) -> AccountRow:
-        """Changes the base URL of an existing account."""
+        """Changes the base URL of Twilio's API for an existing account. Returns the account."""
         checked = _valid_base_url(base_url)
         async with self.database.transaction() as connection:
             return await self._set_base_url(connection, await self._lock_account(connection, tenant_id, account_sid), checked)
@@ -88,7 +88,7 @@ class AccountAdministration(Administration):
     async def list_accounts(
         self, tenant_id: str, *, after: UUID | None = None, limit: int | None = None
     ) -> list[tuple[AccountRow, list[CredentialRow]]]:
-        """Returns the accounts, oldest first, each with its active credentials in the order in which they are tried.
+        """Returns the accounts, oldest first, each with its active credentials in the order in which requests try them.
 
         With `after`, returns only accounts that are newer than the account with this id.
         """
@@ -185,9 +185,10 @@ class AccountAdministration(Administration):
     async def _find_credential_by_secret(
         self, connection: Connection, account: AccountRow, *, secret: str, key_sid: str | None
     ) -> CredentialRow | None:
-        """Returns the account's active credential with this secret and SID; None if the account has no such credential.
+        """Returns the account's active credential with this secret; None if the account has no such credential.
 
-        Ignores credentials that cannot be decrypted.
+        Looks for the API key with the SID `key_sid` or, if `key_sid` is None, for an auth token. Ignores credentials that
+        cannot be decrypted.
         """
         username = key_sid or account.account_sid
         sealed_secrets = await store.find_encrypted_secrets(connection, account.id, username=username)

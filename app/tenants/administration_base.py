@@ -14,7 +14,7 @@ from app.tenants.errors import no_such_tenant_error
 
 @dataclass(frozen=True, slots=True)
 class Administration:
-    """Base class of the classes that manage tenants and their resources. `actor` makes the changes, and is in the audit log."""
+    """Base class of the classes that manage tenants and their resources. The audit log names `actor` for each change."""
 
     database: TransactionRunner
     keyring: Keyring

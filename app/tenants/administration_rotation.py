@@ -30,7 +30,7 @@ RotationStep = Literal["promote", "wait", "done"]
 
 
 class RotationUnfinished(CommandUnfinished, OperatorError):
-    """The rotation stopped before its next step. Running the same command again continues it."""
+    """The rotation of a Twilio credential stopped before its next step. Running the same command again continues it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +64,7 @@ class CredentialRotation(AccountAdministration):
     async def find_replacement(
         self, tenant_id: str, *, account_sid: str, key_sid: str | None, old_id: UUID | None
     ) -> CredentialReplacement | None:
-        """Returns a replacement of a credential of this account that has begun and not ended; None if there is none.
+        """Returns the unfinished replacement of one of the account's credentials; None if no replacement is under way.
 
         If `key_sid` is None, looks only for replacements of auth tokens. Otherwise looks only for replacements by the API key
         with the SID `key_sid`. If `old_id` is not None, looks only for the replacement of the credential with the id `old_id`.
@@ -100,8 +100,8 @@ class CredentialRotation(AccountAdministration):
         """Stores a new credential that Twilio accepts, and makes Callgate try it before the old one.
 
         `old_id` is the id of the old credential. It may be None if the account has only one other credential of the same kind.
-        If the new credential is stored already, only the order changes in which Callgate tries the credentials. If this
-        replacement is under way already, because another operator has begun it, returns it unchanged.
+        If the new credential is stored already, changes only the order in which Callgate tries the credentials. If the same
+        replacement has begun already, for example by another operator, returns it unchanged.
 
         Returns None and changes nothing if the new credential is stored already and no old credential is left. Raises
         OperatorError and changes nothing if Twilio refuses the new credential or does not answer, or if it is unclear which
@@ -135,8 +135,8 @@ class CredentialRotation(AccountAdministration):
 
         An old auth token is needed while Twilio accepts it. Every old credential is needed until it has been unused for
         `min_unused_time`, which should be more than a minute, because uses are stored up to a minute late. Raises OperatorError
-        if Twilio does not answer, if Twilio refuses the new credential now or has refused it for an earlier request, if it
-        cannot be decrypted, or if one of both credentials was revoked meanwhile.
+        if Twilio does not answer, if Twilio refuses the new credential or has refused an earlier request with it, if the new
+        credential cannot be decrypted, or if the old or the new credential has been revoked in the meantime.
         """
         account, old, new = replacement.account, replacement.old, replacement.new
         decrypted = await self._decrypt(account, new)
@@ -169,9 +169,9 @@ class CredentialRotation(AccountAdministration):
     ) -> tuple[AccountRow, CredentialRow | None, CredentialRow | None]:
         """Returns the account, the new credential, and the old credential, which the new one is to replace.
 
-        The new credential is None if it is not stored yet. The old credential is None in two cases:
-        - `old_id` is None, and Callgate already tries the new credential before another one.
-        - The new credential is stored, and the credential that it is to replace is not active any more, or there was none.
+        The new credential is None if it is not stored yet. If it is stored, the old credential is None in two cases:
+        - `old_id` is None, and an earlier call of `begin_replacement` has already put the new credential before another one.
+        - No active credential has the id `old_id` or, if `old_id` is None, no other credential of the same kind is active.
 
         Raises OperatorError in the same cases as `_choose_credential_to_replace`.
         """
@@ -241,15 +241,15 @@ def _is_tried_before(one: CredentialRow, other: CredentialRow) -> bool:
 def _choose_credential_to_replace(
     account: AccountRow, credentials: Sequence[CredentialRow], stored: CredentialRow | None, old_id: UUID | None
 ) -> CredentialRow | None:
-    """Returns the credential to replace: the one with the id `old_id` or, if that is None, the account's only other credential.
+    """Returns the credential to replace: the one with the id `old_id` or, if that is None, the only other one in `credentials`.
 
-    `credentials` are the active credentials of the new one's kind. `stored` is the new one, or None if it is not stored yet. If
-    there is no credential to replace, returns None if the new one is stored, and raises OperatorError otherwise.
+    `credentials` are the account's active auth tokens, or its active API keys. `stored` is the new credential, or None if it is
+    not stored yet. If there is no credential to replace, returns None if `stored` is given, and raises OperatorError otherwise.
 
-    Without `old_id`, also raises OperatorError in three cases, because it is unclear which credential the new one replaces:
-    - The account has several other credentials.
+    If `old_id` is None, also raises OperatorError in three cases, because it is unclear which credential is to be replaced:
+    - There are several credentials beside the new one.
     - The new credential is an API key and is stored already.
-    - The new credential is stored already, and the other one was stored later.
+    - The new credential is stored already, and the only other credential was stored later.
     """
     others = [each for each in credentials if stored is None or each.id != stored.id]
     if old_id is not None:
@@ -269,7 +269,7 @@ def _choose_credential_to_replace(
 def _require_not_rejected(new: CredentialRow) -> None:
     """Raises OperatorError if Twilio has refused the new credential for a request.
 
-    The rotation itself only tries to read calls. A restricted API key may be allowed to read calls, but not to create them.
+    The rotation only checks that the new credential can read calls. Twilio may still refuse a restricted API key for creations.
     """
     if new.rejected_at is not None:
         raise OperatorError(
@@ -279,10 +279,10 @@ def _require_not_rejected(new: CredentialRow) -> None:
 
 
 def _old_credential_needed_until(old: CredentialRow, new: CredentialRow) -> datetime:
-    """Returns the last moment at which the old credential was needed.
+    """Returns the last time at which the old credential was needed.
 
-    That is the latest of: its last use; the time when Callgate began to try the new credential before it; for an auth token,
-    also the time when Twilio refused it.
+    This is the latest of these times: when the old credential was last used, when Callgate began to try the new credential
+    first and, for an auth token, when Twilio refused the old one.
     """
     moments = [old.last_used_at, new.preferred_at, old.rejected_at if old.kind == "auth_token" else None]
     return max(moment for moment in moments if moment is not None)

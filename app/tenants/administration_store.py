@@ -238,7 +238,7 @@ async def find_encrypted_secrets(connection: Connection, account_id: UUID, *, us
 async def lock_credential(
     connection: Connection, credential_id: UUID, *, tenant_id: str, account_sid: str | None
 ) -> CredentialRow | None:
-    """Returns a credential and locks its row. Returns None if the tenant does not have it.
+    """Returns a credential, and locks its row until the transaction ends. Returns None if the tenant does not have it.
 
     If `account_sid` is given, also returns None if the credential belongs to another account.
     """
@@ -279,7 +279,7 @@ async def find_key_by_idempotency_key(connection: Connection, tenant_id: str | N
 
 
 async def list_keys(connection: Connection, tenant_id: str | None, *, after: UUID | None, limit: int | None) -> list[ApiKeyRow]:
-    """Returns a tenant's keys (operators' if `tenant_id` is None), oldest first. If `after` is an id, only newer keys."""
+    """Returns a tenant's keys (operators' if `tenant_id` is None), oldest first; if `after` is a key's id, only newer keys."""
     owner = "tenant_id IS NULL AND $1::text IS NULL" if tenant_id is None else "tenant_id = $1"
     statement = f"SELECT {API_KEY_COLUMNS} FROM api_key WHERE {owner} AND id > $2 ORDER BY id LIMIT $3"
     return [ApiKeyRow(*row) for row in await connection.fetch(statement, tenant_id, after or _LOWEST_ID, limit)]

@@ -30,7 +30,10 @@ def generate_api_key(key_format: ApiKeyFormat) -> str:
 
 
 def api_key_prefix(key: str) -> str:
-    """Returns the public part of a key, such as `cgk_0123456789ab`. For a key in Twilio's format, computes it as a hash."""
+    """Returns the public part of an API key, such as `cgk_0123456789ab`.
+
+    The public part is the beginning of a key that starts with `cgk_`. For a key of 32 hexadecimal digits, it contains a hash.
+    """
     if _TWILIO_KEY_PATTERN.fullmatch(key):
         return f"{_KEY_START}_{hashlib.sha256(b'callgate key id:' + key.encode()).hexdigest()[:_ID_HEX_DIGITS]}"
     return "_".join(key.split("_")[:2])

@@ -11,7 +11,7 @@ Value = TypeVar("Value")
 def never_coherent() -> bool:
     """Returns False. A cache that gets this function as `is_coherent` stores nothing.
 
-    Use the function where no changes in the database are reported to the cache.
+    Use the function for a cache that is not notified of changes in the database.
     """
     return False
 
@@ -19,7 +19,7 @@ def never_coherent() -> bool:
 class TTLCache(Generic[Value]):
     """Keeps values for at most `lifetime_s` seconds, and returns them only while `is_coherent` returns true.
 
-    `is_coherent` must return false while a change of the data may happen without a call of `invalidate`. If `invalidate` is
+    `is_coherent` must return false while a change of the data might not lead to a call of `invalidate`. If `invalidate` is
     called while a value is read, the value is not kept, because it may be older than the change. None is not cached.
     """
 

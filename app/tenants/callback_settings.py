@@ -20,7 +20,10 @@ SETTINGS_BY_CALLBACK_MEMBER: Final = {
 
 
 def parse_callback_settings(members: Mapping[str, Any]) -> dict[str, Any]:
-    """Converts members of the object `callbacks` to a tenant's settings. A null `url` also removes `method` and `events`."""
+    """Converts members of the JSON object `callbacks` to settings of a tenant, by name. Members that are missing are left out.
+
+    A null `url` also sets the method and the events of callbacks to None, unless `members` contains values for them.
+    """
     removed = {"status_callback_method": None, "status_callback_events": None}
     given = {setting: members[name] for name, setting in SETTINGS_BY_CALLBACK_MEMBER.items() if name in members}
     return removed | given if members.get("url", "") is None else given

@@ -53,22 +53,22 @@ COMMAND_LINE_CALLER: Final = OperatorCaller(None, "command line", ALL_SCOPES)
 def command_caller(tenant_id: str, *, suspended: bool) -> Caller:
     """Returns a Caller for a command that acts for one tenant. `suspended` says whether the tenant is suspended.
 
-    All commands have the same `key_id`. So they count as one API key where API keys and workloads take turns in the dialling of
-    scheduled calls.
+    The Caller of every command has the same `key_id`. API keys and workloads take turns when their scheduled calls are dialled:
+    all commands together have one turn, like one API key.
     """
     return Caller(tenant_id, UUID(int=0), COMMAND_LINE_CALLER.name, suspended, ALL_SCOPES)
 
 
 def workload_name(namespace: str, service_account: str) -> str:
-    """Returns `namespace/name` of a workload, for logs and the audit log. It is not unique, because it lacks the issuer."""
+    """Returns `namespace/name` of a workload, for logs and the audit log. Workloads of two clusters may have the same name."""
     return f"{namespace}/{service_account}"
 
 
 def require_grantable_scopes(creator: Caller | OperatorCaller, scopes: frozenset[Scope], *, tenant_id: str | None) -> None:
     """Checks that `creator` may give `scopes` to a new API key or workload of a tenant (of an operator if `tenant_id` is None).
 
-    Raises OperatorKeyRequired if `creator` acts for a tenant and the new client would not act for the same tenant. Raises
-    ScopeRequired if `creator` lacks one of the scopes. An operator with the scope `admin` may give every scope to a client of a
+    Raises OperatorKeyRequired if `creator` acts for a tenant and `tenant_id` is not the id of this tenant. Raises ScopeRequired
+    if `creator` lacks one of the scopes. An operator with the scope `admin` may give every scope to an API key or workload of a
     tenant.
     """
     if isinstance(creator, Caller):

@@ -27,7 +27,8 @@ class SigningSettings:
 class SigningSettingsCache:
     """Reads and caches the format and the signing secret of tenants' webhooks.
 
-    Uses the cache only while `is_coherent` returns true, as `TenantDirectory` does.
+    Uses cached values only while `is_coherent` returns true. The function may return true only while every change in the
+    database leads to a call of `invalidate`.
     """
 
     def __init__(self, database: Database, keyring: Keyring, *, is_coherent: Callable[[], bool] = never_coherent) -> None:

@@ -1,6 +1,6 @@
 """Looks up API keys, workloads, Twilio accounts, their credentials, and SIP credentials for requests.
 
-Reads are batched and cached. A change by any process empties the caches.
+Reads are batched and cached. A change of these data by any process empties the caches of all processes.
 """
 
 import contextlib
@@ -55,7 +55,7 @@ class AuthenticatedApiKey:
 
 @dataclass(frozen=True, slots=True)
 class UsableAccount:
-    """A Twilio account for placing calls, with its active credentials in the order in which they are tried."""
+    """A Twilio account for placing calls, with its active credentials in the order in which requests to Twilio try them."""
 
     account_id: UUID
     account_sid: str
@@ -117,7 +117,7 @@ class TenantDirectory:
         )
 
     def invalidate(self) -> None:
-        """Empties the caches. Call this after every change of the data, and if the notification of one may have been lost."""
+        """Empties the caches. Call this after every change of the data, and if notifications of changes may have been lost."""
         for cache in self._caches:
             cache.invalidate()
 
@@ -126,7 +126,7 @@ class TenantDirectory:
         return self._mark_used_unless_expired(await self._keys.get_or_read(api_key_digest(key), lambda: self._read_key(key)))
 
     def cached_api_key(self, key: str) -> AuthenticatedApiKey | None:
-        """Returns what `find_api_key` returns if it is in the cache, otherwise None. Does not read the database."""
+        """Returns the cached result of `find_api_key`; None if no valid result is cached. Does not read the database."""
         return self._mark_used_unless_expired(self._keys.peek(api_key_digest(key)))
 
     def _mark_used_unless_expired(self, found: AuthenticatedApiKey | None) -> AuthenticatedApiKey | None:
@@ -219,8 +219,8 @@ class TenantDirectory:
     ) -> None:
         """Records which credentials Twilio refused, for this `reason`, and which credentials Twilio accepted.
 
-        Both sets contain `Credential.reference`. Refused credentials are tried last from now on, until Twilio accepts them
-        again.
+        Both sets contain ids of credentials (`Credential.reference`). From now on, requests try refused credentials last, until
+        Twilio accepts them again.
         """
         if rejected:
             await repository.set_credential_rejection(session, [UUID(reference) for reference in rejected], reason=reason)
@@ -235,7 +235,7 @@ class TenantDirectory:
         return tuple(self._decrypt_readable_credentials(await self._stored_auth_tokens.submit(account_id)))
 
     async def active_credentials(self, account_id: UUID) -> tuple[Credential, ...]:
-        """Returns the active credentials of an account that can be decrypted, in the order in which they are tried."""
+        """Returns the active credentials of an account that can be decrypted, in the order in which requests try them."""
         return await self._account_credentials.get_or_read(account_id, lambda: self._read_credentials(account_id))
 
     async def _read_credentials(self, account_id: UUID) -> tuple[Credential, ...]:

@@ -160,8 +160,8 @@ async def find_workloads(database: Database, accounts: Sequence[ServiceAccount])
 async def list_credentials(database: Database, wanted: Sequence[tuple[str, str | None]]) -> list[Sequence[StoredCredential]]:
     """Returns, for each pair of tenant id and account SID and in the same order, the active credentials of one account.
 
-    It is the account with this SID or, if the SID is None, the tenant's oldest account with an active credential. Its
-    credentials are in the order in which requests try them.
+    This is the account with the SID or, if the SID is None, the tenant's oldest account with an active credential. The
+    credentials are in the order in which requests try them. If there is no such account, the list of its credentials is empty.
     """
     listed = defaultdict[str, list[StoredCredential]](list)
     columns = zip(*wanted, strict=True)
@@ -171,13 +171,13 @@ async def list_credentials(database: Database, wanted: Sequence[tuple[str, str |
 
 
 def _credentials_of_account(credentials: Sequence[StoredCredential], account_sid: str | None) -> list[StoredCredential]:
-    """Returns the credentials of the account with this SID. If it is None, returns those of the first credential's account."""
+    """Returns the credentials of the account with this SID or, if the SID is None, of the account of the first credential."""
     sid = account_sid or next((credential.account_sid for credential in credentials), None)
     return [credential for credential in credentials if credential.account_sid == sid]
 
 
 async def list_account_credentials(database: Database, account_id: UUID) -> list[StoredCredential]:
-    """Returns the active credentials of one account, in the order in which they are tried."""
+    """Returns the active credentials of one account, in the order in which requests to Twilio try them."""
     return [credential for _, credential in await _fetch_credentials(database, _SELECT_CREDENTIALS_OF_ACCOUNT, account_id)]
 
 

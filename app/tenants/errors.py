@@ -1,4 +1,4 @@
-"""Errors of the administration. The command line prints their messages, and app/admin turns them into problems (RFC 9457).
+"""Errors in managing tenants. The command line prints their messages, and app/admin turns them into problems (RFC 9457).
 
 Each message tells the user of the command line what to do next. app/admin repeats only the messages of ResourceExists and
 InvalidMember. For the other errors, app/admin has its own texts.
@@ -8,7 +8,7 @@ from app.errors import CommandFailed
 
 
 class OperatorError(CommandFailed):
-    """The base class of the errors of the administration."""
+    """The base class of the errors that commands and the admin API raise when they manage tenants and their resources."""
 
 
 class NoSuchResource(OperatorError):

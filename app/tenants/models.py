@@ -77,8 +77,8 @@ class TwilioCredential(Base):
     # When Twilio refused the credential, which is then tried last until Twilio accepts it again.
     rejected_at: Mapped[datetime | None]
     rejected_reason: Mapped[str | None] = mapped_column(Text)
-    # Callgate tries credentials in the order of this key. Null: the credential's id. If the credential replaces another one, it
-    # has the key of that one since `preferred_at`.
+    # Callgate tries credentials in the order of this key. Null: the key is the credential's id. A credential that replaces
+    # another one got the key of the replaced one at `preferred_at`.
     place: Mapped[UUID | None] = mapped_column(Uuid)
     preferred_at: Mapped[datetime | None]
 

@@ -39,7 +39,7 @@ _MAKE_CALLS_DUE_SQL: Final = """
 class StoredChange:
     """A committed change of a tenant's or a queue's settings that applies to calls which already wait.
 
-    `is_stopped` says that the tenant is suspended or the queue is paused. Without `queue_id`, it is a change of the tenant.
+    `is_stopped` says that the tenant is suspended or the queue is paused. `queue_id` is None for a change of the tenant.
     """
 
     tenant_id: str
@@ -51,9 +51,9 @@ class StoredChange:
 async def apply_settings_to_waiting_calls(database: TransactionRunner, *changes: StoredChange) -> None:
     """Applies committed settings to scheduled calls that already wait. Idempotent.
 
-    The caller must have committed the changes. Once this function returns, no worker takes a grant for a call of a stopped
-    tenant or queue, and new hours apply to all waiting calls. If the database cannot be used, raises DatabaseUnavailable with
-    `settings_stored` set.
+    The caller must have committed the changes. Once this function has returned, new calling hours apply to all waiting calls.
+    From then on, no worker takes the right to dial a call of a suspended tenant or a paused queue. If the database cannot be
+    used, raises DatabaseUnavailable with `settings_stored` set to True.
     """
     try:
         if any(change.hours_changed for change in changes):
@@ -72,10 +72,11 @@ async def apply_settings_to_waiting_calls(database: TransactionRunner, *changes:
 
 
 async def wait_for_grants(database: TransactionRunner, tenant_id: str) -> None:
-    """Waits for the end of all transactions that may still take grants for calls of the tenant by its old settings.
+    """Waits for the end of all transactions that may still take grants (rights to dial a call) by the tenant's old settings.
 
     The caller must have committed the new settings, so that later transactions read them. A transaction that takes grants locks
-    the row of the table `pace` for the calls' account, or inserts the row if it is missing. This function waits for either.
+    or inserts the row of the calls' account in the table `pace`. This function inserts and locks the rows of all accounts of
+    the tenant, and so waits for each such transaction.
     """
     # Two transactions, because one that inserts a row and then waits for another row could deadlock with changes of paces.
     for statement in (_ADD_MISSING_PACES_SQL, _LOCK_PACES_SQL):
@@ -86,14 +87,14 @@ async def wait_for_grants(database: TransactionRunner, tenant_id: str) -> None:
 async def make_calls_due(
     database: TransactionRunner, tenant_id: str, queue_id: UUID | None = None, *, batch_size: int = _MAX_ROWS_PER_UPDATE
 ) -> None:
-    """Sets `due_at` of postponed calls to now, or to `not_before` if that is later, so that the new hours apply to them.
+    """Makes postponed calls due now, or at `not_before` if this is later, so that workers check them against the new hours.
 
-    A call is postponed if `due_at` is in the future and after `not_before`: the call was due outside its hours, or is to be
-    tried again. If `queue_id` is None, changes the calls of all queues of the tenant. Skips calls that another transaction has
-    locked, because that transaction dials or cancels them. Changes each call at most once, in the order of their ids, because a
-    worker may postpone a call again by the new hours.
+    A call is postponed if its `due_at` is in the future and after its `not_before`: the call was due outside its calling hours,
+    or is to be tried again. If `queue_id` is None, changes the calls of all queues of the tenant. Skips calls that another
+    transaction has locked, because this transaction dials or cancels them. Goes through the calls once, in the order of their
+    ids, `batch_size` calls in each transaction. A call that a worker postpones again by the new hours is not changed again.
 
-    The caller must have waited for grants and inserts that may have read the old hours (`apply_settings_to_waiting_calls`).
+    The caller must first wait for all transactions that may have read the old hours (`apply_settings_to_waiting_calls`).
     """
     last_id = UUID(int=0)
     while True:

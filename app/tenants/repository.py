@@ -136,14 +136,14 @@ def _rows_after(column: EncryptedColumn, after: Any, limit: int) -> Select[Any]:
 
 
 async def secret_counts_by_encryption_key(session: AsyncSession, column: EncryptedColumn) -> dict[bytes, int]:
-    """Returns how many active secrets in this column are encrypted with each encryption key, by the id of this key."""
+    """Maps the id of each encryption key to the number of active secrets in this column that are encrypted with the key."""
     key_id = _key_id_sql(column.sqlalchemy_column, KEY_ID_POSITION_IN_CIPHERTEXT)
     found = await session.execute(select(key_id, func.count()).where(column.active_secret_condition).group_by(key_id))
     return dict(found.all())
 
 
 async def api_key_counts_by_hashing_key(session: AsyncSession) -> dict[bytes, int]:
-    """Returns how many valid API keys are hashed with each encryption key, by the id of the encryption key."""
+    """Maps the id of each encryption key to the number of valid API keys that are hashed with the encryption key."""
     key_id = _key_id_sql(ApiKey.keyed_hash, KEY_ID_POSITION_IN_HASH)
     valid = ApiKey.revoked_at.is_(None), or_(ApiKey.expires_at.is_(None), ApiKey.expires_at > func.now())
     found = await session.execute(select(key_id, func.count()).where(*valid).group_by(key_id))
@@ -160,7 +160,10 @@ async def encryption_key_ids_in_use(session: AsyncSession) -> list[set[bytes]]:
 
 
 def _key_id_sql(column: Any, position: tuple[int, int]) -> Any:
-    """Returns SQL for the encryption key's id in an encrypted secret or a hash. `position` is the id's start and length."""
+    """Returns SQL for the id of the encryption key in an encrypted secret or a hash.
+
+    `position` is the number of the id's first byte, counted from 1, and the length of the id in bytes.
+    """
     return func.substring(column, *position, type_=LargeBinary)
 
 

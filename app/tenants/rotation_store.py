@@ -10,10 +10,10 @@ from app.database.connection import Connection
 
 
 async def set_credential_place(connection: Connection, credential_id: UUID, *, place: UUID) -> None:
-    """Makes Callgate try a credential that Twilio has just accepted before other credentials with the same `place`.
+    """Gives a credential the sort key `place`, and puts the credential before all others with the same `place`.
 
-    `place` is a sort key: Callgate tries the credentials of an account in its order (app.tenants.credential_order). Also
-    removes the mark of an earlier refusal.
+    Callgate tries the credentials of an account in the order of `place` (app.tenants.credential_order). Also removes the mark
+    of an earlier refusal, so Twilio must have just accepted the credential.
     """
     await connection.execute(
         """UPDATE twilio_credential SET place = $2, preferred_at = now(), rejected_at = NULL, rejected_reason = NULL

@@ -11,7 +11,10 @@ class SipAuth:
     password: SecretStr
 
     def clear_text_parameters(self) -> dict[str, str]:
-        """Returns user name and password in clear text, by parameter name. Use the result only in the request to Twilio."""
+        """Returns Twilio's parameters `SipAuthUsername` and `SipAuthPassword` in clear text, by their names in snake_case.
+
+        Use the result only in the request to Twilio.
+        """
         return {
             "sip_auth_username": self.username.get_secret_value(),
             "sip_auth_password": self.password.get_secret_value(),

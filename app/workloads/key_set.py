@@ -1,7 +1,7 @@
 """Keeps the public keys of an issuer (a JSON Web Key Set), which verify the signatures of its tokens.
 
-Reads them again at intervals, and earlier if a token has an unknown key. If a read fails, the previous keys stay in use. If a
-read finds no usable key, no key stays in use.
+Reads the keys again at intervals, and earlier if a token has an unknown key. If a read fails, the previous keys stay in use. If
+a read finds no usable key, no key stays in use.
 """
 
 import asyncio
@@ -41,7 +41,7 @@ class JwkSetUnreadable(Exception):
 
 
 class NoUsableKey(JwkSetUnreadable):
-    """The key set was read, and none of its keys can be used. Keys that it had before are revoked."""
+    """The key set was read, and none of its keys can be used. Keys from earlier reads are not used any more either."""
 
 
 class JwkSetUnavailable(Exception):
@@ -136,8 +136,9 @@ class JwkSet:
     async def find(self, key_id: str) -> PyJWK:
         """Returns the key with this id.
 
-        An unknown key may be new, so the set is read again before an error is raised. This takes at most `min_interval_s` and
-        the time of a read. Raises KeyError if the set does not have the key, and JwkSetUnavailable if the set cannot be read.
+        An unknown key may be new, so the set is read again first. This takes at most `min_interval_s` and the time of a read.
+        Raises KeyError if the set does not have the key, and JwkSetUnavailable if the read fails. Also raises JwkSetUnavailable
+        if the last read failed and the next one may not start yet.
         """
         key = self._keys.get(key_id)
         if key is not None:
@@ -212,7 +213,7 @@ class JwkSet:
         self._failure = None
 
     def _replace_keys(self, keys: KeysById, body: bytes | None) -> int:
-        """Replaces the keys. `body` is the document that was read, or None if it has no usable key.
+        """Replaces the keys. `body` is the document that was read, or None if the document has no usable key.
 
         Returns how many of the old keys were removed or replaced.
         """

@@ -189,7 +189,7 @@ def _parse_service_account(claims: Mapping[str, Any]) -> ServiceAccount:
 
 
 def unverified_claims(token: str) -> Mapping[str, Any]:
-    """Returns the claims of a token without any check. Returns an empty mapping if it is no readable JSON Web Token."""
+    """Returns the claims of a token without any check; an empty mapping if the token is not a readable JSON Web Token."""
     try:
         claims: dict[str, Any] = jwt.decode(token, options={"verify_signature": False})
     except jwt.InvalidTokenError:
@@ -198,5 +198,5 @@ def unverified_claims(token: str) -> Mapping[str, Any]:
 
 
 def seconds_until_expiry(token: ValidToken) -> float:
-    """Returns the seconds until the token is refused as expired, LEEWAY_S after its expiry. Negative after that time."""
+    """Returns the seconds until the token is refused, LEEWAY_S seconds after it expires. Negative if it is refused already."""
     return token.expires_at + LEEWAY_S - time.time()

@@ -53,9 +53,9 @@ AccountSid = Annotated[
 def require_allowed_base_url(client: Caller | OperatorCaller, new: NewAccount) -> None:
     """Raises OperatorKeyRequired if a tenant's own key sets a base URL whose host is not a host of Twilio's API.
 
-    Callgate sends the account's secrets to this host. The outcome of a creation is unknown if another host answers, such as
-    Twilio's web site. If another tenant has the same AccountSid, calls with an unknown outcome keep searches from finding that
-    tenant's calls.
+    Callgate sends the account's secrets to this host. If another host answers, such as Twilio's web site, it is unknown whether
+    a call was created. Callgate then searches Twilio's call list for the call, and cannot tell it from calls of other tenants
+    with the same AccountSid whose creation is unknown, too.
     """
     if new.base_url is not None and not _TWILIO_API_URL_PATTERN.fullmatch(new.base_url):
         require_operator(client, "use another base_url than https:// and a host of Twilio's API, such as api.ie1.twilio.com")

@@ -74,7 +74,7 @@ class AccountChange(BaseModel):
 
     @property
     def pace_change(self) -> PaceChange | None:
-        """The changes to the dialling limits. None removes all limits. If the body has no `pace`, nothing changes (`{}`)."""
+        """The changes to the dialling limits. None removes all limits. Without `pace` in the body, this is an empty dict."""
         if self.pace is not None:
             return self.pace.pace_change
         return None if "pace" in self.model_fields_set else PaceChange()
