@@ -65,9 +65,9 @@ def make_plan(
     keyring: Keyring,
     workload_issuer: str | None,
 ) -> ChangePlan:
-    """Returns the changes in the order in which they must be made. Raises DocumentInvalid with all problems.
+    """Returns the changes in the order in which they must be made. Raises DocumentInvalid, which lists all impossible changes.
 
-    `secrets` maps the path of each reference in the file to the secret. `stored` maps tenant ids to the stored tenants.
+    `secrets` maps the path of each reference in the file to the secret itself. `stored` maps tenant ids to the stored tenants.
     `workloads` holds the stored workloads of the service accounts in the file, also those of other tenants. `keyring` decrypts
     stored secrets. `workload_issuer` is the issuer of service accounts for which the file gives none.
     """
@@ -185,7 +185,7 @@ class _Planner:
                 yield KeyRevocation(tenant_id=tenant_id, action="revoke", subject=subject, key_id=removal.key)
 
     def _check_callback_url(self, settings: Mapping[str, Any], path: MemberPath) -> None:
-        """Adds a problem if the tenant has a default method or default events for status callbacks, but no default URL."""
+        """Adds an error to `problems` if a default method or events for status callbacks are set, but no default URL."""
         if not settings["status_callback"] and (settings["status_callback_method"] or settings["status_callback_events"]):
             self.problems.append(FileProblem("a default method and default events need a default `url`", (*path, "callbacks")))
 
@@ -255,7 +255,7 @@ class _Planner:
     def _credentials_to_revoke(
         self, account: DeclaredAccount, path: MemberPath, stored: AccountState | None
     ) -> list[CredentialState]:
-        """Returns the active credentials that the file revokes. Adds a note for each credential that does not exist."""
+        """Returns the active credentials that the file revokes. Adds a notice to `notes` for each that does not exist."""
         revoked: dict[UUID, CredentialState] = {}
         for index, name in enumerate(account.revoked or ()):
             named = [one for one in stored.credentials if name.lower() in (str(one.id), one.username.lower())] if stored else []
@@ -276,8 +276,8 @@ class _Planner:
     ) -> bool:
         """Returns whether the account already has this credential, active or revoked.
 
-        Adds a problem if the credential is revoked, or if the same file revokes it (`to_revoke`): a file cannot undo a
-        revocation.
+        Adds an error to `problems` if the credential is revoked, or is one that the file revokes (`to_revoke`): a file cannot
+        undo a revocation.
         """
         same = (
             [one for one in stored.credentials if one.username == username and self._has_secret(one, secret)] if stored else []

@@ -205,7 +205,7 @@ class DeclaredRemoval(DeclarationModel):
 
 
 class DeclaredLimits(DeclarationModel):
-    """Limits of the tenant."""
+    """The tenant's own limits for creating calls, in place of the installation's."""
 
     max_in_flight: Nullable[Annotated[int, Field(ge=1, le=MAX_IN_FLIGHT_LIMIT)]] = Field(
         None,
@@ -263,7 +263,7 @@ class Declaration(DeclarationModel):
 
 
 class _SchemaGenerator(GenerateJsonSchema):
-    """Generates the JSON Schema. In the schema, optional members do not accept `null` and have no `default`."""
+    """Generates the JSON Schema without `default` and `null`. `declaration_json_schema` adds `null` where it is accepted."""
 
     def nullable_schema(self, schema: core_schema.NullableSchema) -> JsonSchemaValue:
         return self.generate_inner(schema["schema"])

@@ -36,9 +36,9 @@ from app.tenants.postponed_calls import StoredChange, apply_settings_to_waiting_
 
 @dataclass(frozen=True, slots=True)
 class SavepointRunner:
-    """Runs each method of the administration in a savepoint of one open transaction.
+    """A TransactionRunner whose transactions are savepoints in the open transaction of `connection`.
 
-    If a method fails, only the changes of this method are rolled back.
+    If the block of `transaction` fails, only the changes of this block are rolled back.
     """
 
     connection: Connection
@@ -68,8 +68,8 @@ class DeclarationService:
     async def apply_declaration(self, declaration: Declaration, secrets: Mapping[MemberPath, str]) -> ChangePlan:
         """Makes all changes in one transaction, and returns them. First waits until no other `apply` runs.
 
-        After the commit, applies hours and suspensions in the declaration to scheduled calls that already wait. If it raises
-        DocumentInvalid, OperatorError or ApplyLocked, nothing was changed. If it raises DatabaseUnavailable, the error's
+        After the commit, applies hours and suspensions in the declaration to scheduled calls that already wait. If this method
+        raises DocumentInvalid, OperatorError or ApplyLocked, nothing was changed. If it raises DatabaseUnavailable, the error's
         attributes say whether the commit is in doubt, and whether the settings are stored.
         """
         plan = await self._make_changes(declaration, secrets)
@@ -85,7 +85,7 @@ class DeclarationService:
         return plan
 
     async def _make_changes(self, declaration: Declaration, secrets: Mapping[MemberPath, str]) -> ChangePlan:
-        """Plans the changes, and makes them in one transaction."""
+        """Plans the changes, makes them in one transaction, and returns them."""
         async with self.database.transaction() as connection:
             await store.acquire_apply_lock(connection)
             plan = await self._plan(connection, declaration, secrets, lock=True)

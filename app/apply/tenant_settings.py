@@ -54,7 +54,7 @@ def stored_settings(row: TenantRow) -> TenantSettings:
 
 
 def effective_value(setting: str, value: Any) -> Any:
-    """Returns the value of a setting. Replaces None by the setting's default, if the setting has one.
+    """Returns the value in a form that can be compared: with the setting's default, if it has one, in place of None.
 
     Returns the events of status callbacks as a set, because their order has no meaning.
     """

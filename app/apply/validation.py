@@ -28,7 +28,7 @@ _MESSAGES_BY_PYDANTIC_TYPE = {
 
 
 def validate_declaration(document: Document, *, allowed: AllowList, workload_issuer: str | None) -> Declaration:
-    """Returns the declaration that the document contains. Raises DocumentInvalid with all problems.
+    """Returns the declaration that the document contains. Raises DocumentInvalid, which lists the problems of the document.
 
     `allowed` lists the private addresses to which the operator allows webhooks. All other private addresses are refused.
     `workload_issuer` is the issuer of service accounts for which the file gives none.
@@ -99,7 +99,7 @@ def _duplicate_problems_of_tenant(tenant: DeclaredTenant, path: MemberPath, docu
 
 
 def _workload_problems(declaration: Declaration, document: Document, default_issuer: str | None) -> Iterator[FileProblem]:
-    """Yields a problem for each service account that has no issuer, or is declared twice, for one tenant or for two.
+    """Yields a problem for each service account that has no issuer, or that the file declares more than once.
 
     Also yields a problem for a service account that a tenant both declares and removes.
     """

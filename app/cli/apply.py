@@ -62,9 +62,9 @@ def apply(
 
 
 def _load_settings() -> Settings:
-    """Returns the settings. Raises CommandFailed for wrong settings.
+    """Returns the settings. If they are missing or invalid, raises CommandFailed, so that the exit code is 1.
 
-    The exit code is then 1 instead of the usual 2, because 2 means that `--dry-run` found a difference.
+    A SettingsError would end the command with exit code 2, which means here that `--dry-run` found a difference.
     """
     from app.settings import SettingsError
 
@@ -127,7 +127,7 @@ def _run_apply(content: bytes, file: str, settings: Settings, *, dry_run: bool) 
 
 
 def _problem_line(problem: FileProblem, document: Document, file: str) -> str:
-    """Returns the problem in one line, with file, line and member."""
+    """Returns the problem as one line of text: the file, the line number, the member (if any) and the description."""
     from app.apply.document import member_path_text
 
     name = "<stdin>" if file == _STANDARD_INPUT else file

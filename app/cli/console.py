@@ -104,10 +104,10 @@ async def create_login_link(database: TransactionRunner, base_url: str) -> str:
 
 
 def _default_console_url() -> str:
-    """Returns the base URL of the console if the command line gives none.
+    """Returns the base URL of a login link for which the command line gives no `--url`.
 
-    If no database is configured, and `callgate dev` or `callgate demo` runs with this state folder, returns the URL of its API.
-    Otherwise returns CALLGATE_CONSOLE_URL or, if that is not set, the address of the console on this machine.
+    If CALLGATE_DATABASE_URL is not set and `callgate dev` or `callgate demo` is running with the same CALLGATE_STATE_DIR, this
+    is the URL of the running API. Otherwise it is CALLGATE_CONSOLE_URL or, if that is not set, a URL on this machine.
     """
     from app.local.state import StateFolder
     from app.settings import load_settings

@@ -39,7 +39,10 @@ class GracefulShutdown:
         await self.app(scope, receive, send_and_close)
 
     def _install_sigterm_handler(self) -> None:
-        """Delays the server's SIGTERM handler by `seconds`. A later SIGTERM that is not a repetition runs it at once."""
+        """Installs a SIGTERM handler that runs the server's own handler `seconds` after the first SIGTERM.
+
+        For about a second, further SIGTERMs are ignored as repetitions. A later one runs the server's handler at once.
+        """
         loop = asyncio.get_running_loop()
         stop = signal.getsignal(signal.SIGTERM)
         if not callable(stop):

@@ -80,7 +80,7 @@ def _settings_for_api() -> Settings:
 
 
 def _refuse_database_with_tenants(settings: Settings) -> None:
-    """Raises DatabaseHasTenants if CALLGATE_DATABASE_URL is set and its database has tenants other than the demo's."""
+    """Raises DatabaseHasTenants if the database of CALLGATE_DATABASE_URL has a tenant other than that of `callgate demo`."""
     from app.cli.tenants import call_with_new_pool
     from app.local.configured_database import require_no_tenants
 

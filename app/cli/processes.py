@@ -45,7 +45,7 @@ def register_commands(app: typer.Typer) -> None:
 
 
 def service_settings() -> Settings:
-    """Returns the settings, which have a database and encryption keys. Raises SettingsError, which names all missing settings.
+    """Returns the settings. Raises SettingsError, which says what is missing, if there is no database URL or encryption key.
 
     If CALLGATE_DATABASE_URL is not set, uses the database of a `callgate dev` or `callgate demo` that runs now.
     """
@@ -128,7 +128,7 @@ def serve(
 
 
 def _run_server(config: uvicorn.Config, sockets: list[socket.socket]) -> None:
-    """Does what `uvicorn.run` does, but on the given sockets."""
+    """Runs a uvicorn server on sockets that are already open, until it is stopped. Otherwise works as `uvicorn.run` does."""
     from uvicorn.config import STARTUP_FAILURE
     from uvicorn.supervisors import Multiprocess
 

@@ -87,9 +87,9 @@ def add_calls(
 ) -> None:
     """Add the calls of a file to a queue.
 
-    Each `key` identifies one call: adding the same file again creates only the missing calls. The exit code is 3 if
-    Postgres has not confirmed some lines (`unknown`), or if some calls are being placed or are refused for the moment: then add
-    the file again. Otherwise it is 1 if lines are refused.
+    Each `key` identifies one call: adding the same file again creates only the missing calls. Exit code 3: add the file again,
+    because some lines are refused only for the moment, or Postgres has not confirmed them (`unknown`). Exit code 1: lines are
+    refused, all for good.
     """
     configure_error_logging()
     with _open_calls_file(file) as opened:
@@ -187,7 +187,7 @@ async def _read_lines(opened: FileIO) -> AsyncIterator[tuple[int, Sequence[bytes
 
 
 async def _read_in_thread(opened: FileIO) -> bytes:
-    """Waits until there is something to read, and returns it. Returns b"" at the end of the file."""
+    """Waits until the file has more content, and returns at most _MAX_READ_BYTES bytes; b"" at the end of the file."""
     read = Future[bytes]()
 
     def work() -> None:
@@ -204,7 +204,7 @@ async def _read_in_thread(opened: FileIO) -> bytes:
 
 
 def _parse_lines(first_number: int, lines: Sequence[bytes]) -> Iterator[BulkLine]:
-    """Parses the lines that are not empty, and yields the results."""
+    """Returns the parsed lines without empty ones. `first_number` is the number in the file of the first of `lines`."""
     from app.queues.lines import parse_bulk_line
 
     return (parse_bulk_line(number, text) for number, text in enumerate(lines, start=first_number) if text.strip())

@@ -116,7 +116,7 @@ def _create_or_change(tenant: str, name: str, change: QueueChange, *, as_json: b
 
 
 def _change_existing(tenant: str, name: str, change: QueueChange, *, as_json: bool) -> None:
-    """Changes an existing queue, and prints its settings."""
+    """Changes a queue, and prints its settings. Raises NoSuchResource if there is no such queue."""
     from app.audit.events import command_actor
 
     queue = _run_with_queue_service(lambda service: service.change(command_actor(), tenant, name, change))
@@ -154,9 +154,9 @@ def _queue_progress_row(progress: QueueProgress) -> dict[str, Any]:
 
 
 def _call_counts(progress: QueueProgress) -> dict[str, dict[str, int]] | None:
-    """Returns the number of calls for each `execution` (Callgate's state of a call), each Twilio status and each problem.
+    """Returns a queue's numbers of calls: by `execution` (Callgate's state of a call), by Twilio's status, and by problem.
 
-    Returns None if counting took too long.
+    A problem is the error for which a call was not started. Returns None if counting took too long.
     """
     counts = progress.counts
     return None if counts is None else {"execution": counts.execution, "status": counts.status, "problem": counts.problem}

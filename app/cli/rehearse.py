@@ -128,9 +128,10 @@ def _read_settings(tenant: str | None, queue: str | None, change: PaceChange) ->
 def _with_twilio_limits(
     settings: RehearsalSettings, calls_per_second: float | None, max_concurrent: int | None, call_seconds: int
 ) -> RehearsalSettings:
-    """Adds Twilio's limits and the duration of calls to the settings.
+    """Returns the settings with the limits of the simulated Twilio, and with the duration of an answered call.
 
-    If `calls_per_second` is None, Twilio's rate is the account's limit in Callgate or, without a limit, 1 call a second.
+    If `calls_per_second` is None, Twilio dials as fast as Callgate's limit of the account allows or, without a limit, 1 call a
+    second. If `max_concurrent` is None, Twilio does not limit concurrent calls.
     """
     from simulator.limits import AccountLimits
 
@@ -201,7 +202,7 @@ def _print_rehearsal(calls: Sequence[RehearsedCall], *, as_json: bool) -> None:
 
 
 def _call_row(call: RehearsedCall) -> dict[str, Any]:
-    """Returns the call as a row of the output. `wait_s` is the time from `not_before` until it rings, fails or expires."""
+    """Returns the call as an output row. `wait_s` is the time from `not_before` until the call rings, fails or expires."""
     waited = None if call.at is None or call.not_before is None else (call.at - call.not_before).total_seconds()
     return {
         "line": call.line,

@@ -103,9 +103,9 @@ def _describe_beginning(replacement: CredentialReplacement | None) -> str:
 async def _advance_rotation(
     replacement: CredentialReplacement, quiet: timedelta, rotation: CredentialRotation, *, wait: bool, as_json: bool
 ) -> RotationProgress:
-    """Does the next step of the rotation and returns its progress. With `wait`, does all steps, and waits between them.
+    """Does the next step of replacing a credential and returns the progress. With `wait`, does all steps and waits in between.
 
-    Prints what must happen before the next step.
+    Prints what must happen before the next step. The old credential is revoked only after it has been unused for `quiet`.
     """
     printed = ""
     while True:

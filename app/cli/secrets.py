@@ -42,9 +42,9 @@ def show_key_uses(as_json: AsJson = False) -> None:
     """Show what each encryption key is needed for.
 
     `callgate secrets rotate` encrypts secrets with the newest key. An API key is hashed with the newest key at its next use. A
-    call with an idempotency key needs the key that was the newest when it was created, until its record is deleted. Reads all
-    calls, which takes a while with millions of them. Secrets that cannot be decrypted are listed on standard error, and the
-    exit code is then 1.
+    call with an idempotency key needs the encryption key that was the newest when the call was created, until the call's record
+    is deleted. The command reads all calls, which takes a while with millions of them. Secrets that cannot be decrypted are
+    listed on standard error, and the exit code is then 1.
     """
 
     async def read(rotation: KeyRotation) -> tuple[list[EncryptionKeyUse], list[str]]:

@@ -13,10 +13,10 @@ _POLL_INTERVAL_S = 0.5
 
 
 def stop_event_on_signal(*, parent: int | None = None) -> asyncio.Event:
-    """Returns an event that is set by the first SIGINT or SIGTERM, and when the process with the id `parent` has ended.
+    """Returns an event that is set by the first SIGINT or SIGTERM, or when this process's parent has ended.
 
-    If `parent` is None, only the signals set the event. Repetitions of the first signal are ignored. Each later signal has
-    Python's default effect, which ends the process.
+    `parent` is the parent's process id. If it is None, only the signals set the event. For about a second after the first
+    signal, further ones are ignored as repetitions. Each later signal has Python's default effect, which ends the process.
     """
     loop = asyncio.get_running_loop()
     stop = asyncio.Event()

@@ -39,7 +39,7 @@ def parse_past_or_future_time(text: str) -> datetime:
 def parse_duration(text: str) -> timedelta:
     """Parses a number of minutes, hours or days, such as 5m, 12h or 90d. Raises BadParameter for any other text.
 
-    Also raises it for more than ten years, because such a time from now may be after the last one that a `datetime` can have.
+    More than ten years are refused, too: a date that is too far from now does not fit into a `datetime`.
     """
     if not (text[:-1].isdecimal() and text[-1] in _DURATION_UNITS):
         raise typer.BadParameter(f"{text!r} is not a duration: write 5m, 12h or 90d")

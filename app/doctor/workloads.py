@@ -33,9 +33,9 @@ class WorkloadChecks:
     directory: TenantDirectory
 
     async def run(self, token: str | None) -> AsyncIterator[CheckResult]:
-        """Yields the results of the checks. Raises DatabaseUnavailable.
+        """Yields the results of the checks: none if `token` is None and CALLGATE_WORKLOAD_ISSUER is not set.
 
-        Yields nothing if `token` is None and CALLGATE_WORKLOAD_ISSUER is not set.
+        Raises DatabaseUnavailable if the workload of the token cannot be read from the database.
         """
         issuer = self.settings.workload_issuer
         if issuer is None:

@@ -1,1 +1,1 @@
-"""The worker process and its jobs, which it repeats: methods such as `CallRefresher.step`. Several workers may run at once."""
+"""The worker process and its jobs: methods such as `CallRefresher.step`, which it repeats. Several workers may run at once."""

@@ -65,12 +65,12 @@ class AccountTasks:
         self.start_per_account(calls, partial(run_for_each_call, work=work, event=event), event=event)
 
     async def drain(self) -> None:
-        """Waits for the tasks that run."""
+        """Waits until no task runs any more."""
         while self._running:
             await asyncio.wait(self._running)
 
     async def stop(self) -> None:
-        """Sets `is_stopping`, and waits for the tasks that run."""
+        """Tells the tasks to begin no more work (`is_stopping`), and waits until they have ended."""
         self.is_stopping = True
         await self.drain()
 
@@ -80,6 +80,6 @@ class AccountTasks:
 
 
 async def _run_and_log_errors(calls: list[CallT], work: Callable[[list[CallT]], Coroutine[Any, Any, None]], event: str) -> None:
-    """Runs `work` in `log_and_suppress_errors`. After an error, the calls are claimed again when their leases end."""
+    """Runs `work`. Logs an error as `event` and does not raise it: the calls are claimed again when their leases end."""
     with log_and_suppress_errors(event, call_ids=[str(call.id) for call in calls[:_MAX_LOGGED_CALLS]], calls=len(calls)):
         await work(calls)

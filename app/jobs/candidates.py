@@ -64,7 +64,7 @@ class CallCandidates:
 
 
 class _ListedCalls(NamedTuple):
-    """Entries of Twilio's list, by the `address_key` of their `to`. The key None has the entries without `to`."""
+    """Entries of Twilio's list, by `address_key` (their `to` in a form to compare). The key None has those without `to`."""
 
     entries: Mapping[str | None, Sequence[CallResource]]
     twilio_clock_offset: timedelta | None
@@ -126,11 +126,11 @@ class AccountCallList:
     async def _read(self, filters: Iterable[Mapping[str, str]], keep: EntryFilter) -> _ListedCalls:
         """Reads the list with each of `filters`, which Twilio applies. `keep` then selects from what Twilio returns.
 
-        Each filter takes two requests: one for queued calls, which have no start time, and one for calls whose start time is in
-        the span. The queued calls are read first. So a call that leaves the queue between the two requests is found by the
-        second one. Twilio may use only the day of StartTime, so the upper bound is a whole day. The result has the offset of
-        Twilio's clock at that time, because `callgate queues release` may evaluate the list much later. Raises TwilioError or
-        TimeoutError.
+        Each filter takes two requests. The first is for queued calls, which have no start time. The second is for calls with
+        a start time from `since` to `until` plus the longest time for which Twilio queues a call. In this order, a call that
+        leaves the queue between the two requests is found by the second one. Twilio may use only the day of StartTime, so the
+        upper bound is a whole day. The result has the offset of Twilio's clock when the list was read, because `callgate queues
+        release` may evaluate the list much later. Raises TwilioError or TimeoutError.
         """
         until = self.until + _MAX_TIME_TO_START
         started = {"StartTime>": self.since.strftime("%Y-%m-%dT%H:%M:%SZ"), "StartTime<": until.date().isoformat()}

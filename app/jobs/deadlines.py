@@ -82,8 +82,8 @@ class RingDeadlineEnforcer:
     async def delete_idle_dial_turns(self) -> bool:
         """Deletes idle rows of `dial_turn`, the table of the order in which API keys and workloads take turns.
 
-        A row is idle if no call of its API key or workload waits, and no worker took a grant for one of its calls for an hour.
-        Each grant reads all rows of its account, so there must be few. Returns false, so that the job pauses.
+        A row is idle if no call of its API key or workload waits, and no worker has begun to dial one for an hour. A worker
+        reads all rows of the account for each call that it dials, so there must be few. Returns false, so that the job pauses.
         """
         await store.delete_idle_dial_turn_rows(self.database, _TURN_EXPIRES_AFTER, limit=_TURN_BATCH_SIZE)
         return False

@@ -58,9 +58,9 @@ class RequestSender(Protocol):
 
 
 def recent_months(now: datetime) -> MonthRange:
-    """Returns the months whose deliveries every claim reads: those of the days from eight days ago until tomorrow.
+    """Returns the months that each search for due deliveries reads: from the month of eight days ago to that of tomorrow.
 
-    Deliveries of other months are claimed later, because each claim would take longer if it read all months.
+    Deliveries of other months are searched for less often, because reading all months takes longer.
     """
     return MonthRange.from_first_to_last(now - _RECENT_DELIVERY_AGE, now + _MAX_CLOCK_DIFFERENCE)
 
@@ -167,7 +167,7 @@ class DeliverySender:
         task.add_done_callback(self._running.discard)
 
     async def _attempt_isolated(self, delivery: ClaimedDelivery) -> None:
-        """Makes an attempt. Raises no error: after an error, the delivery is claimed again when its lease ends."""
+        """Tries once to deliver. Raises no error: after an error, the delivery is claimed again when its lease ends."""
         try:
             with trace_background_work(
                 "deliver", caused_by=delivery.traceparent, attributes={"callgate.call_id": str(delivery.call_id)}
@@ -247,9 +247,9 @@ class DeliverySender:
     async def _record_in_batch(self, attempt: DeliveryAttempt) -> None:
         """Records the result of the attempt, in one transaction with the results of other attempts. Returns after the commit.
 
-        Later events of a call may have to wait for the delivery of an earlier one. If this was the last attempt at a delivery,
-        later events that this worker claims from now on need not wait for the commit. The commit releases those that this
-        worker or another one has already marked as waiting.
+        Later events of a call may wait for this delivery. If the attempt was the last one, because the delivery is made or
+        given up, later events that this worker claims from now on do not wait, not even for the commit. The commit releases the
+        events that a worker has already marked as waiting.
         """
         if attempt.wait is None:
             self._finished_delivery_ids.add(attempt.delivery.id)

@@ -85,9 +85,9 @@ class ScheduledCallDialer:
         return not is_last and len(self._dial_tasks) < self.max_in_flight
 
     async def _waiting_accounts(self) -> list[WaitingAccount]:
-        """Returns the accounts with scheduled calls. Those whose last turn is the longest ago come first.
+        """Returns the accounts with scheduled calls. Those that this worker has not served for the longest time come first.
 
-        So no account can use up `max_in_flight`, or the limit of its tenant, in every step.
+        In this order, no account can use up `max_in_flight`, or the limit of its tenant, in every step.
         """
         waiting = await accounts_with_scheduled_calls(self.database)
         self._step_number += 1
@@ -97,9 +97,9 @@ class ScheduledCallDialer:
     async def _grant_calls_of_account(self, account_id: UUID, limit: int) -> DialGrantBatch:
         """Takes at most `limit` grants (rights to dial one call each) for one account, starts to dial, and returns the grants.
 
-        Raises DatabaseUnavailable, unless only a row stays locked, such as that of a queue. In that case the result has no
-        grants. After any other error, it has none either: the error is only logged, so that it does not affect other accounts.
-        If the task is canceled, calls that have a grant and are not dialled yet wait again.
+        Returns no grants if another transaction keeps a row locked, such as that of a queue. Raises other DatabaseUnavailable
+        errors. Logs any other error and returns no grants, so that the error does not affect other accounts. If the task is
+        canceled, calls that have a grant and are not dialled yet wait again.
         """
         began = monotonic_seconds()
         try:
@@ -126,7 +126,7 @@ class ScheduledCallDialer:
         return granted
 
     async def _save_counters(self, grants: Sequence[DialGrant]) -> None:
-        """Saves the counts of grants. If the task is canceled meanwhile, makes the calls of `grants` wait again."""
+        """Saves each account's number of grants (rights to dial). After a cancellation, the calls of `grants` wait again."""
         try:
             await self.counters.save()
         except BaseException:

@@ -1,7 +1,8 @@
 """Measures the backlogs in the database for Prometheus: the age of the oldest item, and the number of items.
 
-Every worker measures the same values, so a Prometheus query over several workers takes their `max`. Only the number of unsaved
-grant counts is the worker's own. API processes do not run this job, which saves load on the database.
+Every worker measures the same values, so a Prometheus query over several workers takes their `max`. Only
+`callgate_grant_counts_unsaved` is a value of the worker itself. API processes do not run this job, which saves load on the
+database.
 `callgate_gauges_measured_timestamp_seconds` shows when the values were measured.
 """
 

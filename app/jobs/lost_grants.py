@@ -12,7 +12,7 @@ from app.scheduling.grant_halts import halt_if_grants_lost
 
 @dataclass(frozen=True, slots=True)
 class LostGrantWatch:
-    """Stops workers from taking grants if the database may have lost earlier grants (app.scheduling.grant_halts)."""
+    """Stops workers from taking grants (rights to dial scheduled calls) if the database may have lost earlier ones."""
 
     database: Database
     counters: GrantCounters = field(default_factory=GrantCounters)

@@ -69,9 +69,10 @@ FirstPageCheck = Callable[[UUID, Sequence[Mapping[str, Any]]], Awaitable[None]]
 
 @dataclass(frozen=True, slots=True)
 class _FetchResult:
-    """The call as Twilio returned it, or the error of the request. Both are None if no request was sent for the call.
+    """The result of reading one call: `resource` is the call as Twilio returned it, or `error` is the error of the request.
 
-    If requests for the account are paused, `pause` is the time until the next request for the call may be sent.
+    Both are None if no request was sent for the call. If requests for the account are paused, `pause` is the time until the
+    next one may be sent.
     """
 
     resource: CallResource | None = None
@@ -209,7 +210,7 @@ class CallRefresher:
     ) -> dict[UUID, _FetchResult]:
         """Stops requests for one account for as long as Twilio's `error` asks, and at least for _MIN_PAUSE.
 
-        Returns the result for each of `calls`, by id. Requests for other accounts go on.
+        Requests for other accounts go on. Returns a result with `error` and the pause for each of `calls`, by id.
         """
         retry_after_s = error.answer.retry_after_s if error.answer else None
         wait = max(timedelta(seconds=retry_after_s or 0), _MIN_PAUSE)
@@ -219,7 +220,7 @@ class CallRefresher:
         return {call.id: _FetchResult(error=error, pause=wait) for call in calls}
 
     async def _write_results(self, results: dict[UUID, _FetchResult]) -> None:
-        """Updates the records of calls with `results`, what was read from Twilio for each call, by the call's id.
+        """Updates the records of calls. `results` maps the id of each call to what was read from Twilio.
 
         Does not write a record that has changed meanwhile, or that is locked. Its call is read from Twilio again later.
         """

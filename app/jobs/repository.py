@@ -67,7 +67,7 @@ async def lock_calls_to_delete(
 
 
 async def delete_calls(session: AsyncSession, call_ids: Collection[UUID]) -> int:
-    """Deletes the calls, except those with pending deliveries or updates. Returns how many were deleted."""
+    """Deletes the calls, except those with a pending delivery or request to end the call. Returns how many were deleted."""
     statement = (
         delete(Call)
         .where(Call.id.in_(call_ids))

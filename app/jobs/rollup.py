@@ -61,9 +61,9 @@ class CallCountRollUp:
         return [each for each in due if first is not None and each.period.end > first]
 
     async def _roll_up_periods(self, connection: Connection, due: list[DuePeriod]) -> DuePeriod | None:
-        """Computes the counts of due periods, for about _MAX_STEP_S seconds. Returns the first period that is left, or None.
+        """Computes the counts of due periods, for about _MAX_STEP_S seconds. Returns the first period that is left.
 
-        If several periods became due at the same time, it does either all of them or none.
+        Returns None if none is left. If several periods became due at the same time, computes the counts of all or of none.
         """
         began = time.monotonic()
         for index, (_, together) in enumerate(groupby(due, key=lambda each: each.due_at)):

@@ -45,8 +45,8 @@ async def evaluate_candidates(
     """Decides whether one of the candidates is the call of this record. The caller must have locked the record.
 
     Writes nothing. `max_start_delay` is the longest time from `call.pending_since` until Twilio creates the call.
-    `clock_offset` is Twilio's clock minus Postgres's; None if unknown. A rival is another record whose request may have started
-    one of the candidates.
+    `clock_offset` is Twilio's clock minus Postgres's; None if unknown. `data` of the result counts `rivals`: other records
+    whose requests may have started one of the candidates.
     """
     # Count rivals before reading bound sids: an intent that is bound in between must appear in one of the two.
     undated = any(entry.date_created is None for entry, _ in candidates.calls.values())

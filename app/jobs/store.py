@@ -56,8 +56,8 @@ async def read_matching_records(
 ) -> MatchingRecords:
     """Returns what the records of all tenants say about calls in Twilio's list of the account.
 
-    `sids` are the sids of these calls, and `keys` are the `address_key`s of their `to`. `open_addresses` of the result may also
-    have addresses with other keys, so the caller must compare the keys.
+    `sids` are the sids of these calls. `keys` are the results of `address_key` for their `to`. `open_addresses` of the result
+    may also have addresses with other keys, so the caller must compare the keys.
     """
     (row,) = await database.fetch(_MATCHING_RECORDS, account_sid, list(sids), list(keys))
     return MatchingRecords(row["account_added_at"], set(row["sids"]), row["open_addresses"])

@@ -96,7 +96,7 @@ class UnrecordedCallDetector:
 
 
 def _api_calls(page: Sequence[Mapping[str, Any]], *, since: datetime, until: datetime) -> Mapping[str, CallResource]:
-    """Returns the calls of the page, by sid, that API requests placed and that have a `to`.
+    """Returns the calls of the page that were placed by API requests and have a `to`, by sid.
 
     Leaves out calls that were created at `since` or earlier, or after `until`.
     """

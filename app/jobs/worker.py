@@ -162,7 +162,7 @@ async def _wake_due_jobs(database: Database, jobs: Sequence[Job], abandoned_afte
 async def run_worker(settings: Settings, metrics: Metrics, stop: asyncio.Event, tracing: Tracing | None = None) -> None:
     """Runs a worker with its own services until `stop` is set. Starts the jobs when the process is ready.
 
-    Closes `tracing` at the end. Raises CommandFailed if the folder for grant counts cannot be used.
+    Closes `tracing` at the end. Raises CommandFailed if CALLGATE_GRANT_COUNTER_DIR cannot be used.
     """
     tracing = tracing or Tracing()
     require_usable_counter_folder(settings.grant_counter_dir)
@@ -178,7 +178,7 @@ async def run_worker(settings: Settings, metrics: Metrics, stop: asyncio.Event, 
 
 
 async def _wait_until_ready(readiness: Readiness, stop: asyncio.Event) -> None:
-    """Returns when the process is ready or `stop` is set. Logs each reason for waiting once.
+    """Waits until the database and the encryption keys can be used, or `stop` is set. Logs each reason for waiting once.
 
     With a wrong encryption key, jobs would do harm: a delivery that cannot be signed counts as a failed attempt, for example.
     """

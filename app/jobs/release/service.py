@@ -75,7 +75,7 @@ class _SearchParameters:
     is_dry_run: bool
 
     def max_start_delay_of(self, waiting_call: Call) -> timedelta:
-        """Returns the longest time from a worker's lost grant for this call until Twilio created the call.
+        """Returns the longest time from a lost grant (a worker's right to dial this call) until Twilio created the call.
 
         `waiting_call.pending_since` is the earliest time at which a worker can have taken a grant that was lost.
         """
@@ -133,8 +133,8 @@ class GrantReleaseCommand:
         Does nothing if grants are not halted. A dry run changes nothing. `skipped_account_sids` are the sids of accounts whose
         list is not searched: all of their waiting calls that are due become `unknown`. Before a wait, calls `on_wait` with the
         number of seconds. Raises CommandUnfinished if Twilio's list cannot be read. Raises CommandFailed if the difference
-        between Twilio's and Postgres's clocks is unknown or too large. Also raises it if another Postgres server was promoted,
-        or grants were halted or released, during the run.
+        between Twilio's and Postgres's clocks is unknown or too large. Raises CommandFailed, too, if another Postgres server
+        was promoted, or grants were halted or released, during the run.
         """
         state = await read_grant_halt_state(self.database)
         if state is None or state.may_grant:
@@ -275,7 +275,7 @@ class GrantReleaseCommand:
             return "unknown" if finding.resource is None else "bound"
 
     async def _write_finding(self, session: Session, call: Call, finding: SearchFinding, *, exceeds_search_span: bool) -> None:
-        """Records the result of a search in the call. It is not dialled any more, but counts as a concurrent call.
+        """Records a search result that is not "none". The call is not dialled any more, but counts as a concurrent call.
 
         The caller must have locked the call. `exceeds_search_span` says that the call may have been dialled at a time that a
         later search does not cover. If this is true and the result is inconclusive, no later search is planned, because only a
