@@ -69,6 +69,6 @@ def last_dial_at_pace(now: datetime, number: int, calls_per_second: float, *, la
 
 
 def last_dial_or_expiry_time(now: datetime, last_dial_at: datetime, *, last_ring_by: datetime) -> datetime:
-    """Returns when the last waiting call is dialled or expires. The time is never in the past."""
+    """Returns `last_dial_at` or `last_ring_by` (the calls' latest deadline), whichever is earlier, but no time before `now`."""
     # Calls whose deadline has passed wait until a worker expires them.
     return max(now, min(last_dial_at, last_ring_by))

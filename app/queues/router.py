@@ -59,7 +59,7 @@ _NAME_DESCRIPTION = "The queue's name: letters, digits and `._-`, at most 63."
 
 
 class BulkRoute(AdminRoute):
-    """A route that creates calls. The default text of DatabaseUnavailable is right for it."""
+    """A route whose requests create calls. Its 503 keeps the default text of DatabaseUnavailable, which is about creations."""
 
     database_unavailable_detail = DatabaseUnavailable.default_detail
 
@@ -76,9 +76,9 @@ async def queue_service(request: Request, transactions: TransactionsDep) -> Queu
 
 
 async def unlimited_queue_service(request: Request) -> QueueService:
-    """Returns the queue service without the limit of `queue_service`.
+    """Returns the queue service without a limit on the transactions of one tenant, unlike `queue_service`.
 
-    Reading the progress of a queue has a limit of its own. A request that adds calls reads only one row with this service.
+    Use it to read the progress of a queue, which has a limit of its own, or to read a single row.
     """
     service: QueueService = request.state.queues
     return service
@@ -158,7 +158,7 @@ async def put_queue(
 
 
 async def queue_cancellation(request: Request, queues: QueueServiceDep) -> QueueCancellation:
-    """Returns the service that cancels the waiting calls of a queue, a few transactions of one tenant at the same time."""
+    """Returns the service that cancels waiting calls. It runs only a few transactions of one tenant at the same time."""
     service: QueueCancellation = request.state.queue_cancellation
     return replace(service, queues=queues)
 

@@ -19,7 +19,7 @@ from app.scheduling.pace import allowed_calls_sql, next_at_after_calls_sql, seco
 
 @dataclass(frozen=True, slots=True)
 class PaceRefusal:
-    """Why a call may not be dialled now: the limits of its account, and which of them is reached.
+    """The reason why a call may not be dialled now: the dialling limits of its account, and which of them is reached.
 
     The fields have the names of the columns in `_REFUSAL_COLUMNS`.
     """

@@ -41,11 +41,11 @@ def insert_slot_sql(*, dial: str, granted_at: str, parameters: str) -> str:
 
 
 def restore_slots_sql(call_ids: str) -> str:
-    """Returns SQL that adds a dial slot with its `ring_by` for each of these calls that was scheduled: a whole `INSERT`.
+    """Returns a complete `INSERT` that adds a dial slot for each scheduled call in `call_ids`, SQL for an array of ids.
 
-    Use it when Twilio turns out to have a call whose start was not known. Its slot may have been freed, for example because no
-    search had found the call. If the call still has a slot, the slot gets the call's `ring_by` again. `call_ids` is SQL for an
-    array. A new slot has no `caller_id`, because the record of the call does not name the caller.
+    A dial slot stands for one concurrent call. Use this SQL for calls that turn out to exist at Twilio. Their slots may have
+    been freed, for example because no search had found the calls. If a call still has a slot, the SQL only sets the slot's
+    `ring_by` and `until` again. A new slot has no `caller_id`, because the record of the call does not name the caller.
     """
     return f"""{insert_slot_sql(dial="dial", granted_at="clock_timestamp()", parameters="dial.parameters")}
         FROM (
@@ -162,7 +162,7 @@ async def free_ended_slots(connection: Connection, account_id: UUID) -> int:
 
 
 async def recount_slots_of_queues(connection: Connection, queue_ids: Collection[UUID]) -> bool:
-    """Recounts `in_use`, the number of slots in use, of these queues. Returns whether the number of a queue was wrong.
+    """Recounts `in_use`, the number of slots in use, of these queues. Returns whether any stored number was wrong.
 
     The transaction must have locked the queues' rows in `pace` with an earlier statement.
     """

@@ -5,7 +5,7 @@ transaction that takes them. If this count is lower than one that a worker knows
 have been dialled: it was restored from a backup or a snapshot, or a standby that lagged behind was promoted.
 
 With a folder, a worker reads the counts of all workers that share the folder before it takes a grant, and writes the new count
-before it dials the call. If writing fails, it dials all the same. Each worker only appends to files of its own.
+before it dials the call. If writing fails, it dials all the same. Each worker writes only to its own files.
 """
 
 import asyncio
@@ -35,8 +35,8 @@ _MAX_FILE_AGE_S: Final = 86_400.0
 class GrantCount(NamedTuple):
     """The number of grants of an account, that is, of scheduled calls that workers were allowed to dial.
 
-    Counts compare as tuples, first by `released_at_us`. So a count from after `callgate queues release` is greater than every
-    count from before it.
+    Counts compare as tuples, first by `released_at_us`, the time of the last `callgate queues release` in microseconds. So a
+    count from after a release is greater than every count from before it.
     """
 
     released_at_us: int
@@ -71,11 +71,11 @@ class GrantCounters:
     def known_counts(self) -> Mapping[UUID, GrantCount]:
         """Returns a copy of the highest known grant count of each account, by account id.
 
-        Each count was committed before this call. The caller then reads the accounts' counts from the database. If one of them
-        is lower than the known count of its account, the database has lost grants (rights to dial one call).
+        Call this before you read the accounts' counts from the database. If the database has a lower count than the copy, it
+        has lost grants (rights to dial one call).
 
-        The caller needs a copy, because known counts may rise during that read. A grant that is committed too late for the
-        read, and recorded before it ends, would look lost.
+        Known counts may rise during the read, but the copy does not. Otherwise a grant that is committed and recorded during
+        the read could look lost.
         """
         return dict(self._known)
 
@@ -108,9 +108,9 @@ class GrantCounters:
             self._folder.mark_read(new.end_offsets)
 
     async def save(self) -> None:
-        """Writes new counts to the folder, if there is one. If writing fails, logs the error; the next `save` tries again.
+        """Writes new counts to the folder, if there is one. If writing fails, logs the error and does not raise it.
 
-        The next `save` also tries again after a cancellation. Raises no Exception.
+        After a failure or a cancellation, the next `save` writes these counts again.
         """
         if self._folder is None or not self._unsaved:
             return
@@ -152,7 +152,7 @@ class _CounterFolder:
         self._write_lock = Lock()
 
     def read_new_counts(self) -> _NewLines:
-        """Returns the counts of grants in the files of all workers, without the lines that were read before.
+        """Returns the counts of grants in the files of all workers, without the lines that `mark_read` has marked as read.
 
         A worker may delete another one's file during the read, after it has copied the counts to its own file. Then the folder
         is read again, at most _MAX_READ_ATTEMPTS times in all. Raises OSError if the folder or a file cannot be read.

@@ -153,7 +153,7 @@ async def halt_for_lost_grants(connection: Connection, account_id: UUID, *, gran
     """Halts all grants (rights to dial scheduled calls). Call this if the database has lost grants of the account.
 
     `granted_at` is the time of the account's latest grant in the database; None if there is none. The lost grants were taken
-    later.
+    later. So `seen_at`, the time before which no grant is lost, becomes `granted_at` at the latest.
     """
     halted = await connection.fetchrow(_HALT_FOR_LOST_GRANTS, granted_at)
     if halted is not None:
@@ -161,12 +161,12 @@ async def halt_for_lost_grants(connection: Connection, account_id: UUID, *, gran
 
 
 async def halt_if_grants_lost(connection: Connection, known: Mapping[UUID, GrantCount]) -> None:
-    """Halts all grants if the database may have lost earlier ones. Otherwise sets `seen_at` to the time now.
+    """Halts all grants if the database may have lost some. Otherwise records in `seen_at` that it has all grants until now.
 
-    A grant is the right to dial one scheduled call. The database has all grants from before `seen_at`. `known` has the highest
-    grant count of each account that this worker has seen. It must not change during this call: a grant that is recorded after
-    the counts were read would look lost. While no scheduled call waits, another Postgres server and lower counts are accepted,
-    because no call can then be dialled twice.
+    A grant is the right to dial one scheduled call. The database may have lost grants if it runs on another Postgres server, or
+    if its grant count of an account is lower than in `known`, the highest counts that this worker has seen. While no scheduled
+    call waits, both are accepted without a halt, because no call can then be dialled twice. `known` must not change during this
+    call: a grant that is recorded after the counts were read would look lost.
     """
     behind = await _account_with_lost_grants(connection, known)
     if behind is not None:

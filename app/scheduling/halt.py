@@ -12,7 +12,7 @@ from app.scheduling.grant_halts import halt_grants
 
 @dataclass(frozen=True, slots=True)
 class HaltResult:
-    """The result of `callgate queues halt`."""
+    """The result of `callgate queues halt`: when the halt of all scheduled calls began, and whether it is complete."""
 
     since: datetime
     """When the halt began. If `was_halted` is true, this is the beginning of the earlier halt."""

@@ -79,7 +79,7 @@ def parse_calling_hours(value: object, pointer: str = "/hours") -> CallingHours:
 
 
 def _find_hours_errors(value: Mapping[str, object]) -> Iterator[tuple[str, str, str]]:
-    """Yields the errors of a JSON object of hours. An error has the member (the end of its JSON pointer), a code and a text."""
+    """Yields each error in a JSON object of calling hours: the member (the end of its JSON pointer), a code and a text."""
     for name in value:
         if name not in _MEMBER_NAMES:
             escaped = str(name).replace("~", "~0").replace("/", "~1")

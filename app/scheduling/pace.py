@@ -1,11 +1,11 @@
 """SQL for the token bucket in a row of the table `pace` (the dialling limits of an account or a queue).
 
 The functions compute how many calls the row allows now, and its `next_at` after calls are dialled. The bucket follows GCRA, the
-generic cell rate algorithm (ITU-T I.371), which stores one timestamp instead of a fill level and a time. Within any span of s
-seconds at most `burst + s * calls_per_second` calls are dialled.
+generic cell rate algorithm (ITU-T I.371), which stores one timestamp (`next_at`) instead of a fill level and a time. Within any
+span of s seconds at most `burst + s * calls_per_second` calls are dialled.
 
-If Postgres's clock steps back, `next_at` may be later than calls and pauses can make it. Then one call is allowed, which sets
-`next_at` anew. Capping `next_at` is not enough: the cap would advance with the clock and never allow a call.
+After a backward step of Postgres's clock, `next_at` may be further ahead than calls and pauses can move it. Then one call is
+allowed, and this call sets `next_at` anew. A mere cap on `next_at` would advance with the clock and never allow a call.
 
 All arguments are SQL expressions. A statement must lock the row before it reads the clock for `at`.
 """
@@ -16,9 +16,9 @@ _NO_LIMIT = 1_000_000
 
 
 def _next_at_sql(at: str) -> str:
-    """Returns SQL for the `next_at` of the row `pace`.
+    """Returns SQL for `next_at` (the token bucket) of the row `pace`, corrected after a backward step of the clock.
 
-    If that is later than possible at the time `at`, the SQL gives a value that allows one call.
+    If `next_at` is further ahead of `at` than calls and pauses can move it, the SQL gives a time that allows one call.
     """
     # Without `trunc`, the interval could be rounded up to the next microsecond, and no call would be allowed.
     return f"""CASE
@@ -30,7 +30,7 @@ def _next_at_sql(at: str) -> str:
 def allowed_calls_sql(at: str) -> str:
     """Returns SQL for the number of calls that may be dialled at the time `at` within the limits of the row `pace`.
 
-    The limits are `calls_per_second` with `burst`, and `max_concurrent`.
+    The row has the limits of an account or a queue: `calls_per_second` with `burst`, and `max_concurrent`.
     """
     return f"""greatest(0, least(
         coalesce(
@@ -67,8 +67,8 @@ def next_at_after_rate_change_sql(at: str, rate: str, burst: str) -> str:
     """Returns SQL for the `next_at` of a row of `pace` when its limits change to `rate` and `burst` at the time `at`.
 
     `rate` is the new `calls_per_second`. The number of tokens in use stays the same, but is capped at `burst`. So a lower rate
-    does not allow a call at once, and a higher rate shortens the current wait. A pause (`next_at_for_pause_sql`) is not
-    shortened. If the row had no rate, or gets none, `next_at` stays.
+    frees no tokens, and a higher rate shortens the current wait. A pause (`next_at_for_pause_sql`) is not shortened. If the
+    row had no rate, or gets none, `next_at` stays.
     """
     next_at = _next_at_sql(at)
     pause_end = f"{next_at} - make_interval(secs => ((pace.burst - 1) / pace.calls_per_second)::float8)"

@@ -43,10 +43,10 @@ class PaceLimits:
         }
 
     def with_changes(self, change: PaceChange) -> Self:
-        """Returns the limits after the change. If these have no `calls_per_second`, their `burst` is the default.
+        """Returns the limits after the change. Without `calls_per_second`, `burst` becomes the default.
 
-        Raises InvalidMember for a value out of bounds. Also raises it if the change sets a `burst` other than the default, but
-        the limits after the change have no `calls_per_second`.
+        Raises InvalidMember for a value out of bounds. Also raises it for a change to a `burst` other than the default, if
+        there is no `calls_per_second` after the change.
         """
         changed = replace(self, **change)
         if changed.calls_per_second is None:

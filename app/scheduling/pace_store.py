@@ -37,7 +37,7 @@ def pace_limits_by_account_or_queue(rows: Iterable[Sequence[Any]]) -> dict[UUID,
 
 
 async def add_missing_pace(connection: Connection, subject_id: UUID) -> None:
-    """Inserts the row of an account or a queue without limits, if there is none.
+    """Inserts a row of `pace` without limits for the account or queue, if it has no row yet.
 
     Does not wait for a locked row, but waits for another session that is inserting the row.
     """

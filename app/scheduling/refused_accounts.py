@@ -32,47 +32,68 @@ _RESUME = "UPDATE pace SET refused_since = NULL, probe_at = NULL WHERE subject_i
 
 
 def _probe_waits_sql(at: str) -> str:
-    """Returns SQL for whether the next probe must still wait for `probe_at`.
+    """Returns SQL for whether the account's next probe, planned for `probe_at`, must still wait at the time `at`.
 
-    If `probe_at` is too far ahead, Postgres's clock has stepped back. Then the probe does not wait.
+    A probe is a single call that tests whether Twilio still refuses the account's calls. It does not wait if `probe_at` is more
+    than 15 minutes ahead, because then Postgres's clock has stepped back.
     """
     return f"(pace.probe_at > {at} AND pace.probe_at <= {at} + make_interval(secs => {_MAX_WAIT_ASKED_FOR_S}))"
 
 
 def allowed_probes_sql(at: str) -> str:
-    """Returns SQL for how many grants may be taken at `at`: 0 or 1; null while Twilio does not refuse the account's calls."""
+    """Returns SQL for how many calls of a refused account may be dialled at the time `at`: 1 if a probe is due, otherwise 0.
+
+    A probe is a single call that tests whether Twilio still refuses the account's calls. The SQL gives null if Twilio does not
+    refuse them.
+    """
     return f"CASE WHEN {_probe_waits_sql(at)} THEN 0 WHEN pace.probe_at IS NOT NULL THEN 1 END"
 
 
 def seconds_until_probe_sql(at: str) -> str:
-    """Returns SQL for the seconds from `at` until the next probe. It gives null if there is nothing to wait for."""
+    """Returns SQL for the seconds from `at` until the next probe of an account.
+
+    A probe is a single call that tests whether Twilio still refuses the account's calls. The SQL gives null if the probe is
+    due, or if Twilio does not refuse the account's calls.
+    """
     return f"CASE WHEN {_probe_waits_sql(at)} THEN extract(epoch FROM pace.probe_at - {at})::float8 END"
 
 
 def probe_at_after_grant_sql(at: str) -> str:
-    """Returns SQL for the new `probe_at` of the row `pace` after a worker has taken a grant at `at`."""
+    """Returns SQL for the new `probe_at` of the row `pace` after a worker has taken the right to dial a call at `at`.
+
+    `probe_at` is the time of the next probe, a single call that tests whether Twilio still refuses the account's calls. The new
+    time is a minute after `at`, in case the result of the call is never written. The SQL gives null if Twilio does not refuse
+    the calls.
+    """
     return f"CASE WHEN pace.probe_at IS NOT NULL THEN {at} + make_interval(secs => {_MAX_WAIT_S}) END"
 
 
 def refused_since_after_grant_sql(at: str) -> str:
-    """Returns SQL for the new `refused_since` of the row `pace` after a worker has taken a grant at `at`."""
+    """Returns SQL for the new `refused_since` of the row `pace` after a worker has taken the right to dial a call at `at`.
+
+    `refused_since` is the time since which Twilio refuses the account's calls. It becomes null if this call is a test that was
+    due at least five minutes ago. After such a break, a refusal counts as the first one.
+    """
     return f"CASE WHEN pace.probe_at > {at} - make_interval(secs => {_FORGET_REFUSAL_AFTER_S}) THEN pace.refused_since END"
 
 
 async def slow_account_down(database: StatementRunner, account_id: UUID, *, wait: timedelta, after_probe: bool) -> bool:
-    """Keeps workers from taking grants for the account until its next probe.
+    """Keeps workers from dialling the account's scheduled calls until its next probe.
 
-    A probe is a single call that tests whether Twilio still refuses the account's calls. The next one comes after `wait`
-    (capped at 15 minutes) or, if that is longer, after the time since the first refusal (capped at one minute). `after_probe`
-    says whether the refused call was a probe. If it was not, a later probe that is already planned stays. Returns True if this
-    is the account's first refusal.
+    A probe is a single call that tests whether Twilio still refuses the account's calls. The time until the next probe is the
+    longer one of `wait` (at most 15 minutes) and the time since the first refusal (at most one minute). `after_probe` says
+    whether the refused call was itself a probe. If it was not, a probe that is planned for a later time stays at that time.
+    Returns True if Twilio did not refuse the account's calls before.
     """
     rows = await database.fetch(_SLOW_DOWN, account_id, wait, after_probe)
     return any(row["is_first"] for row in rows)
 
 
 async def allow_next_probe(database: StatementRunner, account_id: UUID) -> None:
-    """Allows another probe of a refused account at once. Call this if the last probe was never sent to Twilio."""
+    """Allows the next probe of a refused account at once: a single call that tests whether Twilio still refuses its calls.
+
+    Call this if the last probe was never sent to Twilio.
+    """
     await database.fetch(_ALLOW_NEXT_PROBE, account_id)
 
 

@@ -1,6 +1,6 @@
 """The times, the priority and the queue of a scheduled call. No I/O.
 
-Redials are written by the function `callgate_redial` in Postgres, which revision 0038 of the migrations defines.
+The SQL function `callgate_redial` (revision 0038 of the migrations) schedules redials; it does not use this module.
 """
 
 from dataclasses import dataclass

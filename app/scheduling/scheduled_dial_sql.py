@@ -22,8 +22,8 @@ def insert_scheduled_dials_sql(from_clause: str, *, due_at: str) -> str:
 
     The statement must have a CTE `given` before them. The column `dial` of `given` (SCHEDULED_DIAL_COLUMN_SQL) has the row to
     insert as JSON, or null if the call is not scheduled. `from_clause` is SQL for the FROM clause that selects the rows of
-    `given` whose calls are written. `due_at` is SQL for the column `due_at` of the new row. This SQL may read `given`, and the
-    other columns of the new row as `dial`.
+    `given` whose calls are written. `due_at` is SQL for the column `due_at` of the new row. The SQL in `due_at` may read the
+    columns of `given`, and the other columns of the new row as columns of `dial`.
 
     The CTEs also insert a row of `dial_turn` for each API key or workload that has none. The table `dial_turn` says in which
     order the API keys and workloads of an account take turns.

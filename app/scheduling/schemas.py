@@ -40,7 +40,10 @@ class HoursSettings(BaseModel):
     to: _To
 
     def parse_hours(self, pointer: str = "/hours") -> CallingHours:
-        """Returns the hours. Raises CallingHoursInvalid; the JSON pointers of its errors begin with `pointer`."""
+        """Returns these settings as CallingHours. Raises CallingHoursInvalid if they are invalid.
+
+        The JSON pointers of the errors begin with `pointer`.
+        """
         return parse_calling_hours(self.model_dump(by_alias=True), pointer)
 
 

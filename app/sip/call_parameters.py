@@ -60,9 +60,10 @@ def check_sip_auth(username: str | None, password: str | None) -> SipAuthFinding
 
 
 def _check_credential(value: str, code: str, parameter: str, report: Report) -> None:
-    """Reports a value that is too long; in any other value, each character that SIP forbids or SIP programs treat differently.
+    """Adds a finding to `report` if the value is too long, and otherwise one for each forbidden or unusual character.
 
-    The codes of the findings begin with `code`. Their texts call the value `parameter`.
+    A character is unusual if SIP programs treat it differently. The codes of the findings begin with `code`, and their texts
+    call the value `parameter`.
 
     A user name is sent as a quoted-string (RFC 3261 §25.1). It has no control characters, and `"` and `\\` only as a
     quoted-pair. Non-ASCII characters are unsafe, because digest had no agreed charset before RFC 7616.

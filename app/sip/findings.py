@@ -26,7 +26,7 @@ class Severity(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """A finding about a text. `code` is stable. `start` (included) and `end` (excluded) count characters.
+    """A finding about a text, from the character `start` (included) to `end` (excluded). `code` identifies its kind.
 
     `detail` is one sentence that says how to correct the text, and never contains a password or the value of a header.
     """

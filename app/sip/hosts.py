@@ -124,10 +124,10 @@ def _report_non_public(start: int, end: int, report: Report) -> None:
 
 
 def _check_twilio_host(labels: list[str], start: int, end: int, has_user: bool, report: Report) -> None:
-    """Checks a host of Twilio (<https://www.twilio.com/docs/api/errors/32220> and 32223).
+    """Checks a host below twilio.com, and adds findings to `report` (<https://www.twilio.com/docs/api/errors/32220> and 32223).
 
-    `labels` are the labels of the host without the last one, `com`. `has_user` says whether the URI has a user, which domains
-    for SIP need.
+    `labels` are the labels of the host without the last one, `com`. `has_user` says whether the URI has a user, which Twilio's
+    SIP domains (`….sip.twilio.com`) need.
     """
     match labels[:-1]:
         case [_, "sip"]:

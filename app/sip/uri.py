@@ -167,7 +167,7 @@ def _check_lengths(text: str, report: Report) -> None:
 
 
 def password_span(text: str) -> tuple[int, int] | None:
-    """Returns the range of characters that may be a password, even if the text is not a URI. Returns None if there is none."""
+    """Returns the start and end (excluded) of a possible password, even in a text that is not a URI; None if there is none."""
     start = 0
     if text[:5].lower().startswith(("sip:", "sips:")):
         start = text.index(":") + 1

@@ -42,7 +42,7 @@ def page_too_long_error(page_size_name: str) -> InvalidRequest:
 
 
 def action_outcome_unknown_error(call: Call, *, repeatable: bool) -> ActionUnknown:
-    """Returns the error for a change that Twilio may have made. If `repeatable`, it says that a repetition is safe."""
+    """Returns the error for a change that Twilio may have made. If `repeatable`, the error says that a repetition is safe."""
     detail = "Repeat it under the same Idempotency-Key: Twilio does it once." if repeatable else None
     error = ActionUnknown(detail, call_id=call.id)
     error.is_safe_to_repeat = repeatable
@@ -74,9 +74,10 @@ def error_for_client(call_id: UUID | None, error: TwilioError) -> CallgateError:
 async def read_json_answer(
     answer: AbstractAsyncContextManager[StreamedResponse], *, page_size_name: str | None = None
 ) -> dict[str, Any]:
-    """Returns the JSON object in Twilio's answer.
+    """Returns the JSON object in Twilio's answer. Raises UpstreamUnreachable if the answer breaks off or is no JSON object.
 
-    If the answer is a page of a list, `page_size_name` is the parameter with which the client can ask for a smaller one.
+    If the answer is a page of a list, `page_size_name` is the parameter with which the client can ask for a smaller page. Then
+    raises InvalidRequest if the page is too long.
     """
     try:
         async with answer as response:
@@ -92,7 +93,7 @@ async def read_json_answer(
 
 
 def _parse_chunks(chunks: list[bytes]) -> Any:
-    """Parses the JSON in the chunks, and empties the list, so that the pause after this work does not keep the memory."""
+    """Returns the parsed JSON in `chunks`, or None if it is invalid. Empties `chunks`, so that its memory is freed at once."""
     body = b"".join(chunks)
     chunks.clear()
     return parse_storable_json(body)

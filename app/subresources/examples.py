@@ -1,4 +1,4 @@
-"""Example bodies of the operations, for OpenAPI."""
+"""Examples for the OpenAPI document: bodies of requests that create or update a subresource of a call."""
 
 from typing import Any
 

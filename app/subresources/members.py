@@ -79,7 +79,7 @@ def members_schema_of(operation: SubresourceOperation) -> dict[str, Any]:
 def convert_to_twilio_parameters(operation: SubresourceOperation, values: Mapping[str, Any]) -> QueryPairs:
     """Validates the query or the JSON body of a request, and returns Twilio's parameters.
 
-    Raises InvalidRequest with an error per fault.
+    Raises InvalidRequest, which lists all invalid parameters or members.
     """
     try:
         members = members_model_of(operation).model_validate(values)

@@ -26,9 +26,9 @@ class SubresourceRequest:
     def fields_with_idempotency_key(self, call: Call) -> tuple[QueryPairs, bool]:
         """Returns the fields to send to Twilio, and whether the client can safely repeat the request.
 
-        A repetition is safe if Twilio gets the same IdempotencyKey again. If the fields have no such key, it is derived from
-        the header `Idempotency-Key` (`idempotency_key`) and the request. Without this header, the key is random. If the
-        operation takes no IdempotencyKey, the fields are unchanged.
+        A repetition is safe if Twilio gets the same IdempotencyKey again. If the fields have no IdempotencyKey, this method
+        derives one from the client's header `Idempotency-Key` (`idempotency_key`) and the request. Without the header, it adds
+        a random one. If the operation takes no IdempotencyKey, the fields are unchanged.
         """
         if not self.operation.takes_idempotency_key:
             return self.fields, False

@@ -56,10 +56,10 @@ logger = structlog.stdlib.get_logger(__name__)
 class SubresourceService:
     """Forwards requests for a call's subresources to Twilio.
 
-    `request_limit` limits how many requests have a connection to Twilio at the same time: a download has one until the client
-    has read everything. `list_limit` limits how many lists that are read as a whole are in memory at the same time, from the
-    request to Twilio until the client has read the response. Methods raise Overloaded if a limit does not allow the request in
-    time.
+    `request_limit` limits how many requests have a connection to Twilio at the same time. A download has its connection until
+    the client has read everything. `list_limit` limits how many list pages are in memory at the same time: each one from the
+    request to Twilio until the client has read the response. Methods raise Overloaded if a limit does not allow the request
+    in time.
     """
 
     def __init__(
@@ -104,8 +104,8 @@ class SubresourceService:
     ) -> AbstractAsyncContextManager[StreamedResponse]:
         """Returns a context manager that yields Twilio's answer, whose body can be streamed.
 
-        With `list_stack`, the request also counts towards `list_limit`, until the stack closes. A longer body than `max_bytes`
-        breaks off.
+        With `list_stack`, the request also counts towards `list_limit`, until the stack closes. Reading the body raises
+        TwilioOutcomeUnknown if it has more than `max_bytes`.
         """
         return self._send_read_request(
             call.tenant_id,
@@ -123,11 +123,11 @@ class SubresourceService:
         )
 
     async def read_item(self, call: Call, request: SubresourceRequest) -> dict[str, Any]:
-        """Reads Twilio's whole answer, one item of a subresource, and returns its JSON object."""
+        """Fetches one item of a subresource, such as a recording. Returns Twilio's JSON object."""
         return await read_json_answer(self.stream_subresource(call, request, max_bytes=MAX_JSON_BYTES))
 
     async def read_list(self, call: Call, request: SubresourceRequest, response_stack: AsyncExitStack) -> dict[str, Any]:
-        """Reads Twilio's whole answer, a page of a list, and returns its JSON object. Raises InvalidRequest if it is too long.
+        """Fetches a page of a list. Returns Twilio's JSON object. Raises InvalidRequest if the page is too long.
 
         The caller closes `response_stack` after the response was sent. Until then the request counts towards `list_limit`.
         """
@@ -188,7 +188,7 @@ class SubresourceService:
     async def find_recording(
         self, caller: Caller, account_id: UUID, account_sid: str, recording_sid: str, query: QueryPairs = ()
     ) -> tuple[Call, dict[str, Any]]:
-        """Returns the recorded call and the recording.
+        """Returns the recorded call, and the recording as Twilio's JSON object.
 
         Raises SubresourceNotFound if there is no such recording, or if the recorded call is not the tenant's.
         """
@@ -214,10 +214,10 @@ class SubresourceService:
     async def list_child_legs(
         self, caller: Caller, account_sid: str, parent_sid: str, query: QueryPairs, response_stack: AsyncExitStack
     ) -> dict[str, Any] | None:
-        """Returns Twilio's list of the calls that the call with the sid `parent_sid` has started (`<Dial>`).
+        """Returns a page of Twilio's list of the calls that the call `parent_sid` has started (`<Dial>`).
 
-        Returns None if the tenant has no such call in this account. Raises InvalidRequest if the page is too long.
-        `response_stack` is that of `read_list`.
+        Returns None if the tenant has no such parent call in this account. Raises InvalidRequest if the page is too long.
+        The caller closes `response_stack` after the response was sent, as for `read_list`.
         """
         try:
             parent = await self.require_started_call(caller, parent_sid, account_sid=account_sid)
@@ -256,7 +256,7 @@ class SubresourceService:
         *,
         list_stack: AsyncExitStack | None = None,
     ) -> AsyncIterator[StreamedResponse]:
-        """Sends a request that changes nothing, and yields the answer. Uses the first credential that Twilio accepts."""
+        """Yields Twilio's answer to a GET request. Tries the account's credentials in turn until Twilio accepts one."""
         credentials = await self._require_credentials(account_id)
         async with AsyncExitStack() as stack:
             await stack.enter_async_context(self._request_limit.slot(tenant_id))

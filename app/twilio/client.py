@@ -236,7 +236,7 @@ class TwilioClient:
         gate: SendGate | None = None,
         addresses: Sequence[str] = (),
     ) -> Any:
-        """Sends one request. Returns what `parse` returns for the JSON of a 2xx answer, and raises what it raises."""
+        """Sends one request. Returns the result of `parse` for the JSON of a 2xx answer. Raises TwilioError for any other."""
         url: httpx.URL | str = f"{credential.base_url or self._base_url}{account_uri(credential.account_sid)}/{path}"
         form = parameters if isinstance(parameters, Form) else _as_form(parameters or {})
         content = None if parameters is None else form.content

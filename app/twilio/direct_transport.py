@@ -111,7 +111,7 @@ class DirectTransport(httpx.AsyncBaseTransport):
         return connection
 
     def _release_connection(self, origin: _Origin, connection: HttpConnection | None) -> None:
-        """Releases the slot of a request. Keeps the connection if it can be reused, and closes it otherwise."""
+        """Ends a request: releases its connection slot, and keeps the connection if it can be reused, otherwise closes it."""
         self._slots.release()
         if connection is None:
             return

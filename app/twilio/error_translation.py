@@ -26,7 +26,8 @@ _ERRORS_BEFORE_SENDING = (
 class ErrorTranslation:
     """A context manager that turns exceptions of the transport into TwilioNotSent, TwilioTimeout or TwilioOutcomeUnknown.
 
-    Raises TwilioNotSent only if the exception's class or the SendGate proves that nothing was sent.
+    Raises TwilioNotSent only if the exception's class, or the SendGate that must allow the first write, proves that nothing
+    was sent.
     """
 
     def __init__(self, gate: SendGate | None = None) -> None:

@@ -33,7 +33,8 @@ def secrets_of_request(
 ) -> Secrets:
     """Returns the secrets of a request to the Calls resource. The names of `parameters` are in snake_case.
 
-    The whole value of each parameter in `secret_names` is a secret.
+    The secrets are the credential, the value of each parameter in `secret_names`, and users and passwords in the URLs and the
+    TwiML of the other parameters.
     """
     found = [
         secret
@@ -51,10 +52,10 @@ def secrets_of_fields(credential: Credential, fields: Iterable[tuple[str, str]])
 
 
 def redact_document(document: Any, secrets: Secrets, addresses: Iterable[str] = ()) -> Any:
-    """Returns the JSON of an answer, or one text of it, with `***` for each secret.
+    """Returns `document`, the JSON of an answer or one text of it, with `***` in place of each secret.
 
-    Keeps names of members, Twilio's own values, SIDs, links to Twilio's documentation, and texts that are one of `addresses`
-    (the call's `to` and `from`) as a whole: these cannot repeat a secret, but may contain a short one by chance.
+    Does not change texts that can contain a short secret only by chance: names of members, Twilio's own values, SIDs, links to
+    Twilio's documentation, and texts that are equal to one of `addresses` (the call's `to` and `from`).
     """
     shown_addresses = {spelling for address in addresses for spelling in address_spellings(address)}
 

@@ -1,7 +1,7 @@
 """An httpx transport on top of aiohttp.
 
-The source of an error tells whether a request may have been sent: errors from `_Connector.connect`, and a `reason_not_written`,
-come before the first byte of the request. All other errors may come after it (docs/adr/0011).
+The source of an error tells whether a request may have been sent. Errors of `_Connector.connect` come before the first byte of
+the request, and so does the error in `_RequestBody.reason_not_written`. Any other error may come after it (docs/adr/0011).
 """
 
 import asyncio
@@ -185,7 +185,7 @@ def _is_unusable(connection: Connection, *, ignore_socket: bool) -> bool:
 
 
 async def _send_without_retry(request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType) -> aiohttp.ClientResponse:
-    """Sends a request. Raises httpx's errors: after one of aiohttp's, aiohttp's session would repeat a GET, PUT or DELETE."""
+    """Sends a request, and turns aiohttp's errors into httpx's: after its own errors, aiohttp repeats a GET, PUT or DELETE."""
     try:
         return await handler(request)
     except (aiohttp.ClientError, OSError, ValueError) as error:
@@ -226,7 +226,7 @@ def _request_body(stream: Any, timeout: float | None, gate: SendGate | None) -> 
 
 
 class _RequestBody(aiohttp.Payload):
-    """The body of a request. Checks the connection and the SendGate directly before the first write, which also sends the head.
+    """The body of a request. Checks the connection and the deadline directly before the first write, which also sends the head.
 
     The check is needed because aiohttp runs the event loop between `connect` and the first write.
     """
