@@ -87,7 +87,7 @@ class KeyRotation:
                 last = rows[-1].id
         return names
 
-    async def key_uses(self, *, count_calls: bool = True) -> list[EncryptionKeyUse]:
+    async def count_key_uses(self, *, count_calls: bool = True) -> list[EncryptionKeyUse]:
         """Returns how much data needs each key, configured keys first.
 
         With `count_calls`, reads all calls, page by page. Without it, the number of calls is 0 for every key.

@@ -55,7 +55,7 @@ from app.queues import examples as queue_examples
 from app.queues import router as queue_router
 from app.queues.schemas import BulkAnswer, BulkCall, QueueSettings
 from app.security.keyring import Keyring
-from app.services import services
+from app.services import open_services
 from app.setting_values import parse_networks
 from app.settings import Settings
 from app.subresources import openapi as subresources_openapi
@@ -129,13 +129,13 @@ def create_app(settings: Settings, tracing: Tracing | None = None) -> FastAPI:
         require_capacity=creation_router.require_capacity,
         body_timeout_s=settings.body_timeout,
         operations=OperationsPort(settings.ops_port),
-        untrusted_path=CALLBACK_PATH,
+        untrusted_path_prefix=CALLBACK_PATH,
         large_body_limit=queue_router.bulk_body_limit,
         fast_path_endpoint=_fast_path_endpoint,
     )
     _complete_openapi(app)
     serve_document(app, "/openapi.json", app.openapi)
-    _declare_static_files(app)
+    _declare_static_files_public(app)
     require_access_declarations(app.routes)
     metrics.http.register_creation_paths(_paths_that_create_calls(app))
     return app
@@ -147,7 +147,7 @@ def _lifespan(
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[dict[str, Any]]:
         async with (
-            services(settings, metrics) as state,
+            open_services(settings, metrics) as state,
             WorkerGauges(state["database"], metrics).measuring_in_background(),
             workload_token_validator(settings, metrics.workloads) as tokens,
         ):
@@ -190,7 +190,7 @@ def _paths_that_create_calls(app: FastAPI) -> list[str]:
     return [path for path in paths if path.lower().removesuffix(".json").endswith("/calls")]
 
 
-def _declare_static_files(app: FastAPI) -> None:
+def _declare_static_files_public(app: FastAPI) -> None:
     """Declares that the scripts and styles of the documentation pages are public: they need no API key."""
     for route in app.routes:
         if isinstance(route, Mount):

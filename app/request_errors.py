@@ -28,7 +28,7 @@ __all__ = [
     "RequestError",
     "RequestTimeout",
     "ResourceNotFound",
-    "RingByPassed",
+    "RingByDeadlinePassed",
     "RouteNotFound",
     "ScopeRequired",
     "SubresourceNotFound",
@@ -198,7 +198,7 @@ class HeadTooLarge(RequestError):
     default_detail = "The request line and the headers are longer than 65536 bytes, or have more than 100 header lines."
 
 
-class RingByPassed(RequestError):
+class RingByDeadlinePassed(RequestError):
     slug, status, title = "ring-by-passed", 409, "The call was not dialled in time"
     repeat_with_same_key = False
     default_detail = "The call could not be dialled before the time by which it had to ring. It did not ring."

@@ -71,7 +71,7 @@ def is_usable_revision(revision: str | None) -> bool:
     return revision == newest_revision() or is_newer_revision(revision)
 
 
-async def newer_revision(database: Database) -> str | None:
+async def revision_if_newer(database: Database) -> str | None:
     """Returns the schema's revision if a newer version of Callgate has made the schema, else None.
 
     Raises DatabaseUnavailable if the database cannot be read.

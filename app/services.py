@@ -45,7 +45,7 @@ from app.tenants.last_use import LastUseRecorder
 from app.tenants.models import TENANT_CHANGES_CHANNEL
 from app.tenants.repository import mark_api_keys_used, mark_credentials_used
 from app.twilio.client import HttpClient, TwilioClient, make_http_client
-from app.twilio.clock import TwilioClock
+from app.twilio.clock import TwilioClockOffsets
 from app.twilio.forwarding import RequestForwarder
 from app.twilio.schemas import Credential, OnCredentialUse
 
@@ -91,7 +91,7 @@ class _SharedObjects:
 
 
 @asynccontextmanager
-async def services(settings: Settings, metrics: Metrics) -> AsyncIterator[Services]:
+async def open_services(settings: Settings, metrics: Metrics) -> AsyncIterator[Services]:
     """Yields the services of a process. On exit, waits a limited time for the outcomes of calls that are being created."""
     async with _shared_objects(settings, metrics) as shared:
         undialled_calls = UndialledCallRecorder(shared.database, shared.settlement)
@@ -151,7 +151,7 @@ async def _shared_objects(settings: Settings, metrics: Metrics) -> AsyncIterator
         base_url=settings.twilio_base_url,
         metrics=metrics,
         on_use=mark_credential_used,
-        clock=TwilioClock(metrics),
+        clock=TwilioClockOffsets(metrics),
     )
     listener = Listener(settings.require_database_url(), channel=TENANT_CHANGES_CHANNEL, on_change=invalidate)
     try:

@@ -210,7 +210,7 @@ QUESTIONS: dict[str, Question] = {
     "gauges: oldest unsettled": lambda s, _: statistics.oldest_unsettled_times(s),
     "gauges: calls to refresh": lambda s, _: statistics.count_calls_to_refresh(s),
     "find expired calls": lambda s, c: lock_calls_to_delete(
-        s, after=c.id, before=c.created_at + _DAY, max_rival_distance=timedelta(minutes=20), limit=retain.BATCH_SIZE
+        s, after=c.id, before=c.created_at + _DAY, max_time_between_rivals=timedelta(minutes=20), limit=retain.BATCH_SIZE
     ),
     "create 1": lambda s, c: create_calls(_HotPathDatabase(s), c, together=1),
     "create 32 together": lambda s, c: create_calls(_HotPathDatabase(s), c, together=32),

@@ -189,7 +189,7 @@ class CallbackScheduler:
             await asyncio.wait([after])
         faults = self.fault_settings.draw_callback_faults(callback.call, callback.event)
         if faults.lost:
-            self.deliveries.begin(callback, lost=True)
+            self.deliveries.begin_delivery(callback, lost=True)
             return
         account = self._accounts.get(callback.call.account_sid)
         auth_token = account.callback_signing_key if account is not None else None
@@ -201,5 +201,5 @@ class CallbackScheduler:
                 await self._send_copy(callback, auth_token, is_duplicate=copy)
 
     async def _send_copy(self, callback: PlannedCallback, auth_token: str | None, *, is_duplicate: bool) -> None:
-        delivery = self.deliveries.begin(callback, is_duplicate=is_duplicate)
+        delivery = self.deliveries.begin_delivery(callback, is_duplicate=is_duplicate)
         await self.deliveries.send(self._client, delivery, auth_token)

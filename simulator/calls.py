@@ -1,6 +1,6 @@
 """The routes of Twilio's Calls resource: https://www.twilio.com/docs/voice/api/call-resource.
 
-The endpoints take a request and return a response, so that `DirectEndpoints` can call them without FastAPI.
+The endpoints take a request and return a response, so that `CallsMiddleware` can call them without FastAPI.
 
 Each route also exists with a path without `.json` (see simulator/negotiation.py). The path without `.json` must be registered
 second, because `/Calls/{sid}` also matches `/Calls/CA….json`. So its decorator is written first: decorators run from the bottom
@@ -125,7 +125,7 @@ _LIST_ENDPOINTS: Mapping[str, Endpoint] = {"POST": create_call, "GET": list_call
 _CALL_ENDPOINTS: Mapping[str, Endpoint] = {"GET": fetch_call, "POST": update_call, "DELETE": delete_call}
 
 
-class DirectEndpoints:
+class CallsMiddleware:
     """A middleware that calls the endpoints of this module directly. It passes requests for other routes to `app`.
 
     FastAPI's routing, dependencies and serialization would take more processor time than the endpoints themselves.

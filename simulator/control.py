@@ -66,7 +66,7 @@ async def read_ledger(
     return LedgerPage(
         received=state.ledger.received,
         accepted=state.ledger.accepted,
-        forgotten=state.ledger.forgotten_count,
+        forgotten=state.ledger.dropped_count,
         entries=entries,
     )
 

@@ -65,18 +65,18 @@ class Deliveries:
         self.begun_count = 0
 
     @property
-    def forgotten_count(self) -> int:
+    def dropped_count(self) -> int:
         return self.begun_count - len(self._kept)
 
     def deliveries_after(self, number: int) -> Iterator[Delivery]:
         """Yields the kept deliveries whose number is higher than `number`."""
-        return islice(self._kept, max(number - self.forgotten_count, 0), None)
+        return islice(self._kept, max(number - self.dropped_count, 0), None)
 
     def clear(self) -> None:
         self._kept.clear()
         self.begun_count = 0
 
-    def begin(self, callback: PlannedCallback, *, is_duplicate: bool = False, lost: bool = False) -> Delivery:
+    def begin_delivery(self, callback: PlannedCallback, *, is_duplicate: bool = False, lost: bool = False) -> Delivery:
         self.begun_count += 1
         delivery = Delivery(
             number=self.begun_count,
@@ -89,7 +89,7 @@ class Deliveries:
             method=callback.subscription.method,
             url=callback.subscription.url,
             fields=callback.fields(),
-            token=callback.token,
+            token=callback.idempotency_token,
             is_duplicate=is_duplicate,
             lost=lost,
         )

@@ -11,8 +11,8 @@ from simulator.destination import formatted_address
 
 LetterCase = Literal["as_sent", "lower", "upper"]
 SIP_DOMAIN = "sip.twilio.com"
-_DATES = ("date_created", "date_updated", "start_time", "end_time")
-_SIP = re.compile(
+_DATE_MEMBERS = ("date_created", "date_updated", "start_time", "end_time")
+_SIP_URI_PATTERN = re.compile(
     r"(?P<scheme>sip):(?:(?P<user>[^@]*)@)?(?P<host>\[[^]]*\]|[^:;?]*)(?P<port>:\d+)?(?P<parameters>;[^?]*)?(?P<headers>\?.*)?",
     re.IGNORECASE,
 )
@@ -38,8 +38,8 @@ class DisplayRules(BaseModel):
     filter_by: Literal["shown", "sent"] = Field("shown", description="The spelling that the filters `To` and `From` match.")
     ahead_s: float = Field(0, description="Seconds by which Twilio's clock is ahead: dates of calls, `Date` header.")
 
-    def shown_to(self, sent: str) -> str:
-        match = _SIP.fullmatch(sent)
+    def to_as_shown(self, sent: str) -> str:
+        match = _SIP_URI_PATTERN.fullmatch(sent)
         if match is None:
             return self._shown_number(sent)
         scheme = match["scheme"] if self.scheme == "as_sent" else self.scheme
@@ -49,7 +49,7 @@ class DisplayRules(BaseModel):
         address = ("" if user is None else f"{user}@") + _cased(match["host"], self.host) + rest
         return address if scheme == "none" else f"{scheme}:{address}"
 
-    def shown_from(self, sent: str) -> str:
+    def from_as_shown(self, sent: str) -> str:
         caller = _cased(self._shown_number(sent), self.from_case)
         return caller if self.from_as == "as_sent" or ":" in sent else f"{self.from_as}:{caller}@{SIP_DOMAIN}"
 
@@ -61,8 +61,8 @@ class DisplayRules(BaseModel):
         """Returns the call's resource with addresses and dates changed according to these rules."""
         if not self.model_fields_set:
             return resource
-        dates = {name: self._shift_date(resource[name]) for name in _DATES}
-        to, from_ = self.shown_to(resource["to"]), self.shown_from(resource["from"])
+        dates = {name: self._shift_date(resource[name]) for name in _DATE_MEMBERS}
+        to, from_ = self.to_as_shown(resource["to"]), self.from_as_shown(resource["from"])
         formats = {"to_formatted": formatted_address(to), "from_formatted": formatted_address(from_)}
         return {**resource, "to": to, "from": from_, **formats, **dates}
 

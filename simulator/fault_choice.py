@@ -35,7 +35,7 @@ class RandomFaultSettings(BaseModel):
     seed: int = 0
 
 
-class FaultChoice:
+class FaultChooser:
     """Chooses which fault, if any, is injected into each creation of a call."""
 
     def __init__(self) -> None:
@@ -53,7 +53,7 @@ class FaultChoice:
             user = sip_user(to) or ""
             requested = user.removeprefix(FAULT_USER_PREFIX) if user.startswith(FAULT_USER_PREFIX) else None
         if requested is None:
-            requested = self._draw(to, nth_to_destination)
+            requested = self._draw_random_fault(to, nth_to_destination)
         if requested is None:
             return None
         try:
@@ -64,7 +64,7 @@ class FaultChoice:
     def reset(self) -> None:
         self.random_faults = RandomFaultSettings()
 
-    def _draw(self, to: str, nth: int) -> str | None:
+    def _draw_random_fault(self, to: str, nth: int) -> str | None:
         if not self.random_faults.share:
             return None
         random = Random(f"{self.random_faults.seed}/{to}/{nth}")  # noqa: S311 - must repeat by seed

@@ -73,7 +73,7 @@ async def read_callbacks(
     callbacks = state.callbacks
     return DeliveriesPage(
         begun=callbacks.deliveries.begun_count,
-        forgotten=callbacks.deliveries.forgotten_count,
+        forgotten=callbacks.deliveries.dropped_count,
         waiting=callbacks.waiting_call_count,
         sending=callbacks.unfinished_callback_count,
         chaos=callbacks.fault_settings,

@@ -64,7 +64,7 @@ class Ledger:
         self.accepted = 0
 
     @property
-    def forgotten_count(self) -> int:
+    def dropped_count(self) -> int:
         return self.received - len(self._entries)
 
     def record_receipt(

@@ -72,7 +72,7 @@ class ListRequestFaults:
         is_wrong = faults.omit_share or any(faults.lag_s) or any(faults.stale_s)
         self._random = Random(f"{faults.seed}/{number}") if is_wrong else None  # noqa: S311 - repeats by seed
 
-    def shown_state_time(self, call: Call) -> datetime | None:
+    def time_of_shown_state(self, call: Call) -> datetime | None:
         """Returns the time at which the call had the state that the list shows; None if the list omits the call."""
         if self._random is None:
             return self.now if call.is_visible(self.now) else None

@@ -36,14 +36,14 @@ ListedCall = tuple[Call, datetime]
 """A call, and the time for which its state is shown."""
 
 TEXT_FILTERS = ("Status", "To", "From", "ParentCallSid")
-START_TIME, END_TIME = attrgetter("start_time"), attrgetter("end_time")
+GET_START_TIME, GET_END_TIME = attrgetter("start_time"), attrgetter("end_time")
 DATE_FILTERS: dict[str, tuple[Callable[[CallProgress], datetime | None], Callable[[date, date], bool]]] = {
-    "StartTime": (START_TIME, operator.eq),
-    "StartTime<": (START_TIME, operator.lt),
-    "StartTime>": (START_TIME, operator.ge),
-    "EndTime": (END_TIME, operator.eq),
-    "EndTime<": (END_TIME, operator.lt),
-    "EndTime>": (END_TIME, operator.ge),
+    "StartTime": (GET_START_TIME, operator.eq),
+    "StartTime<": (GET_START_TIME, operator.lt),
+    "StartTime>": (GET_START_TIME, operator.ge),
+    "EndTime": (GET_END_TIME, operator.eq),
+    "EndTime<": (GET_END_TIME, operator.lt),
+    "EndTime>": (GET_END_TIME, operator.ge),
 }
 
 
@@ -62,18 +62,18 @@ class CallFilters:
     def __bool__(self) -> bool:
         return bool(self.texts or self.days)
 
-    def matches(self, call: Call, at: CallProgress, rules: DisplayRules) -> bool:
+    def matches(self, call: Call, progress: CallProgress, rules: DisplayRules) -> bool:
         to, from_ = call.parameters.to, call.parameters.from_
         if rules.filter_by == "shown":
-            to, from_ = rules.shown_to(to), rules.shown_from(from_)
-        compared = {"Status": at.status, "To": to, "From": from_, "ParentCallSid": None}
+            to, from_ = rules.to_as_shown(to), rules.from_as_shown(from_)
+        compared = {"Status": progress.status, "To": to, "From": from_, "ParentCallSid": None}
         return all(_matches_text(compared[name], text) for name, text in self.texts.items()) and all(
-            self._matches_day(name, day, at, rules) for name, day in self.days.items()
+            self._matches_day(name, day, progress, rules) for name, day in self.days.items()
         )
 
-    def _matches_day(self, name: str, day: date, at: CallProgress, rules: DisplayRules) -> bool:
+    def _matches_day(self, name: str, day: date, progress: CallProgress, rules: DisplayRules) -> bool:
         moment_of, compare = DATE_FILTERS[name]
-        moment = moment_of(at)
+        moment = moment_of(progress)
         return moment is not None and compare(rules.to_twilio_time(moment).date(), day)
 
 
@@ -104,7 +104,7 @@ def render_call_page(
 
     def matching(candidates: Iterable[Call]) -> Iterator[ListedCall]:
         for call in candidates:
-            moment = faults.shown_state_time(call)
+            moment = faults.time_of_shown_state(call)
             if moment is not None and (not filters or filters.matches(call, call.stage_at(moment).progress, rules)):
                 yield call, moment
 
@@ -149,7 +149,7 @@ def _page_by_token(
     calls: Calls,
     account_sid: str,
     matching: Callable[[Iterable[Call]], Iterator[ListedCall]],
-    edge: Call | None,
+    token_call: Call | None,
     token: str,
     page_size: int,
 ) -> tuple[list[ListedCall], bool, bool]:
@@ -158,11 +158,11 @@ def _page_by_token(
     `edge` is the call that `token` names. The page begins after this call. With the token of a previous page, it ends before
     this call. Without a token, returns the first page. `matching` yields those of the given calls that the filters select.
     """
-    if edge is not None and token.startswith(PREVIOUS_PAGE):
-        found = list(islice(matching(calls.oldest_first(account_sid, after=edge)), page_size + 1))
+    if token_call is not None and token.startswith(PREVIOUS_PAGE):
+        found = list(islice(matching(calls.oldest_first(account_sid, after=token_call)), page_size + 1))
         return found[:page_size][::-1], len(found) > page_size, bool(found)
-    found = list(islice(matching(calls.newest_first(account_sid, before=edge)), page_size + 1))
-    return found[:page_size], edge is not None and bool(found), len(found) > page_size
+    found = list(islice(matching(calls.newest_first(account_sid, before=token_call)), page_size + 1))
+    return found[:page_size], token_call is not None and bool(found), len(found) > page_size
 
 
 def _page_by_number(matching: Iterator[ListedCall], page: int, page_size: int) -> tuple[list[ListedCall], bool, bool]:

@@ -80,7 +80,7 @@ def create_app(config: SimulatorConfig, state: SimulatorState | None = None) -> 
     )
     for router in (calls.router, subresource_routes.router, control.router, fault_control.router):
         app.router.routes.extend(router.routes)  # include_router would build each route a second time, which takes long
-    app.add_middleware(calls.DirectEndpoints)
+    app.add_middleware(calls.CallsMiddleware)
     app.add_middleware(SimulatorMiddleware, state=state)
 
     @app.exception_handler(TwilioError)

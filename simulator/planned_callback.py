@@ -39,7 +39,7 @@ class PlannedCallback:
         return CALL_STATUS_BY_EVENT.get(self.event, self.call.plan.outcome)
 
     @property
-    def token(self) -> str:
+    def idempotency_token(self) -> str:
         """Returns the idempotency token of the callback, which stays the same in all its attempts and duplicates."""
         return str(uuid5(NAMESPACE_URL, f"{self.call.sid}/{self.sequence}"))
 

@@ -8,7 +8,7 @@ from simulator.background import BackgroundTaskSet
 from simulator.callbacks import CallbackScheduler
 from simulator.config import SimulatorConfig
 from simulator.display_rules import DisplayRules
-from simulator.fault_choice import FaultChoice
+from simulator.fault_choice import FaultChooser
 from simulator.ledger import Ledger
 from simulator.lifecycle import plan_call, plan_ended_by_api
 from simulator.limits import AccountLimits, LimitedAccounts
@@ -29,7 +29,7 @@ class SimulatorState:
         self.limited_accounts = LimitedAccounts(config.limits)
         self.ledger = Ledger(config.max_calls)
         self.requests = RequestCounts()
-        self.faults = FaultChoice()
+        self.faults = FaultChooser()
         self.display_rules = DisplayRules()
         self.list_faults = ListFaultState()
         self.callbacks = CallbackScheduler(config, self.accounts)

@@ -11,7 +11,7 @@ from simulator.lifecycle import CallPlan, CallProgress, progress_at, time_of_nex
 from simulator.parameters import CallParameters
 from simulator.subscription import CallbackSubscription
 
-_SEQUENCE = attrgetter("sequence")
+_GET_SEQUENCE = attrgetter("sequence")
 
 
 @dataclass(slots=True)
@@ -94,13 +94,13 @@ class Calls:
         If `before` is given, yields only calls that were created before it.
         """
         calls = self._by_account.get(account_sid, [])
-        end = len(calls) if before is None else bisect_left(calls, before.sequence, key=_SEQUENCE)
+        end = len(calls) if before is None else bisect_left(calls, before.sequence, key=_GET_SEQUENCE)
         return (calls[n] for n in range(end - 1, -1, -1))
 
     def oldest_first(self, account_sid: str, *, after: Call) -> Iterator[Call]:
         """Yields the account's calls that were created after `after`, from the oldest to the newest, deleted calls included."""
         calls = self._by_account.get(account_sid, [])
-        return (calls[n] for n in range(bisect_right(calls, after.sequence, key=_SEQUENCE), len(calls)))
+        return (calls[n] for n in range(bisect_right(calls, after.sequence, key=_GET_SEQUENCE), len(calls)))
 
     def clear(self) -> None:
         self._calls.clear()

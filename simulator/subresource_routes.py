@@ -49,7 +49,7 @@ async def list_subresources(call: CallDep, kind: KindDep, request: Request, stat
     _require_supported_kind(kind, _LISTABLE_KINDS)
     extra = [event_of_creation(call)] if kind.segment == "Events" else []
     path = f"/2010-04-01/Accounts/{call.account_sid}/Calls/{call.sid}/{kind.segment}.json"
-    return json_response(state.subresources.page(kind, call, request.query_params, extra, path), request)
+    return json_response(state.subresources.render_page(kind, call, request.query_params, extra, path), request)
 
 
 @router.post(_CALL_PATH + _LIST_PATH, include_in_schema=False)
@@ -119,7 +119,7 @@ async def add_notification(call_sid: str, fields: dict[str, str], request: Reque
     call = state.calls.find_in_any_account(call_sid)
     if call is None:
         raise TwilioError(20404, request.url.path)
-    return state.subresources.add_twilio_created(KINDS_BY_SEGMENT["Notifications"], call, fields, state.now())
+    return state.subresources.add_created_by_twilio(KINDS_BY_SEGMENT["Notifications"], call, fields, state.now())
 
 
 def _require_supported_kind(kind: SubresourceKind, supported: set[str]) -> None:

@@ -109,7 +109,9 @@ class Subresources:
                 self._by_idempotency_key[call.sid, kind.segment, given] = known
         return known.resource
 
-    def add_twilio_created(self, kind: SubresourceKind, call: Call, fields: Mapping[str, Any], now: datetime) -> dict[str, Any]:
+    def add_created_by_twilio(
+        self, kind: SubresourceKind, call: Call, fields: Mapping[str, Any], now: datetime
+    ) -> dict[str, Any]:
         """Adds a subresource that only Twilio itself creates, such as a notification, so that a test can read it."""
         return self._add(kind, call, Form({}), now, fields).resource
 
@@ -142,7 +144,7 @@ class Subresources:
     def delete(self, kind: SubresourceKind, item: Subresource) -> None:
         del self._all[kind.segment][item.resource["sid"]]
 
-    def page(
+    def render_page(
         self, kind: SubresourceKind, call: Call, query: QueryParams, extra: list[dict[str, Any]], path: str
     ) -> dict[str, Any]:
         """Returns a page of a call's subresources of one kind in Twilio's JSON, newest first.

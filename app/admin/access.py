@@ -39,13 +39,13 @@ from app.http.routes import ScopedRoute
 from app.security.keyring import Keyring
 from app.tenants.administration import TenantAdministration
 from app.tenants.caller import Caller, OperatorCaller
-from app.tenants.errors import OperatorError
+from app.tenants.errors import AdministrationError
 
 Model = TypeVar("Model", bound=BaseModel)
 
-SLOT_LIMITED_READ_ERRORS = (InvalidRequest, InternalError, DatabaseUnavailable(UNCHANGED_DETAIL), Overloaded)
+ADMIN_READ_ERRORS = (InvalidRequest, InternalError, DatabaseUnavailable(UNCHANGED_DETAIL), Overloaded)
 """The errors that a route may raise if it reads through SlotLimitedTransactions."""
-CHANGE_ERRORS = (TenantSuspended, *SLOT_LIMITED_READ_ERRORS)
+CHANGE_ERRORS = (TenantSuspended, *ADMIN_READ_ERRORS)
 """The errors that a route may raise if it changes something."""
 BODY_ERRORS = (*JSON_BODY_ERRORS, *CHANGE_ERRORS)
 """The error classes that a route may raise if it changes something and takes a JSON body."""
@@ -55,7 +55,7 @@ _SUSPENDED_DETAIL = "The tenant of this API key is suspended: its own keys chang
 
 
 class AdminRoute(ScopedRoute):
-    """A route that replaces an OperatorError of its endpoint with an API error for the client.
+    """A route that replaces an AdministrationError of its endpoint with an API error for the client.
 
     Also replaces the default text of DatabaseUnavailable, which is about the creation of calls, with
     `database_unavailable_detail`. An error with the default text comes from authentication or from a read. Errors of changes
@@ -70,7 +70,7 @@ class AdminRoute(ScopedRoute):
         async def handle_with_api_errors(request: Request) -> Response:
             try:
                 return await handle(request)
-            except OperatorError as error:
+            except AdministrationError as error:
                 raise api_error_for_operator_error(error) from error
             except DatabaseUnavailable as error:
                 if error.detail == DatabaseUnavailable.default_detail:
@@ -81,7 +81,7 @@ class AdminRoute(ScopedRoute):
 
 
 def admin_router() -> APIRouter:
-    """Returns a router for the admin API. Its routes refuse unknown query parameters and turn OperatorError into API errors."""
+    """Returns a router for the admin API. Its routes refuse unknown query parameters, and each is an AdminRoute."""
     return APIRouter(
         prefix=ADMIN_PREFIX,
         tags=["administration"],
@@ -140,10 +140,10 @@ async def tenant_administration(request: Request, actor: ActorDep, transactions:
 TenantAdministrationDep = Annotated[TenantAdministration, Depends(tenant_administration)]
 
 
-def require_operator(client: Caller | OperatorCaller, what: str) -> None:
+def require_operator(client: Caller | OperatorCaller, action: str) -> None:
     """Raises OperatorKeyRequired, "Only an operator's API key may {what}.", if the request has a tenant's own key."""
     if isinstance(client, Caller):
-        raise OperatorKeyRequired(f"Only an operator's API key may {what}.")
+        raise OperatorKeyRequired(f"Only an operator's API key may {action}.")
 
 
 def parse_body(model: type[Model], body: Mapping[str, Any]) -> Model:

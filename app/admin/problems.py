@@ -1,4 +1,4 @@
-"""Translates OperatorError, the base class of the administration's errors, to API errors.
+"""Translates AdministrationError, the base class of the administration's errors, to API errors.
 
 The message of NoSuchResource advises the user to run a command (`callgate tenants list`). A client of the API cannot do that,
 so the API error has another text.
@@ -17,14 +17,14 @@ from app.errors import (
     ResourceNotFound,
     TenantNotFound,
 )
-from app.tenants.errors import InvalidMember, NoSuchResource, OperatorError, ResourceExists, TenantVersionOutdated
+from app.tenants.errors import AdministrationError, InvalidValue, NoSuchResource, ResourceExists, TenantVersionOutdated
 
 # What identifies a resource in the path of a request, by the kind of the resource. All other kinds have an id.
 _IDENTIFIER_NOUNS: Final = {"account": "SID", "SIP credential": "name"}
 NOTHING_CHANGED_DETAIL: Final = "Nothing was changed; `errors` lists every fault."
 
 
-def api_error_for_operator_error(error: OperatorError) -> CallgateError:
+def api_error_for_operator_error(error: AdministrationError) -> CallgateError:
     """Returns the API error that is raised in place of `error`."""
     match error:
         case NoSuchResource(noun="tenant"):
@@ -37,6 +37,6 @@ def api_error_for_operator_error(error: OperatorError) -> CallgateError:
             return AlreadyExists(str(error))
         case TenantVersionOutdated():
             return PreconditionFailed()
-        case InvalidMember(pointer=pointer, code=code):
+        case InvalidValue(pointer=pointer, code=code):
             return InvalidRequest(NOTHING_CHANGED_DETAIL, field_errors=(FieldError(pointer, code, str(error)),))
     return InternalError()

@@ -99,7 +99,7 @@ def _decode(content: bytes) -> str:
 def _parse(text: str) -> Document:
     loader = _YAML_LOADER(text)
     try:
-        return _Builder(loader).build()
+        return _DocumentBuilder(loader).build()
     except yaml.MarkedYAMLError as error:
         raise DocumentInvalid(_syntax_problem(text, error)) from None
     finally:
@@ -121,7 +121,7 @@ def _syntax_problem(text: str, error: yaml.MarkedYAMLError) -> FileProblem:
     return FileProblem(f"this is not valid YAML: {reason}", line=mark.line + 1)
 
 
-class _Builder:
+class _DocumentBuilder:
     """Builds a document's values from the events of the YAML parser.
 
     Limits how deep values are nested, because a deeply nested document would exhaust the stack. Limits the number of values,

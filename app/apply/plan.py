@@ -35,12 +35,12 @@ from app.apply.schemas import (
     DeclaredTenant,
     DeclaredWorkload,
 )
-from app.apply.store import AccountState, CredentialState, TenantState
+from app.apply.store import StoredAccount, StoredTenant, StoredTwilioCredential
 from app.apply.tenant_settings import (
     MEMBERS_BY_SETTING,
     NEW_TENANT_SETTINGS,
+    comparable_value,
     declared_settings,
-    effective_value,
     stored_settings,
 )
 from app.scheduling.pace_limits import UNLIMITED_PACE
@@ -49,7 +49,7 @@ from app.tenants.administration_accounts import TWILIO_SECRET_ADVICE, TWILIO_SEC
 from app.tenants.administration_sip import is_same_sip_auth, sip_auth_errors
 from app.tenants.administration_store import TenantSettings
 from app.tenants.caller import workload_name
-from app.tenants.errors import InvalidMember
+from app.tenants.errors import InvalidValue
 from app.tenants.scopes import DEFAULT_SCOPES, known_scopes, sort_scopes
 from app.tenants.sip_credential_store import EncryptedSipAuth
 from app.tenants.stored_secrets import associated_data_of_credential
@@ -60,7 +60,7 @@ from app.workloads.service_accounts import ServiceAccount
 def make_plan(
     declaration: Declaration,
     secrets: Mapping[MemberPath, str],
-    stored: Mapping[str, TenantState],
+    stored: Mapping[str, StoredTenant],
     workloads: Mapping[ServiceAccount, WorkloadRow],
     keyring: Keyring,
     workload_issuer: str | None,
@@ -91,13 +91,13 @@ class _Planner:
     problems: list[FileProblem] = field(default_factory=list)
     notes: list[FileProblem] = field(default_factory=list)
 
-    def tenant_changes(self, tenant: DeclaredTenant, path: MemberPath, stored: TenantState | None) -> Iterator[Change]:
+    def tenant_changes(self, tenant: DeclaredTenant, path: MemberPath, stored: StoredTenant | None) -> Iterator[Change]:
         if stored is None and tenant.name is None:
             self.problems.append(FileProblem("is missing: a new tenant needs a name", (*path, "name")))
         before = stored_settings(stored.row) if stored else NEW_TENANT_SETTINGS
         after = declared_settings(tenant)
         changed = [
-            name for name, value in after.items() if effective_value(name, value) != effective_value(name, before.get(name))
+            name for name, value in after.items() if comparable_value(name, value) != comparable_value(name, before.get(name))
         ]
         members = {
             MEMBERS_BY_SETTING[name]: (before.get(name), after.get(name)) for name in MEMBERS_BY_SETTING if name in changed
@@ -160,7 +160,7 @@ class _Planner:
             )
 
     def _removal_changes(
-        self, tenant_id: str, removal: DeclaredRemoval, path: MemberPath, stored: TenantState | None
+        self, tenant_id: str, removal: DeclaredRemoval, path: MemberPath, stored: StoredTenant | None
     ) -> Iterator[Change]:
         if (name := removal.sip_credential) is not None:
             if stored is None or name not in stored.sip_credentials:
@@ -190,7 +190,7 @@ class _Planner:
             self.problems.append(FileProblem("a default method and default events need a default `url`", (*path, "callbacks")))
 
     def _account_changes(
-        self, tenant_id: str, account: DeclaredAccount, path: MemberPath, stored: AccountState | None
+        self, tenant_id: str, account: DeclaredAccount, path: MemberPath, stored: StoredAccount | None
     ) -> Iterator[Change]:
         credentials = list(account.credentials_with_paths(path))
         subject, base_url = f"account {account.account_sid}", account.base_url
@@ -231,7 +231,7 @@ class _Planner:
             yield CredentialRevocation(tenant_id=tenant_id, action="revoke", subject=name, credential_id=gone.id)
 
     def _pace_changes(
-        self, tenant_id: str, account: DeclaredAccount, path: MemberPath, stored: AccountState | None
+        self, tenant_id: str, account: DeclaredAccount, path: MemberPath, stored: StoredAccount | None
     ) -> Iterator[Change]:
         if not account.has_member("pace"):
             return
@@ -239,7 +239,7 @@ class _Planner:
         change = None if account.pace is None else account.pace.pace_change
         try:
             after = UNLIMITED_PACE if change is None else before.with_changes(change)
-        except InvalidMember as error:
+        except InvalidValue as error:
             self.problems.append(FileProblem(str(error), (*path, *error.pointer.removeprefix("/").split("/"))))
             return
         if changed := after.names_of_differing_limits(before):
@@ -253,10 +253,10 @@ class _Planner:
             )
 
     def _credentials_to_revoke(
-        self, account: DeclaredAccount, path: MemberPath, stored: AccountState | None
-    ) -> list[CredentialState]:
+        self, account: DeclaredAccount, path: MemberPath, stored: StoredAccount | None
+    ) -> list[StoredTwilioCredential]:
         """Returns the active credentials that the file revokes. Adds a notice to `notes` for each that does not exist."""
-        revoked: dict[UUID, CredentialState] = {}
+        revoked: dict[UUID, StoredTwilioCredential] = {}
         for index, name in enumerate(account.revoked or ()):
             named = [one for one in stored.credentials if name.lower() in (str(one.id), one.username.lower())] if stored else []
             if not named:
@@ -271,8 +271,8 @@ class _Planner:
         username: str,
         secret: str,
         path: MemberPath,
-        stored: AccountState | None,
-        to_revoke: list[CredentialState],
+        stored: StoredAccount | None,
+        to_revoke: list[StoredTwilioCredential],
     ) -> bool:
         """Returns whether the account already has this credential, active or revoked.
 
@@ -289,7 +289,7 @@ class _Planner:
             self.problems.append(FileProblem(text, path))
         return bool(same)
 
-    def _has_secret(self, credential: CredentialState, secret: str) -> bool:
+    def _has_secret(self, credential: StoredTwilioCredential, secret: str) -> bool:
         return self.keyring.is_ciphertext_of(
             credential.sealed_secret, secret, associated_data=associated_data_of_credential(credential.id)
         )

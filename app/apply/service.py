@@ -31,7 +31,7 @@ from app.scheduling.administration import PaceAdministration
 from app.security.keyring import Keyring
 from app.tenants.administration import TenantAdministration
 from app.tenants.caller import COMMAND_LINE_CALLER
-from app.tenants.postponed_calls import StoredChange, apply_settings_to_waiting_calls
+from app.tenants.postponed_calls import StoredSettingsChange, apply_settings_to_waiting_calls
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,8 +69,8 @@ class DeclarationService:
         """Makes all changes in one transaction, and returns them. First waits until no other `apply` runs.
 
         After the commit, applies hours and suspensions in the declaration to scheduled calls that already wait. If this method
-        raises DocumentInvalid, OperatorError or ApplyLocked, nothing was changed. If it raises DatabaseUnavailable, the error's
-        attributes say whether the commit is in doubt, and whether the settings are stored.
+        raises DocumentInvalid, AdministrationError or ApplyLocked, nothing was changed. If it raises DatabaseUnavailable, the
+        error's attributes say whether the commit is in doubt, and whether the settings are stored.
         """
         plan = await self._make_changes(declaration, secrets)
         # Also if nothing has changed: an earlier `apply` may have stored the settings and then failed to apply them to waiting
@@ -78,7 +78,7 @@ class DeclarationService:
         await apply_settings_to_waiting_calls(
             self.database,
             *(
-                StoredChange(tenant.id, hours_changed=tenant.has_member("hours"), is_stopped=bool(tenant.suspended))
+                StoredSettingsChange(tenant.id, hours_changed=tenant.has_member("hours"), is_stopped=bool(tenant.suspended))
                 for tenant in declaration.tenants
             ),
         )

@@ -31,7 +31,7 @@ class ApplyLocked(CommandFailed):
 
 
 @dataclass(frozen=True, slots=True)
-class CredentialState:
+class StoredTwilioCredential:
     id: UUID
     account_id: UUID
     username: str
@@ -40,17 +40,17 @@ class CredentialState:
 
 
 @dataclass(frozen=True, slots=True)
-class AccountState:
+class StoredAccount:
     row: AccountRow
-    credentials: list[CredentialState]
+    credentials: list[StoredTwilioCredential]
     """All credentials of the account, active and revoked, oldest first."""
     pace: PaceLimits
 
 
 @dataclass(frozen=True, slots=True)
-class TenantState:
+class StoredTenant:
     row: TenantRow
-    accounts: dict[str, AccountState]
+    accounts: dict[str, StoredAccount]
     """The tenant's Twilio accounts by account SID."""
     sip_credentials: dict[str, EncryptedSipAuth]
     """The tenant's SIP credentials by name, with encrypted user names and passwords."""
@@ -77,18 +77,18 @@ async def make_transaction_read_only(connection: Connection) -> None:
 
 async def read_tenants(
     connection: Connection, tenant_ids: Sequence[str], *, key_ids: Sequence[str], lock: bool
-) -> dict[str, TenantState]:
+) -> dict[str, StoredTenant]:
     """Returns those tenants in `tenant_ids` that exist, by id. Of a tenant's API keys, reads only those in `key_ids`.
 
     `lock` keeps other transactions from changing the tenants until this transaction ends.
     """
     rows = await find_tenants(connection, tenant_ids, lock=lock)
-    tenants = {row.id: TenantState(row, {}, {}, {}) for row in rows}
+    tenants = {row.id: StoredTenant(row, {}, {}, {}) for row in rows}
     accounts = await find_accounts(connection, list(tenants))
     account_ids = [account.id for account in accounts]
     credentials, paces = await _read_credentials(connection, account_ids), await find_paces(connection, account_ids)
     for account in accounts:
-        tenants[account.tenant_id].accounts[account.account_sid] = AccountState(
+        tenants[account.tenant_id].accounts[account.account_sid] = StoredAccount(
             account, credentials.get(account.id, []), paces.get(account.id, UNLIMITED_PACE)
         )
     for sip_auth in await find_encrypted_sip_credentials(connection, list(tenants)):
@@ -107,11 +107,11 @@ async def read_workloads(
     return {account: row for account, row in zip(accounts, found, strict=True) if row is not None}
 
 
-async def _read_credentials(connection: Connection, account_ids: Sequence[UUID]) -> dict[UUID, list[CredentialState]]:
+async def _read_credentials(connection: Connection, account_ids: Sequence[UUID]) -> dict[UUID, list[StoredTwilioCredential]]:
     statement = """SELECT id, account_id, username, sealed_secret, revoked_at IS NOT NULL FROM twilio_credential
         WHERE account_id = ANY ($1) ORDER BY id"""
-    credentials: dict[UUID, list[CredentialState]] = {}
+    credentials: dict[UUID, list[StoredTwilioCredential]] = {}
     for row in await connection.fetch(statement, account_ids):
-        credential = CredentialState(*row)
+        credential = StoredTwilioCredential(*row)
         credentials.setdefault(credential.account_id, []).append(credential)
     return credentials

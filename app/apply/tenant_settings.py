@@ -53,7 +53,7 @@ def stored_settings(row: TenantRow) -> TenantSettings:
     return settings
 
 
-def effective_value(setting: str, value: Any) -> Any:
+def comparable_value(setting: str, value: Any) -> Any:
     """Returns the value in a form that can be compared: with the setting's default, if it has one, in place of None.
 
     Returns the events of status callbacks as a set, because their order has no meaning.

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from app.callbacks.fields import FormFields
 from app.twilio.schemas import Credential
-from app.twilio.signature import is_signed
+from app.twilio.signature import is_valid_signature
 
 # 20 bytes in base64. The last digit encodes only four bits.
 _SIGNATURE_PATTERN = re.compile(r"[A-Za-z0-9+/]{26}[AEIMQUYcgkosw048]=")
@@ -26,7 +26,8 @@ def signing_auth_token(url: str, posted: FormFields, signature: str, auth_tokens
     """
     try:
         return next(
-            (token for token in auth_tokens if is_signed(token.password.get_secret_value(), url, posted, signature)), None
+            (token for token in auth_tokens if is_valid_signature(token.password.get_secret_value(), url, posted, signature)),
+            None,
         )
     except ValueError:
         return None  # the URL is invalid

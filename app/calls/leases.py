@@ -92,7 +92,7 @@ async def release_refreshes(session: AsyncSession, claimed: Sequence[CallDueForR
     It changes when the result of the refresh is recorded, even of a failed one, and when a callback is recorded. The lease of
     any other claimed call stays, and delays the next refresh of the call.
     """
-    await _delete_fulfilled_leases(session, Call.refresh_at, [(call.id, call.refresh_at) for call in claimed])
+    await _delete_leases_of_handled_calls(session, Call.refresh_at, [(call.id, call.refresh_at) for call in claimed])
 
 
 async def release_searches(session: AsyncSession, claimed: Sequence[Call]) -> None:
@@ -101,7 +101,7 @@ async def release_searches(session: AsyncSession, claimed: Sequence[Call]) -> No
     It changes when the result of a search is recorded, even of a failed one, and when the outcome becomes known in another way,
     for example by a callback. The lease of any other claimed call stays, and delays the next search for the call.
     """
-    await _delete_fulfilled_leases(session, Call.search_at, [(call.id, call.search_at) for call in claimed])
+    await _delete_leases_of_handled_calls(session, Call.search_at, [(call.id, call.search_at) for call in claimed])
 
 
 def account_is_none_of(account_id: InstrumentedAttribute[UUID], accounts: Collection[UUID]) -> ColumnElement[bool]:
@@ -133,7 +133,7 @@ def _claimed_calls_cte(
     return claimed.returning(Lease.call_id).cte("taken")
 
 
-async def _delete_fulfilled_leases(
+async def _delete_leases_of_handled_calls(
     session: AsyncSession, due_at: InstrumentedAttribute[datetime | None], claimed: Sequence[tuple[UUID, datetime | None]]
 ) -> None:
     """Deletes the leases of those claimed calls whose due time has changed, because a result of the work was recorded.

@@ -27,8 +27,8 @@ _EVENT_OF_STATUS = {"initiated": "initiated", "ringing": "ringing", "in-progress
 )
 
 
-class RequestedCall(Protocol):
-    """The attributes of a call's record that `delivery_of_event_settled` reads. Recording an outcome does not change them."""
+class CallForDelivery(Protocol):
+    """The attributes of a call's record that `delivery_for_outcome` reads. Recording an outcome does not change them."""
 
     @property
     def id(self) -> UUID: ...
@@ -44,8 +44,8 @@ class RequestedCall(Protocol):
     def status_callback_events(self) -> list[str] | None: ...
 
 
-def delivery_of_event_settled(
-    call: RequestedCall, settlement: Mapping[str, Any], *, events_with_delivery: Collection[str] = ()
+def delivery_for_outcome(
+    call: CallForDelivery, settlement: Mapping[str, Any], *, events_with_delivery: Collection[str] = ()
 ) -> NewDelivery | None:
     """Returns the delivery that reports to the tenant whether the call was started. Returns None if no delivery is needed.
 
@@ -131,7 +131,7 @@ def _add_delivery(call: AnyCall, event: str, fields: dict[str, str] | None, *, s
     return _new_delivery(call, event, fields, sequence=sequence)
 
 
-def _new_delivery(call: RequestedCall, event: str, fields: dict[str, str] | None, *, sequence: int | None) -> NewDelivery:
+def _new_delivery(call: CallForDelivery, event: str, fields: dict[str, str] | None, *, sequence: int | None) -> NewDelivery:
     delivery_id = uuid7()
     return {
         "id": delivery_id,

@@ -97,7 +97,8 @@ ParameterText = Annotated[
 ]
 Secret = Annotated[SecretStr, Field(min_length=1, max_length=8192), AfterValidator(_require_valid_secret)]
 HttpUrl = Annotated[ParameterText, AfterValidator(_require_http_url), Field(json_schema_extra={"format": "uri"})]
-# The URL of a callback that Twilio always sends itself. Not for status callbacks: `status_callbacks` decides who sends those.
+# The URL of a callback that Twilio always sends itself. Not for status callbacks: `status_callbacks_for_creation` decides who
+# sends those.
 CallbackUrl = Annotated[HttpUrl, AfterValidator(_require_url_valid_for_twilio)]
 # Named types become components of the OpenAPI document. For an inline type, a client generator would invent a name from the
 # member's name and a number.

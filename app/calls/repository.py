@@ -183,7 +183,7 @@ async def requeue_call(session: AsyncSession, dial_row: Mapping[str, Any], *, no
     await session.execute(insert_unless_present(DialTurn).values(**turn).on_conflict_do_nothing())
 
 
-async def restore_slot(session: AsyncSession, call_id: UUID) -> None:
+async def restore_dial_slot(session: AsyncSession, call_id: UUID) -> None:
     """Adds a dial slot for a scheduled call that was found at Twilio after all. The slot counts toward `max_concurrent`."""
     await session.execute(_RESTORE_SLOT, {"call_id": call_id})
 

@@ -10,7 +10,7 @@ from app.calls.models import Call
 from app.calls.repository import CallFilter
 from app.database.engine import Database
 from app.errors import CallNotFound
-from app.http.concurrency import CHUNK_ROWS, CHUNKS_BEFORE_RESPONSE, ConcurrencyLimit, render_rows
+from app.http.concurrency import CHUNKS_BEFORE_RESPONSE, ROWS_PER_CHUNK, ConcurrencyLimit, render_rows
 from app.tenants.caller import Caller
 from app.twilio.schemas import CALL_SID_PATTERN
 
@@ -44,8 +44,8 @@ class CallService:
         `render` converts a row with the attributes of one call to JSON.
         """
         yielded = 0
-        for start in range(0, len(call_ids), CHUNK_ROWS):
-            chunk_ids = call_ids[start : start + CHUNK_ROWS]
+        for start in range(0, len(call_ids), ROWS_PER_CHUNK):
+            chunk_ids = call_ids[start : start + ROWS_PER_CHUNK]
             has_response_started = yielded >= CHUNKS_BEFORE_RESPONSE
             slot = self.read_limit.slot(caller.tenant_id, is_wait_unlimited=has_response_started)
             async with slot, self.database.begin() as session:
@@ -65,7 +65,7 @@ class CallService:
             has_response_started = yielded >= CHUNKS_BEFORE_RESPONSE
             async with self.read_limit.slot(caller.tenant_id, is_wait_unlimited=has_response_started):
                 async with self.database.begin() as session:
-                    events = await repository.list_events(session, call_id, after=after, limit=CHUNK_ROWS)
+                    events = await repository.list_events(session, call_id, after=after, limit=ROWS_PER_CHUNK)
                     # Read after the events, which leave out the CallSid: an older record may not have it yet.
                     call = await repository.get_call(session, call_id, tenant_id=caller.tenant_id)
                 if call is None:
@@ -74,7 +74,7 @@ class CallService:
             if chunk:
                 yielded += 1
                 yield chunk
-            if len(events) < CHUNK_ROWS:
+            if len(events) < ROWS_PER_CHUNK:
                 return
             after = events[-1].at, events[-1].id
 

@@ -13,7 +13,7 @@ import structlog
 
 from app.calls import repository
 from app.calls.models import Call
-from app.calls.outbox import NewDelivery, delivery_of_event_settled
+from app.calls.outbox import NewDelivery, delivery_for_outcome
 from app.calls.progress import apply_resource, resource_columns
 from app.calls.record_change import RecordChange, make_record_change
 from app.calls.refresh_times import delay_until_first_refresh
@@ -21,7 +21,7 @@ from app.calls.search_plan import SearchPlan
 from app.calls.store import SID_TAKEN_EXPLANATION, AnyCall, Event, has_turned_up
 from app.calls.stored_problem import error_as_json, not_started_result
 from app.database.engine import Session, run_after_commit
-from app.errors import CallgateError, CallNotFoundAtTwilio, CanceledBeforeDial, RingByPassed
+from app.errors import CallgateError, CallNotFoundAtTwilio, CanceledBeforeDial, RingByDeadlinePassed
 from app.observability import Metrics
 from app.twilio.schemas import CallResource
 
@@ -102,7 +102,7 @@ class Settlement:
     @staticmethod
     def change_to_expired() -> RecordChange:
         """Returns the change for a scheduled call that was not dialled before its latest time, `ring_by`."""
-        return _change_to_undialled("expired", RingByPassed())
+        return _change_to_undialled("expired", RingByDeadlinePassed())
 
     def change_to_canceled(self) -> RecordChange:
         """Returns the change for a scheduled call that was canceled before it was dialled."""
@@ -156,7 +156,7 @@ class Settlement:
         if bound.delivery is not None:
             await repository.add_delivery(session, bound.delivery)
         if has_turned_up(execution_before, call.execution):
-            await repository.restore_slot(session, call.id)
+            await repository.restore_dial_slot(session, call.id)
         if execution_before != "started" and call.execution == "started":
             self.add_settled_to_metrics(call)
         run_after_commit(session, lambda: self.count_and_log_critical_events(call, bound.events))
@@ -263,7 +263,7 @@ class Settlement:
 
 def _apply_change_in_memory(call: AnyCall, change: RecordChange, *, now: datetime) -> NewDelivery | None:
     """Applies the change to a record in memory. Returns the delivery (a status callback to the tenant) to write, or None."""
-    delivery = delivery_of_event_settled(call, change.columns, events_with_delivery=call.deliveries_written)
+    delivery = delivery_for_outcome(call, change.columns, events_with_delivery=call.deliveries_written)
     if delivery is not None:
         call.deliveries_written = [*call.deliveries_written, delivery["event"]]
     change.apply_to(call, now=now)

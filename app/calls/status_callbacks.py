@@ -41,7 +41,7 @@ class StatusCallbacks:
     """Whether Twilio sends the callbacks to Callgate."""
 
 
-def status_callbacks(
+def status_callbacks_for_creation(
     request: CallRequest, account: UsableAccount, call_id: UUID, *, urls: CallbackUrls | None, validate_url: UrlValidator
 ) -> StatusCallbacks:
     """Returns the callback parameters of a new call. Where possible, Twilio sends the callbacks to Callgate.
@@ -58,11 +58,11 @@ def status_callbacks(
     if urls is None or not account.has_auth_token:
         own = _parameters_for_twilio(request)
         _require_valid_url(own.get("status_callback"), validate_url_for_twilio)
-        return StatusCallbacks(own, _columns_for_settled_only(request, account, validate_url))
+        return StatusCallbacks(own, _callback_columns_for_settled(request, account, validate_url))
     if request.application_sid:
         text = "Twilio ignores status callbacks when application_sid is given: this record follows the call by polling only"
         warnings = (FieldError("/application_sid", "polling_only", text),)
-        columns = _columns_for_settled_only(request, account, validate_url)
+        columns = _callback_columns_for_settled(request, account, validate_url)
         return StatusCallbacks(_parameters_for_twilio(request), columns, warnings)
     for_twilio = {
         "status_callback": urls.callback_url_of_call(call_id, account.account_id) + CALLBACK_RETRY_FRAGMENT,
@@ -176,7 +176,7 @@ def _parameters_for_twilio(request: CallRequest) -> dict[str, Any]:
     return own | {"status_callback_event": others} if others else dict.fromkeys(own)
 
 
-def _columns_for_settled_only(request: CallRequest, account: UsableAccount, validate_url: UrlValidator) -> dict[str, Any]:
+def _callback_columns_for_settled(request: CallRequest, account: UsableAccount, validate_url: UrlValidator) -> dict[str, Any]:
     """Returns the callback columns of a call for which Callgate delivers only the event `settled`.
 
     All columns are None if `settled` was not requested. If neither the request nor the tenant has a URL, no event is delivered.

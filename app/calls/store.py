@@ -129,13 +129,13 @@ class CallState(LastTwilioAnswerMixin, RecordColumns):
         return has_turned_up(self._read["execution"], self.execution)
 
 
-def has_turned_up(before: str, after: str) -> bool:
+def has_turned_up(execution_before: str, execution_after: str) -> bool:
     """Returns whether `execution` has changed to `started` from `unknown`, `not_started` or `scheduled`.
 
     If so, the call's dial slot (its place among the concurrent calls) may have been freed before, and the caller must restore
     it.
     """
-    return after == "started" and before not in ("started", "pending")
+    return execution_after == "started" and execution_before not in ("started", "pending")
 
 
 AnyCall = Call | CallState

@@ -20,7 +20,7 @@ _ERRORS_BY_TWILIO_ERROR: Mapping[type[TwilioError], type[CallgateError]] = {
 }
 
 
-def creation_problem(error: TwilioError) -> CallgateError:
+def problem_for_creation(error: TwilioError) -> CallgateError:
     """Returns the error for the client if Twilio has not processed a creation. This error has Twilio's message, if any.
 
     `error` must be a TwilioNotSent or a TwilioNotProcessed.
@@ -28,7 +28,7 @@ def creation_problem(error: TwilioError) -> CallgateError:
     return _upstream_problem(error, _ERRORS_BY_TWILIO_ERROR, rejected_detail=None, call_id=None)
 
 
-def change_problem(
+def problem_for_change(
     error: TwilioError, special_errors: Mapping[type[TwilioError], type[CallgateError]], *, call_id: UUID | None
 ) -> CallgateError:
     """Returns the error for the client if Twilio has not made a requested change. This error has Twilio's message, if any.

@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from app.cli.output import AsJson, creating_secret, output_errors_as, show_values
+from app.cli.output import AsJson, creating_secret_to_print, output_errors_as, show_values
 from app.cli.processes import service_settings
 from app.cli.tenants import TenantId, run_with_tenant_administration
 from app.errors import CommandUnfinished
 from app.tenants.callback_settings import CallbackFormat, CallbackMethod
-from app.tenants.errors import OperatorError
+from app.tenants.errors import AdministrationError
 
 if TYPE_CHECKING:
     from app.tenants.administration_store import TenantRow
@@ -55,7 +55,7 @@ def configure_callbacks(
     if url is not None:
         allowed = AllowList.parse(service_settings().delivery_allow)
         if isinstance(fault := parse_delivery_url(url, allowed), UrlError):
-            raise OperatorError(f"deliveries to this URL are not possible ({fault.code}): {fault.detail}")
+            raise AdministrationError(f"deliveries to this URL are not possible ({fault.code}): {fault.detail}")
     row = run_with_tenant_administration(
         lambda service: service.configure_callbacks(
             tenant,
@@ -75,7 +75,7 @@ def renew_callback_secret(tenant: TenantId, as_json: AsJson = False) -> None:
     The secret is printed only this time and signs all deliveries from now on. Receivers should accept the old secret for
     another minute, because deliveries that are signed with it may still arrive.
     """
-    with creating_secret(
+    with creating_secret_to_print(
         in_doubt="a new secret that was not printed may already sign deliveries: run the command again to print another"
     ):
         secret = run_with_tenant_administration(lambda service: service.renew_callback_secret(tenant))

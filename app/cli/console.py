@@ -7,7 +7,7 @@ from uuid import UUID
 
 import typer
 
-from app.cli.output import AsJson, creating_secret, show_table, show_values
+from app.cli.output import AsJson, creating_secret_to_print, show_table, show_values
 from app.cli.processes import service_settings
 from app.cli.tenants import run_with_pool
 from app.errors import CommandFailed
@@ -48,7 +48,9 @@ def print_login_link(
     It works once, within 15 minutes, for anyone who opens it: keep it secret. The audit log names the user who made it.
     """
     base = url or _default_console_url()
-    with creating_secret(in_doubt="an unseen link may be valid for 15 minutes: run the command again to create another"):
+    with creating_secret_to_print(
+        in_doubt="an unseen link may be valid for 15 minutes: run the command again to create another"
+    ):
         shown = run_with_pool(lambda pool: create_login_link(pool, base))
     show_values({"link": shown}, as_json=True) if as_json else typer.echo(shown)
 

@@ -9,7 +9,7 @@ from types import FrameType
 import structlog
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from app.http.repeated_signals import call_after_repeated_signals
+from app.http.repeated_signals import call_after_signal_window
 
 logger = structlog.stdlib.get_logger(__name__)
 
@@ -52,7 +52,7 @@ class GracefulShutdown:
             if not self._is_stopping:
                 self._is_stopping = True
                 loop.call_soon_threadsafe(self._stop_later, loop, partial(stop, number, frame))
-                loop.call_soon_threadsafe(call_after_repeated_signals, loop, partial(signal.signal, signal.SIGTERM, stop))
+                loop.call_soon_threadsafe(call_after_signal_window, loop, partial(signal.signal, signal.SIGTERM, stop))
 
         signal.signal(signal.SIGTERM, handle_sigterm)
 

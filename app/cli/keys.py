@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from app.cli.output import AsJson, creating_secret, output_errors_as, show_table, show_values
+from app.cli.output import AsJson, creating_secret_to_print, output_errors_as, show_table, show_values
 from app.cli.tenants import run_with_tenant_administration
 from app.cli.times import parse_future_time
 from app.errors import CommandFailed
@@ -67,7 +67,7 @@ def create_key(
 
     owner = key_owner(tenant, operator)
     find = f"`callgate keys list {owner or '--operator'}`"
-    with creating_secret(
+    with creating_secret_to_print(
         in_doubt=f"a key that was not printed may exist: look for it in {find}, revoke it, and run the command again"
     ):
         row, key = run_with_tenant_administration(

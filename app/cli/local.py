@@ -146,7 +146,7 @@ async def _run_demo(
     from app.local.stack import running_stack
     from app.observability import Metrics
     from app.security.keyring import Keyring
-    from app.services import services
+    from app.services import open_services
     from app.tenants.administration import TenantAdministration
 
     stop = stop_event_on_signal(parent=parent)
@@ -155,7 +155,7 @@ async def _run_demo(
         typer.echo(f"  Log        {folder.demo_log}")
         await _print_console_link(settings, running)
         typer.echo()
-        async with services(settings, Metrics()) as state:
+        async with open_services(settings, Metrics()) as state:
             administration = TenantAdministration(state["database"], Keyring(settings.require_secret_keys()), command_actor())
             key = await prepare_demo_tenant(administration, state["directory"], folder)
         record = await _run_until(stop, place_demo_call(running, key, typer.echo))

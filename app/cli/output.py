@@ -28,7 +28,7 @@ def configure_error_logging() -> None:
 
 
 @contextmanager
-def creating_secret(*, in_doubt: str) -> Iterator[None]:
+def creating_secret_to_print(*, in_doubt: str) -> Iterator[None]:
     """Runs the block, which creates a secret that is printed only once.
 
     Raises CommandFailed before the block if standard output is closed. Raises CommandUnfinished with the message `in_doubt` if

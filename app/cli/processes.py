@@ -211,10 +211,10 @@ def migrate_database(settings: Settings) -> str | None:
     """
     from app.jobs.partitions import PartitionCreator
     from app.schema import migrate as migrate_schema
-    from app.schema import newer_revision
+    from app.schema import revision_if_newer
 
     url = settings.require_database_url()
-    newer = asyncio.run(_run_with_database(url, newer_revision))
+    newer = asyncio.run(_run_with_database(url, revision_if_newer))
     if newer is None:
         migrate_schema(url)
     # Create the next partitions before the first worker does: Postgres refuses some inserts while a partition is attached.

@@ -33,7 +33,7 @@ _MAX_READ_BYTES = 1024 * 1024
 
 
 @dataclass
-class _BulkSummary:
+class _BulkLineCounts:
     """The numbers of lines that were processed so far, by result."""
 
     created: int = 0
@@ -117,21 +117,21 @@ def cancel_calls(tenant: TenantId, name: QueueArgument, as_json: AsJson = False)
 async def _cancel_waiting_calls(tenant: str, name: str) -> int:
     from app.audit.events import command_actor
     from app.observability import Metrics
-    from app.services import services
+    from app.services import open_services
 
-    async with services(service_settings(), Metrics()) as state:
+    async with open_services(service_settings(), Metrics()) as state:
         return await state["queue_cancellation"].cancel(command_actor(), tenant, name)
 
 
-async def _add_calls_of_file(tenant: str, name: str, file: Path, opened: FileIO) -> _BulkSummary:
+async def _add_calls_of_file(tenant: str, name: str, file: Path, opened: FileIO) -> _BulkLineCounts:
     from app.audit.events import command_actor
     from app.observability import Metrics
-    from app.services import services
+    from app.services import open_services
     from app.tenants.administration import TenantAdministration
     from app.tenants.caller import command_caller
 
-    summary = _BulkSummary()
-    async with services(service_settings(), Metrics()) as state:
+    summary = _BulkLineCounts()
+    async with open_services(service_settings(), Metrics()) as state:
         row = await TenantAdministration(state["database"], state["keyring"], command_actor()).get_tenant(tenant)
         await state["queues"].get(tenant, name)
         caller = command_caller(tenant, suspended=row.suspended_at is not None)

@@ -84,11 +84,11 @@ async def _release_grants(skipped: list[str], *, is_dry_run: bool) -> ReleaseRep
     from app.audit.events import command_actor
     from app.jobs.release.service import GrantReleaseCommand
     from app.observability import Metrics
-    from app.services import dial_time_budget, services
+    from app.services import dial_time_budget, open_services
 
     settings = service_settings()
     budget = dial_time_budget(settings)
-    async with services(settings, Metrics()) as state:
+    async with open_services(settings, Metrics()) as state:
         grants = GrantReleaseCommand(
             database=state["database"],
             directory=state["directory"],

@@ -69,7 +69,7 @@ def rotate_credential(
         replacement = _run_with_credential_rotation(
             lambda rotation: rotation.begin_replacement(tenant, secret=secret, **choice)
         )
-        _print_step(_describe_beginning(replacement), as_json=as_json)
+        _print_step(_describe_rotation_start(replacement), as_json=as_json)
     progress = None
     if replacement is not None:
         progress = _run_with_credential_rotation(partial(_advance_rotation, replacement, quiet, wait=wait, as_json=as_json))
@@ -94,14 +94,14 @@ def _run_with_credential_rotation(use_case: Callable[[CredentialRotation], Await
     return run_with_pool(run)
 
 
-def _describe_beginning(replacement: CredentialReplacement | None) -> str:
+def _describe_rotation_start(replacement: CredentialReplacement | None) -> str:
     if replacement is None:
         return "This credential is already stored and replaces no other."
     return f"Twilio accepts the new credential. From now on {replacement.new.id} is tried before {replacement.old.id}."
 
 
 async def _advance_rotation(
-    replacement: CredentialReplacement, quiet: timedelta, rotation: CredentialRotation, *, wait: bool, as_json: bool
+    replacement: CredentialReplacement, min_unused_time: timedelta, rotation: CredentialRotation, *, wait: bool, as_json: bool
 ) -> RotationProgress:
     """Does the next step of replacing a credential and returns the progress. With `wait`, does all steps and waits in between.
 
@@ -109,7 +109,7 @@ async def _advance_rotation(
     """
     printed = ""
     while True:
-        progress = await rotation.advance_replacement(replacement, min_unused_time=quiet)
+        progress = await rotation.advance_replacement(replacement, min_unused_time=min_unused_time)
         text = _describe_progress(progress)
         if text != printed:
             _print_step(text, as_json=as_json)

@@ -8,15 +8,16 @@ import os
 import sys
 from pathlib import Path
 
-from app.tenants.errors import OperatorError
+from app.tenants.errors import AdministrationError
 
 
 def read_secret(prompt: str, variable: str, *, file: Path | None = None) -> str:
     """Returns the secret from the first source that is given: `file`, the environment variable `variable`, standard input.
 
     If standard input is a terminal, asks with `prompt`; otherwise reads the first line. Removes a byte order mark at the
-    beginning, and white space around the secret. Raises OperatorError if the source cannot be read as UTF-8 or the secret is
-    empty, and KeyboardInterrupt if the prompt is interrupted. Must not be called inside an event loop: that would delay Ctrl-C.
+    beginning, and white space around the secret. Raises AdministrationError if the source cannot be read as UTF-8 or the secret
+    is empty, and KeyboardInterrupt if the prompt is interrupted. Must not be called inside an event loop: that would delay
+    Ctrl-C.
     """
     try:
         if file is not None:
@@ -31,8 +32,8 @@ def read_secret(prompt: str, variable: str, *, file: Path | None = None) -> str:
             secret = getpass.getpass(f"{prompt}: ", sys.stderr) if sys.stdin.isatty() else sys.stdin.readline()
         secret.encode()  # Python may have read bytes that are not UTF-8 as surrogate characters
     except (OSError, UnicodeError):
-        raise OperatorError(f"{source} cannot be read as text") from None
+        raise AdministrationError(f"{source} cannot be read as text") from None
     secret = secret.removeprefix("\ufeff").strip()
     if not secret:
-        raise OperatorError(f"no secret was given: set {variable} or pass the secret on standard input")
+        raise AdministrationError(f"no secret was given: set {variable} or pass the secret on standard input")
     return secret

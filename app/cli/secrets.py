@@ -48,7 +48,7 @@ def show_key_uses(as_json: AsJson = False) -> None:
     """
 
     async def read(rotation: KeyRotation) -> tuple[list[EncryptionKeyUse], list[str]]:
-        return await rotation.key_uses(), await rotation.find_unreadable_secrets()
+        return await rotation.count_key_uses(), await rotation.find_unreadable_secrets()
 
     key_uses, unreadable = _run_with_key_rotation(read)
     rows = [

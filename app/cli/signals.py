@@ -7,7 +7,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from app.http.repeated_signals import call_after_repeated_signals
+from app.http.repeated_signals import call_after_signal_window
 
 _POLL_INTERVAL_S = 0.5
 
@@ -23,7 +23,7 @@ def stop_event_on_signal(*, parent: int | None = None) -> asyncio.Event:
 
     def handle() -> None:
         stop.set()
-        call_after_repeated_signals(loop, restore_default)
+        call_after_signal_window(loop, restore_default)
 
     def restore_default() -> None:
         for number in (signal.SIGINT, signal.SIGTERM):

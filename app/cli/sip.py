@@ -33,7 +33,7 @@ def check_sip_uris(
 
     valid = True
     for line in _read_lines(file):
-        for uri in _uri_of(line):
+        for uri in _parse_uri_line(line):
             explained = SipUri.parse(uri)
             valid = valid and explained.valid
             typer.echo(json.dumps(explained.as_dict()))
@@ -54,7 +54,7 @@ def _read_lines(file: str) -> Iterator[bytes]:
             raise typer.BadParameter(f"{file!r} is not a SIP URI, and reading it as a file failed: {error.strerror}") from None
 
 
-def _uri_of(line: bytes) -> Iterator[str]:
+def _parse_uri_line(line: bytes) -> Iterator[str]:
     """Yields the URI of a line, or nothing for an empty line.
 
     Keeps bytes that are not UTF-8 as surrogate characters, so that the parser reports the URI as invalid.

@@ -63,7 +63,7 @@ ERROR_CODES: Mapping[type[CallgateError], ErrorCode] = {
     errors.UpstreamUnreachable: ErrorCode(503, 20503),
     errors.ActionUnknown: ErrorCode(409, 900010),
     errors.CallNotFoundAtTwilio: ErrorCode(409, 900004),
-    errors.RingByPassed: ErrorCode(409, 900013),
+    errors.RingByDeadlinePassed: ErrorCode(409, 900013),
     errors.CanceledBeforeDial: ErrorCode(409, 900014),
     errors.InternalError: ErrorCode(500, 20500),
     errors.DatabaseUnavailable: ErrorCode(503, 20503),

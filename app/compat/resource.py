@@ -40,7 +40,7 @@ RESOURCE_FIELDS = (
     "trunk_sid",
     "uri",
 )
-READ_ATTRIBUTES = ("resource", *("from_" if name == "from" else name for name in RESOURCE_FIELDS))
+RECORD_ATTRIBUTES = ("resource", *("from_" if name == "from" else name for name in RESOURCE_FIELDS))
 """The attributes of a Call that `twilio_resource_of` reads."""
 # Only callbacks have the status `initiated`; the resource shows `queued` until the phone rings.
 _RESOURCE_STATUSES = {"initiated": "queued"}

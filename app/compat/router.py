@@ -27,7 +27,7 @@ from app.compat.form import FormDep, NoQueryDep, parameters_from_form, refuse_qu
 from app.compat.listing import parse_list_query
 from app.compat.normalization import normalize_parameters
 from app.compat.parameter_names import warning_header
-from app.compat.resource import READ_ATTRIBUTES, twilio_resource_of
+from app.compat.resource import RECORD_ATTRIBUTES, twilio_resource_of
 from app.compat.service import StartedCallReader
 from app.errors import CallNotFound, FieldError, InvalidRequest
 from app.http.form import parse_form_parameters, read_form_body
@@ -118,7 +118,9 @@ async def list_calls(
         if legs is not None:
             return JSONResponse(legs)
     page = await started.read_page(account.caller, listing.filters, cursor=listing.cursor, size=listing.page_size)
-    calls = service.render_calls(account.caller, page.call_ids, READ_ATTRIBUTES, lambda call: to_json(twilio_resource_of(call)))
+    calls = service.render_calls(
+        account.caller, page.call_ids, RECORD_ATTRIBUTES, lambda call: to_json(twilio_resource_of(call))
+    )
     return await list_response("calls", calls, listing.paging_members(page))
 
 

@@ -16,7 +16,7 @@ from app.calls.control import repository as control_repository
 from app.calls.models import Call
 from app.calls.not_found_at_twilio import is_deleted_at_twilio
 from app.calls.progress import has_ended_with_price
-from app.calls.upstream_problems import change_problem
+from app.calls.upstream_problems import problem_for_change
 from app.compat import repository as started_repository
 from app.compat.repository import PageCursor, StartedCallFilter
 from app.database.engine import Database
@@ -82,7 +82,7 @@ class StartedCallReader:
             async with self.request_limit.slot(call.tenant_id):
                 resource = await try_credentials(credentials, fetch_call)
         except TwilioCredentialRejected as error:
-            raise change_problem(error, {}, call_id=call.id) from error
+            raise problem_for_change(error, {}, call_id=call.id) from error
         except TwilioError as error:
             async with self.database.begin() as session:
                 now = await repository.transaction_start_time(session)

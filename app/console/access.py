@@ -31,7 +31,7 @@ from app.http.routes import Endpoint, ScopedRoute
 from app.observability.context import bind_log_fields
 from app.tenants.access import authorize
 from app.tenants.caller import Caller, OperatorCaller
-from app.tenants.errors import OperatorError
+from app.tenants.errors import AdministrationError
 
 SESSION_COOKIE_NAME = "__Host-callgate-console"
 LOGIN_PATH = f"{CONSOLE_PREFIX}/login"
@@ -144,7 +144,7 @@ class ConsoleRoute(ScopedRoute):
                 require_same_origin(request)
             try:
                 response = await handle(request)
-            except OperatorError as error:
+            except AdministrationError as error:
                 raise api_error_for_operator_error(error) from error
             except Unauthorized:
                 if request.method not in _SAFE_METHODS:

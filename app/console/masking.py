@@ -13,12 +13,12 @@ from app.setting_values import TWILIO_API_VERSION
 
 _MASK = "•••"
 _MAX_SHOWN_DIGITS = 4
-_SCHEME = re.compile(r"sips?:|client:|tel:", re.IGNORECASE | re.ASCII)
+_ADDRESS_SCHEME_PATTERN = re.compile(r"sips?:|client:|tel:", re.IGNORECASE | re.ASCII)
 _PHONE_NUMBER = re.compile(r"\+?[0-9()\-. ]{5,}")
-_WITH_SCHEME = r"(?<!\w)(?:sips?|client|tel):[^\s\"'<>,]+"
+_ADDRESS_WITH_SCHEME_PATTERN = r"(?<!\w)(?:sips?|client|tel):[^\s\"'<>,]+"
 _EMAIL_LIKE = r"(?u:(?<![\w@])[\w.+%-]+(?:@|%40)[\w.-]+)"  # people have letters of all languages in their names
 _NUMBER_IN_TEXT = r"(?<![\w.:-])(?:\+|%2B)?[0-9](?:[ ().-]{0,2}[0-9]){6,17}(?![\w:-])|(?<=:)\+?[0-9]{7,18}(?![\w:.-])"
-_PERSONAL_DATA = re.compile(f"{_WITH_SCHEME}|{_EMAIL_LIKE}|{_NUMBER_IN_TEXT}", re.IGNORECASE | re.ASCII)
+_PERSONAL_DATA = re.compile(f"{_ADDRESS_WITH_SCHEME_PATTERN}|{_EMAIL_LIKE}|{_NUMBER_IN_TEXT}", re.IGNORECASE | re.ASCII)
 _NUMBER_IN_KEY = re.compile(r"(?<![A-Za-z0-9])\+?[0-9]{7,15}(?![A-Za-z0-9])")
 _ID_OR_TIME = re.compile(
     r"[A-Z]{2}[0-9a-fA-F]{32}|[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}"
@@ -74,16 +74,16 @@ def mask_address(value: str | None) -> str:
     """
     if not value:
         return "–"
-    found = _SCHEME.match(value)
+    found = _ADDRESS_SCHEME_PATTERN.match(value)
     scheme = found[0] if found else ""
     before, at, after = value[len(scheme) :].rpartition("@")
     if not at:
-        return f"{scheme}{_mask_user(_text_before(after, ';?'))}"
+        return f"{scheme}{_mask_user(_text_before_any_character(after, ';?'))}"
     # The user may have parameters of its own, and a password (RFC 3261, section 25.1).
-    return f"{scheme}{_mask_user(_text_before(before, ';:?@'))}@{_text_before(after, ';?')}"
+    return f"{scheme}{_mask_user(_text_before_any_character(before, ';:?@'))}@{_text_before_any_character(after, ';?')}"
 
 
-def _text_before(text: str, ends: str) -> str:
+def _text_before_any_character(text: str, ends: str) -> str:
     """Returns the part of the text before the first character that is in `ends`; the whole text if there is none."""
     return re.split(f"[{ends}]", text, maxsplit=1)[0]
 

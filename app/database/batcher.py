@@ -21,7 +21,7 @@ from app.observability.tracing import TimedSpan
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
-_WAKE_GROUP_SIZE = 4
+_RESULTS_PER_WAKE_UP = 4
 # A batch that takes longer than this probably waits for a lock or an unreachable server. The next batch then does not wait for
 # it.
 _SLOW_AFTER_S = 0.1
@@ -74,7 +74,7 @@ class Batcher(Generic[Item, Result]):
     takes longer than `slow_after_s`, the next batch starts without waiting for it.
 
     If `gather_s` is set, a batch starts `gather_s` seconds after its first item has arrived, or as soon as it has
-    `gather_up_to` items. This saves commits at low rates, and delays each result by up to `gather_s` seconds.
+    `gather_max_items` items. This saves commits at low rates, and delays each result by up to `gather_s` seconds.
     """
 
     def __init__(
@@ -86,13 +86,13 @@ class Batcher(Generic[Item, Result]):
         slow_after_s: float = _SLOW_AFTER_S,
         lock_retry_max_delay_s: float = _LOCK_RETRY_MAX_DELAY_S,
         gather_s: float = 0.0,
-        gather_up_to: int = 1,
+        gather_max_items: int = 1,
     ) -> None:
         self._write = write
         self._slow_after_s = slow_after_s
         self._lock_retry_max_delay_s = lock_retry_max_delay_s
         self._gather_s = gather_s
-        self._gather_up_to = gather_up_to if gather_s else 1
+        self._gather_up_to = gather_max_items if gather_s else 1
         self._gathering: asyncio.TimerHandle | None = None
         self._max_batch = max_batch
         self._queue_slots = asyncio.Semaphore(max_queue)
@@ -230,7 +230,7 @@ class Batcher(Generic[Item, Result]):
         try:
             for number, (waiting, result) in enumerate(remaining, start=1):
                 self._settle_or_requeue(waiting, result)
-                if number % _WAKE_GROUP_SIZE == 0:
+                if number % _RESULTS_PER_WAKE_UP == 0:
                     await asyncio.sleep(0)
         finally:
             # If this task is cancelled, the remaining results are committed all the same and must be delivered.

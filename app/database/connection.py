@@ -164,13 +164,15 @@ class Connector:
         There is a pooler if the pid that the connection reports is not that of the backend.
         """
         pid = connection.get_server_pid()
-        settings = _set_config_sql({**self._settings, **_SERVER_KEEPALIVE_SETTINGS}, local="pg_backend_pid() <> $1")
+        settings = _set_config_sql(
+            {**self._settings, **_SERVER_KEEPALIVE_SETTINGS}, local_condition_sql="pg_backend_pid() <> $1"
+        )
         # Prepared under a name even if the statement cache is off, like SQLAlchemy's statements.
         statement = await connection.prepare(f"SELECT {_POOLER_CHECK_COLUMNS}, {settings}", timeout=self._connect_timeout_s)
         row = await statement.fetchrow(pid, timeout=self._connect_timeout_s)
         connection.is_pooled = row["pid"] != pid
         connection.keeps_prepared_statements = not (connection.is_pooled and row["has_our_names"])
-        connection.transaction_settings = f" SELECT {_set_config_sql(self._settings, local='true')};"
+        connection.transaction_settings = f" SELECT {_set_config_sql(self._settings, local_condition_sql='true')};"
         return int(row["pid"])
 
     async def _reject_shared_connection(self, arguments: Mapping[str, Any], pid: int) -> None:
@@ -189,13 +191,13 @@ class Connector:
             raise asyncpg.InvalidSQLStatementNameError("the pooler shares connections and keeps no prepared statements")
 
 
-def _set_config_sql(settings: Mapping[str, str], *, local: str) -> str:
+def _set_config_sql(settings: Mapping[str, str], *, local_condition_sql: str) -> str:
     """Returns SQL expressions, separated by commas, that apply the settings and make each commit wait for the disk.
 
     `local` is an SQL condition. If it is true, the settings end with the transaction; otherwise, with the session.
     """
     values = {"synchronous_commit": _SYNCHRONOUS_COMMIT_SQL} | {name: f"'{value}'" for name, value in settings.items()}
-    return ", ".join(f"set_config('{name}', {value}, {local})" for name, value in values.items())
+    return ", ".join(f"set_config('{name}', {value}, {local_condition_sql})" for name, value in values.items())
 
 
 def _set_keepalive(connected: socket.socket, keepalive: Keepalive) -> None:

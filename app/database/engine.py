@@ -19,7 +19,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker
 from sqlalchemy.pool import QueuePool
 
 from app.database.connection import HOT_PATH_SETTINGS, SESSION_SETTINGS, STATEMENT_TIMEOUT_S, Connection, Connector
-from app.database.errors import log_fields, makes_connection_unusable, translate_error
+from app.database.errors import failure_log_fields, makes_connection_unusable, translate_error
 from app.database.pool import Pool
 from app.errors import DatabaseUnavailable
 from app.observability.tracing import TimedSpan, mark_span_failed
@@ -182,7 +182,7 @@ def _timed_with_failure_log() -> Iterator[None]:
         try:
             yield
         except DatabaseUnavailable as error:
-            logger.warning("database_unavailable", **log_fields(error))
+            logger.warning("database_unavailable", **failure_log_fields(error))
             mark_span_failed(type(error.__cause__ or error).__name__)
             raise
 

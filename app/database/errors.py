@@ -85,7 +85,7 @@ def translate_connect_error(error: BaseException) -> DatabaseUnavailable | None:
     return None if reason is None else _database_unavailable(reason, commit_in_doubt=False)
 
 
-def log_fields(error: DatabaseUnavailable) -> dict[str, str | None]:
+def failure_log_fields(error: DatabaseUnavailable) -> dict[str, str | None]:
     """Returns the fields that describe the error in the log. `sqlstate` and `hint` are None if there is none.
 
     The error's message is left out, because it may contain the values of the statement.

@@ -19,7 +19,7 @@ logger = structlog.stdlib.get_logger(__name__)
 # A lost connection may show only when a statement is sent.
 _CHECK_INTERVAL_S = 5.0
 _RECONNECT_DELAY_S = 1.0
-_POOLED_CHECK_INTERVAL_S = 300.0
+_POOLER_CHECK_INTERVAL_S = 300.0
 _STOP_TIMEOUT_S = 2.0
 
 
@@ -66,14 +66,14 @@ class Listener:
     async def _listen(self, stop: asyncio.Event) -> None:
         """Connects, and listens until `stop` is set. Raises if connecting fails or the connection is lost.
 
-        A pooler does not support LISTEN. If there is a pooler, this method waits for _POOLED_CHECK_INTERVAL_S, or until `stop`
+        A pooler does not support LISTEN. If there is a pooler, this method waits for _POOLER_CHECK_INTERVAL_S, or until `stop`
         is set, and returns.
         """
         connection = await self._connector.connect()
         try:
             if connection.is_pooled:
                 # A pooler drops LISTEN. `connected` stays false, so nothing is cached.
-                await _wait_until_set(stop, seconds=_POOLED_CHECK_INTERVAL_S)
+                await _wait_until_set(stop, seconds=_POOLER_CHECK_INTERVAL_S)
                 return
             connection.add_termination_listener(lambda _: self._on_disconnect())
             await connection.add_listener(self._channel, lambda *_: self._on_change())

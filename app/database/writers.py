@@ -22,17 +22,17 @@ async def wait_for_writers(database: TransactionRunner, table: str, *, max_wait_
 
     Returns True when all of them have ended, and False after `max_wait_s`.
     """
-    before = await _writers(database, table)
+    before = await _open_writer_transactions(database, table)
     try:
         async with asyncio.timeout(max_wait_s):
-            while before & await _writers(database, table):  # noqa: ASYNC110  # Postgres has no event for it
+            while before & await _open_writer_transactions(database, table):  # noqa: ASYNC110  # Postgres has no event for it
                 await asyncio.sleep(_CHECK_INTERVAL_S)
     except TimeoutError:
         return False
     return True
 
 
-async def _writers(database: TransactionRunner, table: str) -> set[tuple[int, str]]:
+async def _open_writer_transactions(database: TransactionRunner, table: str) -> set[tuple[int, str]]:
     """Returns the pid and the virtual id of each open transaction that has written `table` or locked rows of it."""
     async with database.transaction() as connection:
         return {(row["pid"], row["virtualtransaction"]) for row in await connection.fetch(_FIND_WRITERS_SQL, table)}

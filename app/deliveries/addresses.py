@@ -110,7 +110,7 @@ def parse_delivery_url(url: str, allowed: AllowList, *, max_length: int | None =
     port = int(parts["port"] or (443 if scheme == "https" else 80)) if len(parts["port"] or "") <= 5 else 0
     if not 1 <= port <= 65535:
         return UrlError("url_port", "Use a port from 1 to 65535.")
-    address = _read_host(host)
+    address = _parse_url_host(host)
     if isinstance(address, UrlError):
         return address
     # RFC 6761: these names are always the local machine, whatever a resolver answers.
@@ -141,7 +141,7 @@ def _explain_invalid_url(url: str) -> UrlError:
     )
 
 
-def _read_host(host: str) -> Address | UrlError | None:
+def _parse_url_host(host: str) -> Address | UrlError | None:
     """Returns the IP address if the host is one, None if it is a name, and a UrlError if it is neither."""
     if host.startswith("["):
         try:

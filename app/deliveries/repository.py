@@ -15,7 +15,7 @@ from app.calls.store import DELIVERIES_CHANNEL
 from app.deliveries.models import Delivery
 from app.deliveries.stored_fields import StoredCallbackFields
 
-MAX_COUNTED = 10_000
+MAX_COUNTED_PENDING = 10_000
 _NOTIFY = select(func.pg_notify(DELIVERIES_CHANNEL, ""))
 
 
@@ -23,8 +23,8 @@ _NOTIFY = select(func.pg_notify(DELIVERIES_CHANNEL, ""))
 class DeliveryBacklog:
     """The number of pending deliveries, when the oldest became pending, and when the most overdue one was due.
 
-    Only MAX_COUNTED pending deliveries are read, in no order. If there are more, the values describe only the ones that were
-    read. `oldest` is None if none is pending, and `most_overdue` is None if none is due.
+    Only MAX_COUNTED_PENDING pending deliveries are read, in no order. If there are more, the values describe only the ones that
+    were read. `oldest` is None if none is pending, and `most_overdue` is None if none is due.
     """
 
     pending: int
@@ -33,9 +33,9 @@ class DeliveryBacklog:
 
 
 async def read_delivery_backlog(session: AsyncSession) -> DeliveryBacklog:
-    """Counts pending deliveries, at most MAX_COUNTED, and finds the oldest and the most overdue one among them."""
+    """Counts pending deliveries, at most MAX_COUNTED_PENDING, and finds the oldest and the most overdue one among them."""
     some = select(Delivery.pending_since, Delivery.next_attempt_at).where(Delivery.next_attempt_at.is_not(None))
-    found = some.limit(MAX_COUNTED).subquery()
+    found = some.limit(MAX_COUNTED_PENDING).subquery()
     due = func.min(found.c.next_attempt_at).filter(found.c.next_attempt_at <= func.now())
     pending, oldest, most_overdue = (
         await session.execute(select(func.count(), func.min(found.c.pending_since), due).select_from(found))

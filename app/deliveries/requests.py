@@ -19,7 +19,7 @@ from app.calls.schemas import CallRecord
 from app.tenants.callback_settings import CallbackFormat, CallbackMethod
 from app.twilio.signature import compute_signature
 
-_EVENT_TYPES: Final = {SETTLED_EVENT: "call.settled", CORRECTED_EVENT: "call.corrected"}
+_WEBHOOK_EVENT_TYPES: Final = {SETTLED_EVENT: "call.settled", CORRECTED_EVENT: "call.corrected"}
 _CALLBACK_EVENT_TYPE: Final = "call.callback"
 _PORT: Final = re.compile(r":[0-9]*\Z")
 
@@ -102,7 +102,7 @@ def _json_format_request(content: DeliveryContent, url: str, secret: str, at: da
     """Builds a request in the format `json`, signed as Standard Webhooks requires."""
     at = at.astimezone(UTC)  # the library ignores the time zone
     data = {"call_id": content.call_id, "sequence": content.sequence, "fields": content.fields, "call": content.record}
-    type_ = _EVENT_TYPES.get(content.event, _CALLBACK_EVENT_TYPE)
+    type_ = _WEBHOOK_EVENT_TYPES.get(content.event, _CALLBACK_EVENT_TYPE)
     payload = {"type": type_, "timestamp": at.isoformat(timespec="seconds"), "data": data}
     body = to_json(payload, by_alias=True).decode()
     headers = {

@@ -4,14 +4,14 @@ import random
 from datetime import UTC, datetime, timedelta
 from typing import Final
 
-FIRST_RETRY: Final = timedelta(seconds=5)
+FIRST_RETRY_DELAY: Final = timedelta(seconds=5)
 """The wait after the first failed attempt, by default. The setting CALLGATE_DELIVERY_FIRST_RETRY replaces it."""
 GIVE_UP_AFTER: Final = timedelta(days=3)
 _STATUS_GONE = 410
 # The waits between attempts as multiples of the first: 5 s, 30 s, 2 min, 15 min, 1 h, then every 4 h.
 _RETRY_WAIT_MULTIPLES = (1, 6, 24, 180, 720)
 _LAST_RETRY_WAIT_MULTIPLE = 2880
-_JITTER = 0.1
+_JITTER_FRACTION = 0.1
 
 
 def is_delivered(status: int | None) -> bool:
@@ -20,7 +20,7 @@ def is_delivered(status: int | None) -> bool:
 
 
 def delay_until_next_attempt(
-    status: int | None, failures: int, pending_since: datetime, first: timedelta = FIRST_RETRY
+    status: int | None, failures: int, pending_since: datetime, first: timedelta = FIRST_RETRY_DELAY
 ) -> timedelta | None:
     """Returns the time to wait before the next attempt at a delivery that has now failed `failures` times.
 
@@ -31,11 +31,11 @@ def delay_until_next_attempt(
     return None if status == _STATUS_GONE or datetime.now(UTC) + delay > pending_since + GIVE_UP_AFTER else delay
 
 
-def retry_delay(failures: int, first: timedelta = FIRST_RETRY) -> timedelta:
+def retry_delay(failures: int, first: timedelta = FIRST_RETRY_DELAY) -> timedelta:
     """Returns the time to wait before the next attempt at a delivery whose attempts have failed `failures` times.
 
     `first` is the wait after the first failure. Later waits are multiples of it. Each wait is varied at random by up to
     10 %, so that the retries of many deliveries spread out.
     """
     wait = _RETRY_WAIT_MULTIPLES[failures - 1] if failures <= len(_RETRY_WAIT_MULTIPLES) else _LAST_RETRY_WAIT_MULTIPLE
-    return first * wait * random.uniform(1 - _JITTER, 1 + _JITTER)  # noqa: S311  # no secret
+    return first * wait * random.uniform(1 - _JITTER_FRACTION, 1 + _JITTER_FRACTION)  # noqa: S311  # no secret

@@ -49,10 +49,15 @@ _EXAMPLE = {
     "created_at": "2026-11-23T09:30:36.096Z",
     "fields": {"CallSid": "CAaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa", "CallStatus": "completed", "CallDuration": "12"},
 }
-_DUE = _EXAMPLE | {"state": "pending", "attempts": 0, "next_attempt_at": "2026-11-23T10:00:00.000Z", "delivered_at": None}
+_DUE_EXAMPLE = _EXAMPLE | {
+    "state": "pending",
+    "attempts": 0,
+    "next_attempt_at": "2026-11-23T10:00:00.000Z",
+    "delivered_at": None,
+}
 DELIVERY_EXAMPLES: dict[str, Any] = {
     "deliveries": {"summary": "Delivered at the second attempt", "value": {"deliveries": [_EXAMPLE]}},
-    "delivery_due": {"summary": "Due again", "value": _DUE},
+    "delivery_due": {"summary": "Due again", "value": _DUE_EXAMPLE},
     "replayed": {"summary": "All deliveries are replayed", "value": {"replayed": 17, "continue_since": None}},
 }
 _CALL_PATH = f"/v1/calls/{_EXAMPLE['call_id']}/deliveries"

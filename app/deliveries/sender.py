@@ -124,7 +124,7 @@ class DeliveryHttpClient:
         is_repeated, ends_at = False, asyncio.get_running_loop().time() + self._total_timeout_s
         try:
             while True:
-                connection = _ConnectionUse()
+                connection = _ConnectionReuse()
                 try:
                     return await self._send_once(method, url, headers, body, connection, self._timeouts_until(ends_at))
                 except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError) as error:
@@ -165,7 +165,7 @@ class DeliveryHttpClient:
         url: str,
         headers: Mapping[str, str],
         body: bytes,
-        connection: "_ConnectionUse",
+        connection: "_ConnectionReuse",
         timeouts: aiohttp.ClientTimeout,
     ) -> SendResult:
         """Sends the request once and returns the status of the answer. Raises the errors of aiohttp."""
@@ -186,14 +186,14 @@ class DeliveryHttpClient:
 
 
 @dataclass(slots=True)
-class _ConnectionUse:
+class _ConnectionReuse:
     """Says whether a request used a connection that was kept from an earlier request."""
 
     is_reused: bool = False
 
 
 def _reuse_tracer() -> aiohttp.TraceConfig:
-    """Returns an aiohttp trace configuration that sets `_ConnectionUse.is_reused` if a request uses a kept connection."""
+    """Returns an aiohttp trace configuration that sets `_ConnectionReuse.is_reused` if a request uses a kept connection."""
 
     async def mark(_: aiohttp.ClientSession, context: SimpleNamespace, __: aiohttp.TraceConnectionReuseconnParams) -> None:
         context.trace_request_ctx.is_reused = True

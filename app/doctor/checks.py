@@ -82,7 +82,7 @@ def _check_postgres_durability(server: PostgresServerInfo) -> Iterator[CheckResu
         yield CheckResult(check, "ok", f"commits are flushed (synchronous_commit is {server.synchronous_commit})")
 
 
-def _describe_pooler(server: PostgresServerInfo) -> CheckResult:
+def _check_pooler(server: PostgresServerInfo) -> CheckResult:
     """Returns a result that says whether the connection pooler keeps prepared statements, and what the operator should do.
 
     This function is never called for a pooler in transaction mode that loses prepared statements: the attempt to connect
@@ -137,7 +137,7 @@ class _DatabaseChecks:
         else:
             yield CheckResult("database", "ok", f"PostgreSQL {server.version}")
         if server.is_pooled:
-            yield _describe_pooler(server)
+            yield _check_pooler(server)
         for result in _check_postgres_durability(server):
             yield result
         skew = abs(server.clock_ahead_s)
@@ -181,7 +181,7 @@ class _DatabaseChecks:
     async def _check_encryption_keys(self) -> AsyncIterator[CheckResult]:
         rotation = KeyRotation(self.database, self.keyring)
         unreadable = await rotation.find_unreadable_secrets()
-        key_uses = await rotation.key_uses(count_calls=False)
+        key_uses = await rotation.count_key_uses(count_calls=False)
         lost = sum(use.api_keys for use in key_uses if not use.is_configured)
         remedy = "put the missing key back into CALLGATE_SECRET_KEYS, or replace the secrets and API keys"
         if unreadable:

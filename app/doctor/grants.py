@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 from app.database.engine import Database
 from app.doctor.results import CheckResult
-from app.scheduling.grant_halts import HIDDEN_SERVER_ID_PART, START_TIME_PREFIX, HaltReason, read_grant_halt_state
+from app.scheduling.grant_halts import HIDDEN_ID_PART_PLACEHOLDER, SERVER_START_TIME_PREFIX, HaltReason, read_grant_halt_state
 
 _CHECK_NAME = "grants"
 _HALT_EXPLANATIONS: Mapping[HaltReason, str] = {
@@ -29,10 +29,10 @@ async def check_dial_grants(database: Database) -> CheckResult:
         found = f"no scheduled call is dialled, because grants after {state.seen_at:%Y-%m-%d %H:%M:%S} UTC may be lost{why}"
         return CheckResult(_CHECK_NAME, "wrong", found, "run `callgate queues release`; see docs/operations.md, Lost grants")
     system, timeline, *_ = state.server.split("/")
-    if timeline.startswith(START_TIME_PREFIX):
+    if timeline.startswith(SERVER_START_TIME_PREFIX):
         found = "Postgres hides its timeline, so scheduled calls wait after each start of the server, also if nothing is lost"
         return CheckResult(
             _CHECK_NAME, "warning", found, "run `callgate queues release` then; see docs/operations.md, Lost grants"
         )
-    where = "" if system == HIDDEN_SERVER_ID_PART else f"system {system}, "
+    where = "" if system == HIDDEN_ID_PART_PLACEHOLDER else f"system {system}, "
     return CheckResult(_CHECK_NAME, "ok", f"are made on {where}timeline {timeline}")

@@ -64,7 +64,7 @@ class WorkloadChecks:
             if refused.reason == "unknown_key" and not keys:
                 return CheckResult(_TOKEN_CHECK, "not checked", "there is no key set to check it with")
             return CheckResult(_TOKEN_CHECK, "wrong", refused.detail, _REMEDIES_BY_REASON.get(refused.reason, _DEFAULT_REMEDY))
-        caller = await self.directory.find_workload(account)
+        caller = await self.directory.find_client_of_workload(account)
         if caller is None:
             names = f"--namespace {account.namespace} --service-account {account.name}"
             do = f"callgate workloads create TENANT {names}"

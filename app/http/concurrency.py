@@ -20,14 +20,14 @@ from app.errors import DatabaseUnavailable, Overloaded
 Row = TypeVar("Row")
 Result = TypeVar("Result")
 
-CHUNK_ROWS = 50
+ROWS_PER_CHUNK = 50
 """The number of rows that one SQL statement reads while a list is sent."""
 CHUNKS_BEFORE_RESPONSE = 2
 """The number of chunks of a list that `list_response` reads before the response starts."""
 # Rows rendered between two pauses. They take about a millisecond.
 _ROWS_BETWEEN_PAUSES = 10
 # A pause takes three times as long as the work before it, which leaves three quarters of the event loop to other requests.
-_PAUSE_FACTOR = 3
+_PAUSE_TO_WORK_RATIO = 3
 _OVERLOADED_DETAIL = (
     "Too many requests of this kind are in progress for this tenant or in this process. This one waited, and nothing was done."
 )
@@ -116,5 +116,5 @@ async def run_with_pause(work: Callable[[], Result]) -> Result:
     """
     began = time.thread_time()
     result = work()
-    await asyncio.sleep(_PAUSE_FACTOR * (time.thread_time() - began))
+    await asyncio.sleep(_PAUSE_TO_WORK_RATIO * (time.thread_time() - began))
     return result

@@ -72,7 +72,7 @@ async def readyz(request: Request, response: Response) -> Health:
 async def metrics(request: Request) -> Response:
     """Returns the metrics of this process, computed at most a second ago."""
     process_metrics: Metrics = request.app.state.metrics
-    return Response(process_metrics.recent_exposition(), media_type="text/plain; version=0.0.4; charset=utf-8")
+    return Response(process_metrics.cached_exposition(), media_type="text/plain; version=0.0.4; charset=utf-8")
 
 
 def probe_app(settings: Settings, metrics: Metrics) -> FastAPI:

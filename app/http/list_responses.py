@@ -12,7 +12,7 @@ from app.http.concurrency import CHUNKS_BEFORE_RESPONSE
 _MEDIA_TYPE = "application/json"
 
 
-async def list_response(name: str, chunks: AsyncIterator[bytes], rest: Mapping[str, Any] | None = None) -> Response:
+async def list_response(name: str, chunks: AsyncIterator[bytes], other_members: Mapping[str, Any] | None = None) -> Response:
     """Returns a response with a JSON object: an array in the member `name`, then the members of `rest`.
 
     Each of `chunks` holds some items of the array as JSON, joined by commas. An error while the first CHUNKS_BEFORE_RESPONSE
@@ -23,7 +23,7 @@ async def list_response(name: str, chunks: AsyncIterator[bytes], rest: Mapping[s
     while len(first) < CHUNKS_BEFORE_RESPONSE and (chunk := await anext(chunks, None)) is not None:
         first.append(chunk)
     head = b'{"%b":[' % name.encode() + b",".join(first)
-    tail = b"]," + to_json(rest)[1:] if rest else b"]}"
+    tail = b"]," + to_json(other_members)[1:] if other_members else b"]}"
     if len(first) < CHUNKS_BEFORE_RESPONSE:
         return Response(head + tail, media_type=_MEDIA_TYPE)
 

@@ -63,7 +63,7 @@ class RequestMiddleware:
         require_capacity: Callable[[Scope], None],
         body_timeout_s: float,
         operations: OperationsPort,
-        untrusted_path: str,
+        untrusted_path_prefix: str,
         large_body_limit: Callable[[Scope], int | None],
         fast_path_endpoint: Callable[[Scope], ASGIApp | None],
     ) -> None:
@@ -72,7 +72,7 @@ class RequestMiddleware:
         `require_capacity` raises a CallgateError if a request that creates a call must be refused because too many are in
         progress, or because the process is shutting down.
         `fast_path_endpoint` returns the endpoint of a request that skips the routing of Starlette and FastAPI; None for all
-        other requests. Requests below `untrusted_path` come from the internet, so their `traceparent` header is ignored.
+        other requests. Requests below `untrusted_path_prefix` come from the internet, so their `traceparent` header is ignored.
 
         `large_body_limit` returns a limit in bytes, or None. With a limit, the body may be longer than MAX_BODY_BYTES, and the
         endpoint reads it itself after it has authenticated the client. With None, the middleware reads the body first.
@@ -84,7 +84,7 @@ class RequestMiddleware:
         self.require_capacity = require_capacity
         self.body_timeout_s = body_timeout_s
         self.operations = operations
-        self.untrusted_path = untrusted_path
+        self.untrusted_path_prefix = untrusted_path_prefix
         self.large_body_limit = large_body_limit
         self.fast_path_endpoint = fast_path_endpoint
 
@@ -95,7 +95,7 @@ class RequestMiddleware:
         headers = Headers(scope=scope)
         clear_log_fields()
         tracing = _NO_TRACING if scope["path"] in UNLOGGED_PATHS else self.tracing
-        trusted = not scope["path"].startswith(self.untrusted_path)
+        trusted = not scope["path"].startswith(self.untrusted_path_prefix)
         with tracing.trace_request(method_label(scope), headers, trusted=trusted) as seconds_by_part:
             exchange = _HttpExchange(
                 scope, send, headers, self.renderers.renderer_for_path(scope["path"]), self.metrics, seconds_by_part

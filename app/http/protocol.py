@@ -251,10 +251,10 @@ class BoundedProtocol(HttpToolsProtocol):
 
     # Deadlines and errors
 
-    def _set_read_deadline(self, *, again: bool = False) -> None:
+    def _set_read_deadline(self, *, restart: bool = False) -> None:
         """Starts the deadline for reading the current head or body. If it runs already, restarts it only if `again` is true."""
         part = (self._requests, self._reading)
-        if part == self._read_deadline_for and not again:
+        if part == self._read_deadline_for and not restart:
             return
         self._read_deadline_for = part
         self._read_deadline.cancel()
@@ -265,7 +265,7 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def _on_read_timeout(self) -> None:
         if self.flow.read_paused:
-            self._set_read_deadline(again=True)  # an earlier request is in progress, and what the client sends is not read
+            self._set_read_deadline(restart=True)  # an earlier request is in progress, and what the client sends is not read
         elif self._reading == "start":
             # No request has begun: the client could take a 408 for the response to its next one.
             self._close(within_s=self.limits.write_timeout_s)

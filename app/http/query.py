@@ -16,7 +16,7 @@ async def refuse_unknown_parameters(request: Request) -> None:
     Without this check, a list with a misspelt filter would show everything. If a filter were repeated, all its values but the
     last one would be ignored.
     """
-    if faults := query_parameter_errors(request, _query_names(request.scope["route"].dependant)):
+    if faults := query_parameter_errors(request, _query_parameter_names(request.scope["route"].dependant)):
         raise InvalidRequest(field_errors=faults)
 
 
@@ -40,7 +40,7 @@ def query_parameter_errors(request: Request, known: Collection[str] | None) -> t
     )
 
 
-def _query_names(dependant: Dependant) -> set[str]:
+def _query_parameter_names(dependant: Dependant) -> set[str]:
     """Returns the names of the query parameters of an endpoint and of its dependencies."""
     own = {parameter.alias for parameter in dependant.query_params}
-    return own.union(*map(_query_names, dependant.dependencies))
+    return own.union(*map(_query_parameter_names, dependant.dependencies))

@@ -12,7 +12,7 @@ from app.errors import DatabaseUnavailable
 from app.http.openapi import drop_null_types
 from app.schema import applied_revision, is_usable_revision
 from app.security.keyring import Keyring
-from app.tenants.key_check import has_keys_for_stored_secrets
+from app.tenants.key_check import has_encryption_keys_for_stored_secrets
 from app.workloads.authentication import WorkloadTokenValidator
 from app.workloads.key_set import JwkSetState
 
@@ -78,7 +78,9 @@ class Readiness:
             usable = is_usable_revision(revision)
             running = await self._count_workers() if usable else None
             # The encryption keys of a process do not change, so they are checked only until the process is ready.
-            keys_fit = not usable or self._was_ready or await has_keys_for_stored_secrets(self._database, self._keyring)
+            keys_fit = (
+                not usable or self._was_ready or await has_encryption_keys_for_stored_secrets(self._database, self._keyring)
+            )
         except DatabaseUnavailable as error:
             return self._health_with_unusable_database(error.reason)
         if not usable:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 _REPEATED_SIGNAL_WINDOW_S = 1.0
 
 
-def call_after_repeated_signals(loop: asyncio.AbstractEventLoop, accept_signals: Callable[[], object]) -> None:
+def call_after_signal_window(loop: asyncio.AbstractEventLoop, accept_signals: Callable[[], object]) -> None:
     """Calls `accept_signals` after _REPEATED_SIGNAL_WINDOW_S seconds. Until then, the process ignores further signals.
 
     One request to stop can reach a process as two signals. The command `timeout` sends its signal to the process and to its

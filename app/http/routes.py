@@ -95,7 +95,7 @@ def add_routes(app: FastAPI, *routers: APIRouter) -> None:
         app.router.routes.extend(router.routes)
 
 
-def access_of(route: RouteContext) -> RouteAccess | None:
+def declared_access(route: RouteContext) -> RouteAccess | None:
     """Returns the access that the endpoint of a route, or the app mounted at it, declares with `needs` or `public`.
 
     Returns None if the endpoint declares nothing. Also returns None if it declares a scope but the route is not a
@@ -109,7 +109,7 @@ def access_of(route: RouteContext) -> RouteAccess | None:
 
 def require_access_declarations(routes: Sequence[BaseRoute]) -> None:
     """Raises TypeError unless each route is public, or is a `ScopedRoute` that declares its scope."""
-    undeclared = [route.path for route in iter_route_contexts(routes) if access_of(route) is None]
+    undeclared = [route.path for route in iter_route_contexts(routes) if declared_access(route) is None]
     if undeclared:
         raise TypeError(f"these routes do not declare what they need, see app/http/routes.py: {undeclared}")
 
@@ -117,7 +117,7 @@ def require_access_declarations(routes: Sequence[BaseRoute]) -> None:
 def describe_access(document: dict[str, Any], routes: Sequence[BaseRoute]) -> None:
     """Adds to each operation of the OpenAPI document the scope that it needs, and the errors of authentication."""
     for route, operation in _routes_with_operations(document, routes):
-        access = access_of(route)
+        access = declared_access(route)
         if access is None or access.scope is None:
             continue
         operation["x-scope"] = access.scope.value

@@ -12,7 +12,7 @@ from starlette.types import ASGIApp
 
 from app.http.limits import ServerLimits
 from app.http.protocol import BoundedProtocol
-from app.http.repeated_signals import call_after_repeated_signals
+from app.http.repeated_signals import call_after_signal_window
 
 # Longer than clients and load balancers keep an idle connection, so that they close it first: a request that arrives while the
 # server closes the connection is lost.
@@ -52,7 +52,7 @@ class Server(uvicorn.Server):
         super().handle_exit(sig, frame)
         if self._loop is not None:
             self._ignores_signals = True
-            self._loop.call_soon_threadsafe(call_after_repeated_signals, self._loop, self._accept_signals)
+            self._loop.call_soon_threadsafe(call_after_signal_window, self._loop, self._accept_signals)
 
     def _accept_signals(self) -> None:
         self._ignores_signals = False

@@ -30,7 +30,7 @@ async def authenticate_workload(request: Request, token: str) -> Caller | Operat
     """
     account = await _service_account(request, token)
     directory: TenantDirectory = request.state.directory
-    caller = await directory.find_workload(account)
+    caller = await directory.find_client_of_workload(account)
     if caller is None:
         bind_log_fields(service_account=account.name, namespace=account.namespace)
         raise _refused_token_error(request, "no_workload", _NOT_A_WORKLOAD_DETAIL)

@@ -32,7 +32,12 @@ class ListScanResult(NamedTuple):
 
 
 async def find_calls_in_list(
-    twilio: TwilioClient, credential: Credential, *, wanted: Mapping[str, datetime], deadline_s: float, last_page_after_s: float
+    twilio: TwilioClient,
+    credential: Credential,
+    *,
+    wanted: Mapping[str, datetime],
+    deadline_s: float,
+    stop_reading_after_s: float,
 ) -> ListScanResult:
     """Looks for calls on the newest pages of Twilio's list. Raises TwilioError if a page cannot be read.
 
@@ -41,13 +46,13 @@ async def find_calls_in_list(
     - All wanted calls are found.
     - So few calls are missing that it takes fewer requests to fetch them one by one.
     - The dates in the list show that most missing calls are too far back.
-    - `last_page_after_s` seconds have passed.
+    - `stop_reading_after_s` seconds have passed.
     """
     found: dict[str, CallResource] = {}
     newest: Sequence[Mapping[str, Any]] = ()
     pages = 0
     clock = asyncio.get_running_loop().time
-    stop_at = clock() + last_page_after_s
+    stop_at = clock() + stop_reading_after_s
     async for entries in twilio.pages_of_calls(credential, {}, deadline_s=deadline_s):
         newest = newest or entries
         found_before = len(found)
@@ -61,14 +66,14 @@ async def find_calls_in_list(
         # A page that showed enough wanted calls was worth its request, so the next one is read without a look at the dates.
         if len(found) - found_before < _MISSING_CALLS_PER_PAGE:
             requested_at = sorted(time for sid, time in wanted.items() if sid not in found)
-            if _are_unlikely_on_next_pages(
+            if _are_missing_calls_unlikely_on_next_pages(
                 requested_at, _date_created(newest[:1]), _date_created(entries[-1:]), pages, more_pages
             ):
                 break
     return ListScanResult(found, newest)
 
 
-def _are_unlikely_on_next_pages(
+def _are_missing_calls_unlikely_on_next_pages(
     requested_at: Sequence[datetime], newest: datetime | None, oldest: datetime | None, pages: int, more_pages: int
 ) -> bool:
     """Returns whether further pages of the list will most probably show too few of the missing calls.

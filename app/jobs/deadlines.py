@@ -23,7 +23,7 @@ logger = structlog.stdlib.get_logger(__name__)
 BATCH_SIZE = 20
 # If no worker took a grant (the right to dial one call) for a call of an API key or workload for this long, it counts as new:
 # those that already have waiting calls are served before it.
-_TURN_EXPIRES_AFTER = timedelta(hours=1)
+_DIAL_TURN_EXPIRES_AFTER = timedelta(hours=1)
 _TURN_BATCH_SIZE = 500
 # The time after which a call is checked again if its outcome is open, or if Twilio could not be asked.
 _RETRY_DELAY = timedelta(seconds=5)
@@ -85,5 +85,5 @@ class RingDeadlineEnforcer:
         A row is idle if no call of its API key or workload waits, and no worker has begun to dial one for an hour. A worker
         reads all rows of the account for each call that it dials, so there must be few. Returns false, so that the job pauses.
         """
-        await store.delete_idle_dial_turn_rows(self.database, _TURN_EXPIRES_AFTER, limit=_TURN_BATCH_SIZE)
+        await store.delete_idle_dial_turn_rows(self.database, _DIAL_TURN_EXPIRES_AFTER, limit=_TURN_BATCH_SIZE)
         return False

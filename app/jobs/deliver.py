@@ -21,7 +21,7 @@ from app.database.engine import Database
 from app.database.partitions import MonthRange
 from app.deliveries.lookups import MAX_LOOKUPS_PER_TENANT
 from app.deliveries.requests import DeliveryContent, DeliveryRequest, build_request
-from app.deliveries.retries import FIRST_RETRY, delay_until_next_attempt, is_delivered
+from app.deliveries.retries import FIRST_RETRY_DELAY, delay_until_next_attempt, is_delivered
 from app.deliveries.sender import SendResult
 from app.deliveries.store import ClaimedDelivery, DeliveryAttempt, claim_deliveries, record_attempts
 from app.errors import DatabaseUnavailable
@@ -30,7 +30,7 @@ from app.observability import Metrics
 from app.observability.tracing import TimedSpan, annotate_span, trace_background_work
 from app.tenants.callback_settings import CallbackMethod
 from app.tenants.delivery_signing import SigningSettingsCache
-from app.tenants.errors import OperatorError
+from app.tenants.errors import AdministrationError
 
 logger = structlog.stdlib.get_logger(__name__)
 
@@ -73,7 +73,7 @@ class DeliverySender:
     signing: SigningSettingsCache
     sender: RequestSender
     metrics: Metrics
-    first_retry: timedelta = FIRST_RETRY
+    first_retry: timedelta = FIRST_RETRY_DELAY
     recheck_interval_s: float = 0.5
     """While a tenant has nearly as many attempts as it may have, due deliveries are looked for at least this often."""
     wake: asyncio.Event = field(default_factory=asyncio.Event)
@@ -93,7 +93,7 @@ class DeliverySender:
             self._record_attempts,
             max_batch=MAX_CONCURRENT_ATTEMPTS,
             gather_s=_GATHER_RESULTS_S,
-            gather_up_to=MAX_CLAIMED_PER_TENANT,
+            gather_max_items=MAX_CLAIMED_PER_TENANT,
         )
 
     async def step(self) -> bool:
@@ -162,11 +162,11 @@ class DeliverySender:
 
     def _start_attempt(self, delivery: ClaimedDelivery) -> None:
         self._in_flight[delivery.tenant_id] += 1
-        task = asyncio.create_task(self._attempt_isolated(delivery))
+        task = asyncio.create_task(self._attempt_and_log_errors(delivery))
         self._running.add(task)
         task.add_done_callback(self._running.discard)
 
-    async def _attempt_isolated(self, delivery: ClaimedDelivery) -> None:
+    async def _attempt_and_log_errors(self, delivery: ClaimedDelivery) -> None:
         """Tries once to deliver. Raises no error: after an error, the delivery is claimed again when its lease ends."""
         try:
             with trace_background_work(
@@ -190,7 +190,7 @@ class DeliverySender:
         # find a URL.
         try:
             request = await self._build_request(delivery, url=delivery.url or "", fields=delivery.fields)
-        except OperatorError:
+        except AdministrationError:
             logger.error("callback_secret_unreadable", tenant_id=delivery.tenant_id)
             await self._record_result(delivery, SendResult(None, None), error="secret")
             return

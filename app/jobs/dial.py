@@ -21,7 +21,7 @@ from app.calls.settlement import Settlement
 from app.clock import monotonic_seconds
 from app.database.engine import Database
 from app.errors import DatabaseUnavailable
-from app.scheduling.grant_counters import GrantCounters
+from app.scheduling.grant_counters import DialGrantCounters
 from app.scheduling.schedule import PRIORITIES
 
 logger = structlog.stdlib.get_logger(__name__)
@@ -41,7 +41,7 @@ class ScheduledCallDialer:
     settlement: Settlement
     max_in_flight: int
     max_in_flight_per_tenant: int
-    counters: GrantCounters = field(default_factory=GrantCounters)
+    counters: DialGrantCounters = field(default_factory=DialGrantCounters)
     wake: asyncio.Event = field(default_factory=asyncio.Event)
     _dial_tasks: set[asyncio.Task[None]] = field(default_factory=set)
     _dials_by_tenant: Counter[str] = field(default_factory=Counter)

@@ -16,14 +16,14 @@ from app.calls.statistics import count_calls_to_refresh, oldest_unsettled_times
 from app.database.engine import Database
 from app.deliveries.repository import read_delivery_backlog
 from app.observability import Metrics
-from app.scheduling.grant_counters import GrantCounters
+from app.scheduling.grant_counters import DialGrantCounters
 from app.scheduling.grant_halts import read_grant_halt_state
 from app.scheduling.schedule import PRIORITIES
 from app.scheduling.statistics import read_scheduling_backlog
 
 
 class BacklogGauges:
-    def __init__(self, database: Database, metrics: Metrics, counters: GrantCounters) -> None:
+    def __init__(self, database: Database, metrics: Metrics, counters: DialGrantCounters) -> None:
         self._database = database
         self._counters = counters
 
@@ -84,7 +84,7 @@ class BacklogGauges:
             self._waiting_calls.labels(priority).set(scheduled.waiting[place])
             self._oldest_due.labels(priority).set(scheduled.oldest_due_s.get(place, 0))
         self._grants_halted.set(state is not None and not state.may_grant)
-        self._dial_slots.set(scheduled.slots)
+        self._dial_slots.set(scheduled.slots_in_use)
         self._oldest_pending.set(_age_s(moment, waiting.get("pending")))
         self._oldest_unknown.set(_age_s(moment, waiting.get("unknown")))
         self._refresh_lag.set(_age_s(moment, calls.most_overdue))

@@ -153,7 +153,7 @@ class CallRefresher:
                 wanted = {call.sid: call.pending_since for call in calls}
                 deadline_s = self.fetch_deadline_s
                 ask = partial(
-                    find_calls_in_list, self.twilio, wanted=wanted, deadline_s=deadline_s, last_page_after_s=deadline_s
+                    find_calls_in_list, self.twilio, wanted=wanted, deadline_s=deadline_s, stop_reading_after_s=deadline_s
                 )
                 found, newest_entries = await try_credentials(await self.directory.active_credentials(account_id), ask)
                 for check in self.first_page_checks:

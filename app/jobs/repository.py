@@ -35,20 +35,20 @@ _MAX_CLOCK_DIFFERENCE = timedelta(days=1)
 
 
 async def lock_calls_to_delete(
-    session: AsyncSession, *, after: UUID, before: datetime, max_rival_distance: timedelta, limit: int
+    session: AsyncSession, *, after: UUID, before: datetime, max_time_between_rivals: timedelta, limit: int
 ) -> Sequence[UUID]:
     """Locks calls whose last dial and final outcome were before `before`. Returns their ids, at most `limit`.
 
     Begins with the oldest call after the id `after`. Leaves out calls whose record may still change: the worker will fetch them
     from Twilio again, or search Twilio's list for them. Also leaves out a started call if another record to the same address,
-    dialled at most `max_rival_distance` before or after it, may still be searched for. Without the started call's record, the
-    search would take its call at Twilio for that of the other record.
+    dialled at most `max_time_between_rivals` before or after it, may still be searched for. Without the started call's record,
+    the search would take its call at Twilio for that of the other record.
     """
     rival = aliased(Call)
     rival_may_be_searched_for = exists().where(
         rival.account_sid == Call.account_sid,
         rival.address_key == Call.address_key,
-        rival.pending_since.between(Call.pending_since - max_rival_distance, Call.pending_since + max_rival_distance),
+        rival.pending_since.between(Call.pending_since - max_time_between_rivals, Call.pending_since + max_time_between_rivals),
         MAY_HAVE_STARTED_SQL,
         or_(rival.execution != "not_started", rival.search_at.is_not(None)),
     )

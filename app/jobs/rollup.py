@@ -40,7 +40,7 @@ class CallCountRollUp:
         counts are written or none.
         """
         async with self.database.transaction() as connection:
-            progress = await store.lock_progress(connection, first_span=MAX_COUNTING_BACKLOG)
+            progress = await store.lock_rollup_progress(connection, first_span=MAX_COUNTING_BACKLOG)
             if progress is None or progress.now == progress.rolled_until:
                 return False
             await store.record_waiting_call_count(connection, progress.now)
@@ -48,7 +48,7 @@ class CallCountRollUp:
             if len(due) > _MAX_PERIODS_WITHOUT_SKIPPING:
                 due = await self._skip_periods_before_first_call(connection, due)
             left = await self._roll_up_periods(connection, due)
-            await store.record_progress(connection, left.due_at - MINUTE if left else progress.now)
+            await store.record_rollup_progress(connection, left.due_at - MINUTE if left else progress.now)
             kept_for = ((MINUTE, MINUTE_ROLLUP_RETENTION), (HOUR, self.retention_period))
             await store.delete_expired_figures(connection, now=progress.now, kept_for=kept_for)
         return left is not None

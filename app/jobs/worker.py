@@ -36,8 +36,8 @@ from app.jobs.unrecorded_calls import UnrecordedCallDetector
 from app.jobs.wake import debounce_wake
 from app.observability import Metrics
 from app.observability.tracing import Tracing
-from app.scheduling.grant_counters import GrantCounters, require_usable_counter_folder
-from app.services import Services, dial_time_budget, services
+from app.scheduling.grant_counters import DialGrantCounters, require_usable_counter_folder
+from app.services import Services, dial_time_budget, open_services
 from app.settings import Settings
 
 logger = structlog.stdlib.get_logger(__name__)
@@ -45,11 +45,11 @@ logger = structlog.stdlib.get_logger(__name__)
 _PARTITIONS_EVERY_S = 3600.0
 _RETENTION_EVERY_S = 3600.0
 _ROLL_UP_EVERY_S = 10.0
-_LEASES_EVERY_S = 3600.0
+_DELETE_LEASES_EVERY_S = 3600.0
 _GAUGES_EVERY_S = 15.0
-_GUARD_EVERY_S = 15.0
-_SLOTS_EVERY_S = 60.0
-_TURNS_EVERY_S = 600.0
+_LOST_GRANT_CHECK_EVERY_S = 15.0
+_FREE_DIAL_SLOTS_EVERY_S = 60.0
+_DELETE_IDLE_DIAL_TURNS_EVERY_S = 600.0
 _HEARTBEAT_EVERY_S = 15.0
 # How often the jobs that `_wake_due_jobs` wakes look for work without a wake-up.
 _MAX_PAUSE_WITHOUT_WAKE_UP_S = 15.0
@@ -85,7 +85,7 @@ def make_jobs(settings: Settings, state: Services, metrics: Metrics, deliverer: 
         deadline_s=budget.attempt,
     )
     refresher = _make_refresher(settings, state, metrics, resolver, calls_kept_for)
-    counters = GrantCounters(settings.grant_counter_dir)
+    counters = DialGrantCounters(settings.grant_counter_dir)
     dialer = _make_dialer(settings, state, counters)
     updates = PendingUpdateSender(state["database"], state["control"])
     deadlines = RingDeadlineEnforcer(state["database"], state["control"])
@@ -107,13 +107,13 @@ def make_jobs(settings: Settings, state: Services, metrics: Metrics, deliverer: 
         Job(
             "poll", partial(_wake_due_jobs, state["database"], polled, resolver.max_start_delay), settings.worker_poll_interval
         ),
-        Job("guard", LostGrantWatch(state["database"], counters).step, _GUARD_EVERY_S),
-        Job("slots", deadlines.free_dial_slots, _SLOTS_EVERY_S),
-        Job("turns", deadlines.delete_idle_dial_turns, _TURNS_EVERY_S),
+        Job("guard", LostGrantWatch(state["database"], counters).step, _LOST_GRANT_CHECK_EVERY_S),
+        Job("slots", deadlines.free_dial_slots, _FREE_DIAL_SLOTS_EVERY_S),
+        Job("turns", deadlines.delete_idle_dial_turns, _DELETE_IDLE_DIAL_TURNS_EVERY_S),
         Job("heartbeat", heartbeat.step, _HEARTBEAT_EVERY_S, heartbeat.delete),
         Job("gauges", BacklogGauges(state["database"], metrics, counters).step, _GAUGES_EVERY_S),
         Job("rollup", rollup.step, _ROLL_UP_EVERY_S),
-        Job("leases", refresher.delete_expired_leases, _LEASES_EVERY_S),
+        Job("leases", refresher.delete_expired_leases, _DELETE_LEASES_EVERY_S),
         Job("partitions", PartitionCreator(state["database"]).step, _PARTITIONS_EVERY_S),
         Job("expire_audit_default_partition", audit.expire_default_partitions, _RETENTION_EVERY_S),
         Job("drop_audit_partitions", audit.drop_partitions, _RETENTION_EVERY_S),
@@ -142,7 +142,7 @@ def _make_refresher(
     )
 
 
-def _make_dialer(settings: Settings, state: Services, counters: GrantCounters) -> ScheduledCallDialer:
+def _make_dialer(settings: Settings, state: Services, counters: DialGrantCounters) -> ScheduledCallDialer:
     limits = settings.max_in_flight, settings.max_in_flight_per_tenant
     return ScheduledCallDialer(state["database"], state["granted_call_dialer"], state["settlement"], *limits, counters)
 
@@ -167,7 +167,10 @@ async def run_worker(settings: Settings, metrics: Metrics, stop: asyncio.Event, 
     tracing = tracing or Tracing()
     require_usable_counter_folder(settings.grant_counter_dir)
     with tracing.tracing_enabled():
-        async with services(settings, metrics) as state, DeliveryHttpClient(AllowList.parse(settings.delivery_allow)) as sender:
+        async with (
+            open_services(settings, metrics) as state,
+            DeliveryHttpClient(AllowList.parse(settings.delivery_allow)) as sender,
+        ):
             await _wait_until_ready(Readiness(state["database"], state["keyring"]), stop)
             first_retry = timedelta(seconds=settings.delivery_first_retry)
             deliverer = DeliverySender(state["database"], state["delivery_signing"], sender, metrics, first_retry)

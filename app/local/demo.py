@@ -17,7 +17,7 @@ from app.local.state import RunningStack, StateFolder
 from app.tenants.administration import TenantAdministration
 from app.tenants.caller import COMMAND_LINE_CALLER
 from app.tenants.directory import TenantDirectory
-from app.tenants.errors import OperatorError
+from app.tenants.errors import AdministrationError
 
 DEMO_TENANT = "demo"
 DEMO_ACCOUNT_SID = "AC" + "d0" * 16
@@ -36,7 +36,7 @@ async def prepare_demo_tenant(administration: TenantAdministration, directory: T
     """Returns the API key of the demo tenant. Creates the tenant, its account and the key if they are missing."""
     try:
         await administration.get_tenant(DEMO_TENANT)
-    except OperatorError:
+    except AdministrationError:
         await administration.create_tenant(DEMO_TENANT, name="Demo")
     if await directory.usable_account(DEMO_TENANT, account_sid=None) is None:
         await administration.add_credential(

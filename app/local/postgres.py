@@ -100,7 +100,7 @@ class EmbeddedPostgres:
         atexit.register(self.stop)
         try:
             self._directory.mkdir(parents=True, exist_ok=True)
-            self._lock = self._held_lock.enter_context(_lock(self._directory))
+            self._lock = self._held_lock.enter_context(_locked_state_folder(self._directory))
             self._home = self._prepare_folder()
             self._programs = _prepare_postgres_binaries(self._home)
             if not (self._home / "data").exists():
@@ -229,7 +229,7 @@ def remove_postgres_data(directory: Path) -> None:
     if not directory.is_dir():
         return
     try:
-        with _lock(directory):
+        with _locked_state_folder(directory):
             for home in (directory / "postgres", recorded_replacement_folder(directory)):
                 if home is not None and home.exists():
                     shutil.rmtree(home)
@@ -239,7 +239,7 @@ def remove_postgres_data(directory: Path) -> None:
 
 
 @contextmanager
-def _lock(directory: Path) -> Iterator[int]:
+def _locked_state_folder(directory: Path) -> Iterator[int]:
     """Locks the state folder and yields the lock file's descriptor. Raises PostgresAlreadyRunning if another process keeps the
     lock. PostgreSQL inherits the descriptor, so the kernel frees the lock only when PostgreSQL's last process has ended."""
     with (directory / "postgres.lock").open("a+") as file:

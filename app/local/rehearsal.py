@@ -42,11 +42,11 @@ from app.local.rehearsal_twilio import RehearsalClock, RehearsedTwilio, running_
 from app.observability import Metrics
 from app.scheduling.pace_limits import UNLIMITED_PACE, PaceChange, PaceLimits
 from app.scheduling.pace_store import find_paces, lock_pace, write_pace
-from app.scheduling.store import StoredQueue, find_queue
-from app.services import Services, services
+from app.scheduling.store import QueueDialSettings, find_queue
+from app.services import Services, open_services
 from app.settings import Settings
 from app.tenants.administration_accounts import AccountAdministration
-from app.tenants.errors import OperatorError
+from app.tenants.errors import AdministrationError
 from app.twilio.client import try_credentials
 from simulator.limits import AccountLimits
 from simulator.store import Call as PlacedCall
@@ -93,7 +93,7 @@ async def simulate_scheduled_calls(
             slow_when_queued=settings.slow_when_queued,
             database_pool_size=5,
         )
-        async with services(own, Metrics()) as state:
+        async with open_services(own, Metrics()) as state:
             return await Rehearsal(state, twilio, clock, queue).simulate_calls(lines, settings)
 
 
@@ -134,7 +134,7 @@ class Rehearsal:
         self._results += [call for call, scheduled in calls if scheduled is None]
         return sorted_by_time(self._results)
 
-    async def _add_queue(self, settings: RehearsalSettings) -> StoredQueue:
+    async def _add_queue(self, settings: RehearsalSettings) -> QueueDialSettings:
         async with self._database.transaction() as connection:
             queue_id = await store.add_tenant_and_queue(
                 connection, settings.copied, tenant_id=REHEARSAL_TENANT, queue=self.queue
@@ -170,7 +170,7 @@ class Rehearsal:
         for call_id, placed in self.twilio.take_ended_calls(at):
             await self._write_call_end(call_id, self._copy_outcome(call_id, placed))
         await self._expire_calls(at)
-        wait_s = await self._grant_and_place(at)
+        wait_s = await self._place_due_calls(at)
         moments = [self.twilio.next_call_end()]
         if self._waiting_calls or self._placed_calls:
             moments.append(await store.next_event_time(self._database, queue_id, at))
@@ -227,7 +227,7 @@ class Rehearsal:
             for call_id in sorted(expired):
                 self._record_outcome(self._waiting_calls.pop(call_id), "expires", at)
 
-    async def _grant_and_place(self, at: datetime) -> float | None:
+    async def _place_due_calls(self, at: datetime) -> float | None:
         """Takes grants (rights to dial) for all calls that may be dialled now, and places the calls at the simulator.
 
         Returns the seconds until the call rates of the account and the queue allow another call. Returns None if no rate delays
@@ -281,15 +281,15 @@ async def read_rehearsal_settings(
     """Returns the stored settings of a tenant, its oldest account and its queue, with `change` applied to the queue's limits.
 
     `tenant_id` and `queue` must not both be None. If `tenant_id` is None, the only tenant with this queue is used. If `queue`
-    is None, no settings of a queue are read. Raises OperatorError if there is no such tenant or queue, or if several tenants
-    have the queue.
+    is None, no settings of a queue are read. Raises AdministrationError if there is no such tenant or queue, or if several
+    tenants have the queue.
     """
     found = await store.find_settings(connection, tenant_id, queue)
     if not found:
         what = f"no queue {queue!r}" if queue is not None else f"no tenant {tenant_id!r}"
-        raise OperatorError(f"there is {what}: see `callgate queues list` and `callgate tenants list`")
+        raise AdministrationError(f"there is {what}: see `callgate queues list` and `callgate tenants list`")
     if len(found) > 1:
-        raise OperatorError(f"several tenants have a queue {queue!r}: give --tenant")
+        raise AdministrationError(f"several tenants have a queue {queue!r}: give --tenant")
     (copied,) = found
     paces = await find_paces(connection, [each for each in (copied.account_id, copied.queue_id) if each is not None])
     of_account, of_queue = (

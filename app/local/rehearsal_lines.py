@@ -14,11 +14,11 @@ from app.errors import CallgateError, FieldError, InvalidRequest
 from app.local.rehearsal_report import RehearsedCall
 from app.queues.lines import parse_bulk_line
 from app.scheduling.schedule import PRIORITIES
-from app.scheduling.store import StoredQueue
+from app.scheduling.store import QueueDialSettings
 
 REHEARSAL_TENANT: Final = "rehearsal"
 REHEARSAL_ACCOUNT_SID: Final = "AC" + "0" * 32
-_CALLER_ID: Final = UUID(int=1)
+_REHEARSAL_CALLER_ID: Final = UUID(int=1)
 # A rehearsal delivers no callbacks, and its tenant has no SIP credentials.
 _IGNORED_PARAMETERS: Final = ("sip_credential", "status_callback", "status_callback_event", "status_callback_method")
 
@@ -28,7 +28,7 @@ class RehearsalLineReader:
     """Validates lines as `POST /v1/queues/{name}/calls` does. `start` is the time at which the simulated request arrives."""
 
     queue: str
-    stored_queue: StoredQueue
+    stored_queue: QueueDialSettings
     account_id: UUID
     start: datetime
     _line_by_key: dict[str, int] = field(default_factory=dict)
@@ -64,7 +64,7 @@ class RehearsalLineReader:
         Also sets the times and the priority of `call`, which is the call in the report.
         """
         request = validate_call(body).request
-        schedule = make_schedule(request, self.stored_queue, _CALLER_ID, now=self.start)
+        schedule = make_schedule(request, self.stored_queue, _REHEARSAL_CALLER_ID, now=self.start)
         call.not_before, call.ring_by = schedule.not_before, schedule.ring_by
         call.priority = PRIORITIES[schedule.priority]
         parameters = request.parameters_for_record() | schedule.call_record_members(self.queue)

@@ -252,7 +252,7 @@ class Metrics:
         """Returns the metrics in the Prometheus text format."""
         return generate_latest(self.registry)
 
-    def recent_exposition(self) -> bytes:
+    def cached_exposition(self) -> bytes:
         """Returns the metrics in the Prometheus text format. They are at most EXPOSITION_INTERVAL_S seconds old.
 
         More frequent calls of this method return the same bytes again.

@@ -56,11 +56,11 @@ def projected_end(state: QueueState, waiting: WaitingCalls | None) -> datetime |
     rates = [rate for rate in (call.pace.calls_per_second, call.account_pace.calls_per_second) if rate is not None]
     if not rates:
         return "no_rate"
-    at_pace = last_dial_at_pace(state.read_at, waiting.number, min(rates), last_due_at=waiting.last_not_before)
+    at_pace = last_dial_time_at_rate(state.read_at, waiting.number, min(rates), last_due_at=waiting.last_not_before)
     return last_dial_or_expiry_time(state.read_at, at_pace, last_ring_by=waiting.last_ring_by)
 
 
-def last_dial_at_pace(now: datetime, number: int, calls_per_second: float, *, last_due_at: datetime) -> datetime:
+def last_dial_time_at_rate(now: datetime, number: int, calls_per_second: float, *, last_due_at: datetime) -> datetime:
     """Returns when the last of `number` waiting calls is dialled at this rate, if none of them expires.
 
     The time is not before `last_due_at`, when the last of the calls becomes due.

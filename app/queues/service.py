@@ -19,9 +19,9 @@ from app.scheduling.pace_limits import UNLIMITED_PACE, PaceChange
 from app.scheduling.pace_store import lock_pace, write_pace
 from app.scheduling.schedule import MAX_TIME_AHEAD
 from app.tenants.administration_store import find_tenant
-from app.tenants.errors import InvalidMember, NoSuchResource, no_such_tenant_error
+from app.tenants.errors import InvalidValue, NoSuchResource, no_such_tenant_error
 from app.tenants.names import RESOURCE_NAME_ADVICE, RESOURCE_NAME_PATTERN
-from app.tenants.postponed_calls import StoredChange, apply_settings_to_waiting_calls
+from app.tenants.postponed_calls import StoredSettingsChange, apply_settings_to_waiting_calls
 
 MAX_RING_WITHIN_S: Final = int(MAX_TIME_AHEAD.total_seconds())
 _NAME_PATTERN: Final = re.compile(RESOURCE_NAME_PATTERN)
@@ -47,7 +47,7 @@ class QueueService:
 
         If the change pauses the queue, no worker takes the right to dial one of its calls once this method returns. Calls for
         which a worker has this right already are still dialled, and calls under way go on. Changed hours apply to waiting calls
-        at once. Raises InvalidMember for an invalid name or value, and NoSuchResource if there is no such tenant.
+        at once. Raises InvalidValue for an invalid name or value, and NoSuchResource if there is no such tenant.
         """
         _validate(name, change)
         async with self.database.transaction() as connection:
@@ -62,7 +62,9 @@ class QueueService:
         # Do this even if nothing has changed: an earlier request may have failed to apply the settings to waiting calls.
         await apply_settings_to_waiting_calls(
             self.database,
-            StoredChange(tenant_id, hours_changed="hours" in change, is_stopped=bool(change.get("paused")), queue_id=queue.id),
+            StoredSettingsChange(
+                tenant_id, hours_changed="hours" in change, is_stopped=bool(change.get("paused")), queue_id=queue.id
+            ),
         )
         return queue, created
 
@@ -103,12 +105,12 @@ class QueueService:
 
 
 def _validate(name: str, change: QueueChange) -> None:
-    """Raises InvalidMember for an invalid name or `ring_within_s`."""
+    """Raises InvalidValue for an invalid name or `ring_within_s`."""
     if not _NAME_PATTERN.fullmatch(name):
-        raise InvalidMember("/name", "invalid_name", f"this is not a name of a queue: {RESOURCE_NAME_ADVICE}")
+        raise InvalidValue("/name", "invalid_name", f"this is not a name of a queue: {RESOURCE_NAME_ADVICE}")
     ring_within_s = change.get("ring_within_s")
     if ring_within_s is not None and not 1 <= ring_within_s <= MAX_RING_WITHIN_S:
-        raise InvalidMember("/ring_within_s", "out_of_range", f"`ring_within_s` is between 1 and {MAX_RING_WITHIN_S} seconds")
+        raise InvalidValue("/ring_within_s", "out_of_range", f"`ring_within_s` is between 1 and {MAX_RING_WITHIN_S} seconds")
 
 
 def _audit_actions(change: QueueChange, changed: Sequence[str], *, created: bool) -> dict[AuditAction, list[str]]:

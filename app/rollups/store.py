@@ -144,7 +144,7 @@ class LockedProgress:
     """The time at which the row was read, by Postgres's clock, cut to the minute."""
 
 
-async def lock_progress(connection: Connection, *, first_span: timedelta) -> LockedProgress | None:
+async def lock_rollup_progress(connection: Connection, *, first_span: timedelta) -> LockedProgress | None:
     """Locks the row of RollupProgress until the transaction ends, and returns it; None if another worker has locked the row.
 
     If there is no row, first inserts one with the time `first_span` ago, so that counting begins there.
@@ -158,7 +158,7 @@ async def lock_progress(connection: Connection, *, first_span: timedelta) -> Loc
     return None if row is None else LockedProgress(**row)
 
 
-async def record_progress(connection: Connection, rolled_until: datetime) -> None:
+async def record_rollup_progress(connection: Connection, rolled_until: datetime) -> None:
     await connection.execute("UPDATE rollup_progress SET rolled_until = $1 WHERE id = 1", rolled_until)
 
 

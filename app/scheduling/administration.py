@@ -18,7 +18,7 @@ class PaceAdministration(AccountAdministration):
         """Changes the pace (the dialling limits) of an existing account. `change=None` removes all limits.
 
         Returns the account, its active credentials and its new pace. Raises NoSuchResource if there is no such account, and
-        InvalidMember for an invalid value.
+        InvalidValue for an invalid value.
         """
         async with self.database.transaction() as connection:
             account = await self._lock_account(connection, tenant_id, account_sid)

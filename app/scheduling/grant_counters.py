@@ -32,7 +32,7 @@ _MAX_READ_ATTEMPTS: Final = 10
 _MAX_FILE_AGE_S: Final = 86_400.0
 
 
-class GrantCount(NamedTuple):
+class DialGrantCount(NamedTuple):
     """The number of grants of an account, that is, of scheduled calls that workers were allowed to dial.
 
     Counts compare as tuples, first by `released_at_us`, the time of the last `callgate queues release` in microseconds. So a
@@ -48,7 +48,7 @@ class GrantCount(NamedTuple):
     grants: int
 
 
-NO_GRANTS: Final = GrantCount(0, 0)
+NO_GRANTS: Final = DialGrantCount(0, 0)
 
 
 def require_usable_counter_folder(folder: Path | None) -> None:
@@ -57,18 +57,18 @@ def require_usable_counter_folder(folder: Path | None) -> None:
         raise CommandFailed(f"CALLGATE_GRANT_COUNTER_DIR: {folder} is no folder that this process can read and write")
 
 
-class GrantCounters:
+class DialGrantCounters:
     """Remembers the highest committed number of grants (rights to dial one call) of each account.
 
     Knows the counts of all workers that share `folder`; without a folder, only those of this process.
     """
 
     def __init__(self, folder: Path | None = None) -> None:
-        self._known: dict[UUID, GrantCount] = {}
+        self._known: dict[UUID, DialGrantCount] = {}
         self._folder = _CounterFolder(folder) if folder else None
         self._unsaved: set[UUID] = set()
 
-    def known_counts(self) -> Mapping[UUID, GrantCount]:
+    def known_counts(self) -> Mapping[UUID, DialGrantCount]:
         """Returns a copy of the highest known grant count of each account, by account id.
 
         Call this before you read the accounts' counts from the database. If the database has a lower count than the copy, it
@@ -79,7 +79,7 @@ class GrantCounters:
         """
         return dict(self._known)
 
-    def is_below_known_count(self, account_id: UUID, count: GrantCount) -> bool:
+    def is_below_known_count(self, account_id: UUID, count: DialGrantCount) -> bool:
         """Returns whether `count`, read from the database, is lower than the highest known count of the account.
 
         If so, the database has lost grants (rights to dial one call).
@@ -91,7 +91,7 @@ class GrantCounters:
         """The number of accounts whose latest count of grants (rights to dial a call) is not in the folder yet."""
         return 0 if self._folder is None else len(self._unsaved)
 
-    def record_count(self, account_id: UUID, count: GrantCount) -> None:
+    def record_count(self, account_id: UUID, count: DialGrantCount) -> None:
         """Remembers a committed count of the account's grants (rights to dial a call), if it is higher than the known one."""
         if count > self._known.get(account_id, NO_GRANTS):
             self._known[account_id] = count
@@ -136,7 +136,7 @@ class GrantCounters:
 class _NewLines(NamedTuple):
     """The counts in new lines of the files, and for each file name the byte offset up to which the file was read."""
 
-    counts: list[tuple[UUID, GrantCount]]
+    counts: list[tuple[UUID, DialGrantCount]]
     end_offsets: dict[str, int]
 
 
@@ -183,7 +183,7 @@ class _CounterFolder:
         new_lines.end_offsets[file.name] = begin + len(text) + bool(text)
         new_lines.counts.extend(count for line in text.splitlines() if (count := _parse_count_line(line)) is not None)
 
-    def append(self, counts: Mapping[UUID, GrantCount], known: Mapping[UUID, GrantCount]) -> None:
+    def append(self, counts: Mapping[UUID, DialGrantCount], known: Mapping[UUID, DialGrantCount]) -> None:
         """Appends lines for `counts` to this worker's file.
 
         If there is no file yet, or it is too large, writes all `known` counts to a new file instead, and deletes the old one.
@@ -196,7 +196,7 @@ class _CounterFolder:
             else:
                 self._write(counts if self._own_file.exists() else known)
 
-    def touch_and_prune_files(self, known: Mapping[UUID, GrantCount]) -> None:
+    def touch_and_prune_files(self, known: Mapping[UUID, DialGrantCount]) -> None:
         """Touches this worker's file, and deletes files that no worker has touched for a day.
 
         Does nothing if this worker has no file yet. Before the deletion, writes all `known` counts to this worker's file, so
@@ -216,7 +216,7 @@ class _CounterFolder:
     def _files(self) -> list[Path]:
         return sorted(file for file in self._folder.iterdir() if file.suffix == _FILE_SUFFIX)
 
-    def _write(self, counts: Mapping[UUID, GrantCount]) -> None:
+    def _write(self, counts: Mapping[UUID, DialGrantCount]) -> None:
         lines = "".join(f"{account_id} {count.released_at_us} {count.grants}\n" for account_id, count in counts.items())
         descriptor = os.open(self._own_file, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
         try:
@@ -229,10 +229,10 @@ class _CounterFolder:
             os.close(descriptor)
 
 
-def _parse_count_line(line: bytes) -> tuple[UUID, GrantCount] | None:
+def _parse_count_line(line: bytes) -> tuple[UUID, DialGrantCount] | None:
     """Returns the account and its count; None for a line that is empty or cut off."""
     try:
         account_id, released_at_us, grants = line.decode().split(" ")
-        return UUID(account_id), GrantCount(int(released_at_us), int(grants))
+        return UUID(account_id), DialGrantCount(int(released_at_us), int(grants))
     except ValueError:
         return None

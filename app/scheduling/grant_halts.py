@@ -18,14 +18,14 @@ import structlog
 
 from app.database.connection import Connection
 from app.database.pool import StatementRunner
-from app.scheduling.grant_counters import GrantCount
+from app.scheduling.grant_counters import DialGrantCount
 from app.scheduling.grant_halt_sql import CURRENT_SERVER_SQL, RELEASED_AT_MICROSECONDS_SQL
 
 logger = structlog.stdlib.get_logger(__name__)
 
-HIDDEN_SERVER_ID_PART: Final = "-"
+HIDDEN_ID_PART_PLACEHOLDER: Final = "-"
 """The text that the SQL function callgate_server() returns for a part of the server's identity that Postgres hides."""
-START_TIME_PREFIX: Final = "started "
+SERVER_START_TIME_PREFIX: Final = "started "
 """The prefix of the server's start time, which callgate_server() returns in place of a timeline that Postgres hides."""
 
 HaltReason = Literal["server", "counter", "operator"]
@@ -89,7 +89,7 @@ _HALT_FOR_LOST_GRANTS = """
 
 
 @dataclass(frozen=True, slots=True)
-class GrantHaltState:
+class DialGrantHaltState:
     """The row of `grant_guard`, which says whether scheduled calls may be dialled, and the server from which it was read."""
 
     server: str
@@ -126,7 +126,7 @@ async def record_server_or_halt_grants(connection: Connection) -> bool:
 
 
 @dataclass(frozen=True, slots=True)
-class StoredHalt:
+class DialGrantHalt:
     """The halt of all grants (rights to dial scheduled calls) that is in the database after `halt_grants`.
 
     If `was_halted` is true, grants were halted before, and `halt_grants` has kept the earlier halt.
@@ -137,16 +137,16 @@ class StoredHalt:
     was_halted: bool
 
 
-async def halt_grants(connection: Connection) -> StoredHalt:
+async def halt_grants(connection: Connection) -> DialGrantHalt:
     """Halts all grants (rights to dial scheduled calls) until `callgate queues release` allows them again.
 
     The halt also applies on another Postgres server, such as a promoted standby. If `callgate queues release` is running and
     has already read the stored state, the release fails.
     """
     if (halted := await connection.fetchrow(_HALT_BY_OPERATOR)) is not None:
-        return StoredHalt(halted["server"], halted["halted_at"], was_halted=False)
+        return DialGrantHalt(halted["server"], halted["halted_at"], was_halted=False)
     before = await connection.fetchrow(_TOUCH_HALT)
-    return StoredHalt(before["server"], before["halted_at"], was_halted=True)
+    return DialGrantHalt(before["server"], before["halted_at"], was_halted=True)
 
 
 async def halt_for_lost_grants(connection: Connection, account_id: UUID, *, granted_at: datetime | None) -> None:
@@ -160,7 +160,7 @@ async def halt_for_lost_grants(connection: Connection, account_id: UUID, *, gran
         logger.error("grants_halted", seen_at=halted["seen_at"].isoformat(), account_id=str(account_id), reason="counter")
 
 
-async def halt_if_grants_lost(connection: Connection, known: Mapping[UUID, GrantCount]) -> None:
+async def halt_if_grants_lost(connection: Connection, known: Mapping[UUID, DialGrantCount]) -> None:
     """Halts all grants if the database may have lost some. Otherwise records in `seen_at` that it has all grants until now.
 
     A grant is the right to dial one scheduled call. The database may have lost grants if it runs on another Postgres server, or
@@ -183,25 +183,25 @@ async def halt_if_grants_lost(connection: Connection, known: Mapping[UUID, Grant
 
 
 async def _account_with_lost_grants(
-    connection: Connection, known: Mapping[UUID, GrantCount]
+    connection: Connection, known: Mapping[UUID, DialGrantCount]
 ) -> tuple[UUID, datetime | None] | None:
     """Returns an account for which the database has fewer grants than `known`, and the time of its last grant in the database.
 
     Returns None if there is no such account.
     """
     for account_id, released, grants, granted_at in await connection.fetch(_READ_GRANT_COUNTS, list(known)) if known else ():
-        if GrantCount(released, grants) < known[account_id]:
+        if DialGrantCount(released, grants) < known[account_id]:
             return account_id, granted_at
     return None
 
 
-async def read_grant_halt_state(database: StatementRunner) -> GrantHaltState | None:
+async def read_grant_halt_state(database: StatementRunner) -> DialGrantHaltState | None:
     """Returns the row of `grant_guard` (whether calls may be dialled) and the current server; None if there is no row yet."""
     rows = await database.fetch(_READ_HALT_STATE)
-    return GrantHaltState(**rows[0]) if rows else None
+    return DialGrantHaltState(**rows[0]) if rows else None
 
 
-async def release_grants(connection: Connection, state: GrantHaltState) -> bool:
+async def release_grants(connection: Connection, state: DialGrantHaltState) -> bool:
     """Ends the halt: workers may dial scheduled calls again, on the server `state.current_server`. Returns True.
 
     If the Postgres server or the row of `grant_guard` has changed since `state` was read, changes nothing and returns False.

@@ -15,7 +15,7 @@ MAX_PAUSE_S = 60
 _NO_LIMIT = 1_000_000
 
 
-def _next_at_sql(at: str) -> str:
+def _plausible_next_at_sql(at: str) -> str:
     """Returns SQL for `next_at` (the token bucket) of the row `pace`, corrected after a backward step of the clock.
 
     If `next_at` is further ahead of `at` than calls and pauses can move it, the SQL gives a time that allows one call.
@@ -34,7 +34,7 @@ def allowed_calls_sql(at: str) -> str:
     """
     return f"""greatest(0, least(
         coalesce(
-            floor(pace.burst - extract(epoch FROM greatest({_next_at_sql(at)}, {at}) - {at}) * pace.calls_per_second),
+            floor(pace.burst - extract(epoch FROM greatest({_plausible_next_at_sql(at)}, {at}) - {at}) * pace.calls_per_second),
             {_NO_LIMIT}
         ),
         coalesce(pace.max_concurrent - pace.in_use, {_NO_LIMIT})
@@ -47,20 +47,21 @@ def seconds_until_allowed_sql(at: str) -> str:
     The SQL gives null if a call is allowed at `at`, or if `calls_per_second` is not set.
     """
     return f"""nullif(greatest(0,
-        extract(epoch FROM greatest({_next_at_sql(at)}, {at}) - {at}) - (pace.burst - 1) / pace.calls_per_second
+        extract(epoch FROM greatest({_plausible_next_at_sql(at)}, {at}) - {at}) - (pace.burst - 1) / pace.calls_per_second
     ), 0)::float8"""
 
 
 def next_at_after_calls_sql(at: str, count: str) -> str:
     """Returns SQL for the new `next_at` (the token bucket) of the row `pace` after `count` calls were dialled at `at`."""
     return f"""CASE WHEN pace.calls_per_second IS NULL THEN pace.next_at
-        ELSE greatest({_next_at_sql(at)}, {at}) + make_interval(secs => ({count} / pace.calls_per_second)::float8) END"""
+        ELSE greatest({_plausible_next_at_sql(at)}, {at}) + make_interval(secs => ({count} / pace.calls_per_second)::float8)
+        END"""
 
 
 def next_at_for_pause_sql(at: str) -> str:
     """Returns SQL for the new `next_at` (the token bucket) of the row `pace`, so that no call is allowed before `at`."""
     pause_end = f"{at} + make_interval(secs => ((pace.burst - 1) / pace.calls_per_second)::float8)"
-    return f"greatest({_next_at_sql(at)}, {pause_end})"
+    return f"greatest({_plausible_next_at_sql(at)}, {pause_end})"
 
 
 def next_at_after_rate_change_sql(at: str, rate: str, burst: str) -> str:
@@ -70,7 +71,7 @@ def next_at_after_rate_change_sql(at: str, rate: str, burst: str) -> str:
     frees no tokens, and a higher rate shortens the current wait. A pause (`next_at_for_pause_sql`) is not shortened. If the
     row had no rate, or gets none, `next_at` stays.
     """
-    next_at = _next_at_sql(at)
+    next_at = _plausible_next_at_sql(at)
     pause_end = f"{next_at} - make_interval(secs => ((pace.burst - 1) / pace.calls_per_second)::float8)"
     return f"""CASE WHEN pace.next_at > {at} AND pace.calls_per_second / {rate} IS NOT NULL THEN greatest(
         {at} + least(

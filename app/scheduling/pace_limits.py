@@ -4,7 +4,7 @@ from dataclasses import dataclass, fields, replace
 from decimal import Decimal
 from typing import Final, Self, TypedDict
 
-from app.tenants.errors import InvalidMember
+from app.tenants.errors import InvalidValue
 
 MAX_CALLS_PER_SECOND: Final = 1_000
 MAX_DECIMALS: Final = 3
@@ -45,13 +45,13 @@ class PaceLimits:
     def with_changes(self, change: PaceChange) -> Self:
         """Returns the limits after the change. Without `calls_per_second`, `burst` becomes the default.
 
-        Raises InvalidMember for a value out of bounds. Also raises it for a change to a `burst` other than the default, if
+        Raises InvalidValue for a value out of bounds. Also raises it for a change to a `burst` other than the default, if
         there is no `calls_per_second` after the change.
         """
         changed = replace(self, **change)
         if changed.calls_per_second is None:
             if change.get("burst", DEFAULT_BURST) != DEFAULT_BURST:
-                raise InvalidMember("/pace/burst", "missing", "a burst needs calls_per_second")
+                raise InvalidValue("/pace/burst", "missing", "a burst needs calls_per_second")
             changed = replace(changed, burst=DEFAULT_BURST)
         changed._require_within_bounds()
         return changed
@@ -60,15 +60,15 @@ class PaceLimits:
         return [member.name for member in fields(self) if getattr(self, member.name) != getattr(other, member.name)]
 
     def _require_within_bounds(self) -> None:
-        """Raises InvalidMember for a limit that is out of bounds."""
+        """Raises InvalidValue for a limit that is out of bounds."""
         if self.calls_per_second is not None and not is_valid_calls_per_second(self.calls_per_second):
             message = f"calls per second are more than 0, at most {MAX_CALLS_PER_SECOND}, with at most {MAX_DECIMALS} decimals"
-            raise InvalidMember("/pace/calls_per_second", "out_of_range", message)
+            raise InvalidValue("/pace/calls_per_second", "out_of_range", message)
         if not 1 <= self.burst <= MAX_BURST:
-            raise InvalidMember("/pace/burst", "out_of_range", f"a burst is between 1 and {MAX_BURST}")
+            raise InvalidValue("/pace/burst", "out_of_range", f"a burst is between 1 and {MAX_BURST}")
         if self.max_concurrent is not None and not 1 <= self.max_concurrent <= MAX_CONCURRENT_LIMIT:
             message = f"the limit of concurrent calls is between 1 and {MAX_CONCURRENT_LIMIT}"
-            raise InvalidMember("/pace/max_concurrent", "out_of_range", message)
+            raise InvalidValue("/pace/max_concurrent", "out_of_range", message)
 
 
 UNLIMITED_PACE: Final = PaceLimits()

@@ -97,6 +97,6 @@ async def allow_next_probe(database: StatementRunner, account_id: UUID) -> None:
     await database.fetch(_ALLOW_NEXT_PROBE, account_id)
 
 
-async def resume_account(database: StatementRunner, account_id: UUID) -> None:
+async def end_account_slowdown(database: StatementRunner, account_id: UUID) -> None:
     """Ends the slowdown: workers dial the account's calls as before. Call this when Twilio no longer refuses them."""
     await database.fetch(_RESUME, account_id)

@@ -11,7 +11,8 @@ from app.scheduling.models import ScheduledDial
 _DIAL_COLUMNS = [column.name for column in ScheduledDial.__table__.columns if column.name != "due_at"]
 
 SCHEDULED_DIAL_COLUMN_SQL: Final = "given -> 'dial' AS dial"
-"""SQL for the column `dial` of the CTE `given`, which the SQL of `insert_scheduled_dials_sql` and `insert_slots_sql` reads.
+"""SQL for the column `dial` of the CTE `given`, which the SQL of `insert_scheduled_dials_sql` and
+`insert_slots_of_given_calls_sql` reads.
 
 The column has a row of `scheduled_dial` (the table of waiting calls) as JSON, or null for a call that is not scheduled.
 """
@@ -43,7 +44,7 @@ def insert_scheduled_dials_sql(from_clause: str, *, due_at: str) -> str:
     """  # noqa: S608  # column names of the model
 
 
-def insert_slots_sql(from_clause: str) -> str:
+def insert_slots_of_given_calls_sql(from_clause: str) -> str:
     """Returns a CTE that inserts a dial slot for each scheduled call. The call then counts as dialled; no worker dials it.
 
     The CTE `given` and `from_clause` are as for `insert_scheduled_dials_sql`. In addition, `given` must have a column

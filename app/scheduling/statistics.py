@@ -62,7 +62,7 @@ class SchedulingBacklog:
     """The number of waiting calls of each priority."""
     oldest_due_s: Mapping[int, float]
     """Seconds since the oldest due call of each priority became due, without calls of paused queues and suspended tenants."""
-    slots: int
+    slots_in_use: int
     """The number of dial slots in use. A dial slot stands for one concurrent call."""
 
 
@@ -77,5 +77,5 @@ async def read_scheduling_backlog(database: StatementRunner, *, priority_count: 
     return SchedulingBacklog(
         waiting={row["priority"]: row["waiting"] for row in waiting},
         oldest_due_s={row["priority"]: row["seconds"] for row in oldest},
-        slots=slots["taken"],
+        slots_in_use=slots["taken"],
     )

@@ -13,14 +13,14 @@ from app.scheduling.pace import MAX_PAUSE_S, next_at_for_pause_sql
 
 
 @dataclass(frozen=True, slots=True)
-class StoredQueue:
+class QueueDialSettings:
     """The settings of a queue that decide when a new scheduled call may be dialled."""
 
     id: UUID
     ring_within_s: int | None
     hours: CallingHours | None
     """The hours of the queue or, if it has none, of the tenant. The value is None if neither has hours."""
-    stored_hours: str | None
+    hours_json: str | None
     """The same hours as the JSON that is stored."""
     read_at: datetime
     """The time of the read by Postgres's clock, which also decides when the queue's calls may be dialled, and expire."""
@@ -32,23 +32,23 @@ _FIND_QUEUE = """
 """
 
 
-async def find_queues(database: StatementRunner, wanted: Sequence[tuple[str, str | None]]) -> list[StoredQueue | None]:
+async def find_queues(database: StatementRunner, wanted: Sequence[tuple[str, str | None]]) -> list[QueueDialSettings | None]:
     """Returns the result of `find_queue` for each pair of tenant id and queue name in `wanted`, in that order."""
     found = {each: await find_queue(database, *each) for each in set(wanted)}
     return [found[each] for each in wanted]
 
 
-async def find_queue(database: StatementRunner, tenant_id: str, name: str | None) -> StoredQueue | None:
+async def find_queue(database: StatementRunner, tenant_id: str, name: str | None) -> QueueDialSettings | None:
     """Returns the tenant's queue with this name; None if there is no such queue or tenant.
 
-    If `name` is None, returns a StoredQueue for calls in no queue: its id is NO_QUEUE, and its hours are the tenant's.
+    If `name` is None, returns a QueueDialSettings for calls in no queue: its id is NO_QUEUE, and its hours are the tenant's.
     """
     rows = await database.fetch(_FIND_QUEUE, tenant_id, name)
     if not rows or (name is not None and rows[0]["id"] is None):
         return None
     row = rows[0]
     hours = None if row["hours"] is None else parse_calling_hours(json.loads(row["hours"]))
-    return StoredQueue(row["id"] or NO_QUEUE, row["ring_within_s"], hours, row["hours"], row["read_at"])
+    return QueueDialSettings(row["id"] or NO_QUEUE, row["ring_within_s"], hours, row["hours"], row["read_at"])
 
 
 _PAUSE_PACE = f"""

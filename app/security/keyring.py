@@ -52,7 +52,7 @@ class _Key:
         return _derive(self._master, b"token")
 
     @cached_property
-    def tag_key(self) -> bytes:
+    def mac_key(self) -> bytes:
         return _derive(self._master, b"tag")
 
 
@@ -64,7 +64,7 @@ def _derive(master: bytes, purpose: bytes) -> bytes:
 
 
 def _compute_mac(key: _Key, value: bytes) -> bytes:
-    return hmac.digest(key.tag_key, value, "sha256")[:_TAG_BYTES]
+    return hmac.digest(key.mac_key, value, "sha256")[:_TAG_BYTES]
 
 
 class Keyring:

@@ -82,7 +82,7 @@ class Secrets:
         seen, held = b"", b""
         async for chunk in chunks:
             data = held + chunk
-            redacted, length = search.redact(seen + data, len(seen), len(data) - search.partial_length(data))
+            redacted, length = search.redact(seen + data, len(seen), len(data) - search.partial_secret_length(data))
             seen, held = (seen + data[:length])[-1:], data[length:]
             if redacted:
                 yield redacted
@@ -113,14 +113,14 @@ class _SecretFinder:
         """
         redacted, at, place, limit = [], start, start, start + min_length
         while (found := self._start_pattern.search(data, place)) and (begin := found.start()) < limit:
-            if length := self._length_at(data, begin):
+            if length := self._secret_length_at(data, begin):
                 redacted += [data[at:begin], _REDACTED.encode()]
                 at = begin + length
             place = max(begin + 1, at)
         end = max(at, limit)
         return b"".join([*redacted, data[at:end]]), end - start
 
-    def partial_length(self, data: bytes) -> int:
+    def partial_secret_length(self, data: bytes) -> int:
         """Returns the length of the longest suffix of `data` that is a secret or may be the start of one."""
         for place in range(max(0, len(data) - self._max_length), len(data)):
             if data[place : place + _MIN_LENGTH_INSIDE_WORDS] in self._partial_starts:
@@ -130,7 +130,7 @@ class _SecretFinder:
                     return len(suffix)
         return 0
 
-    def _length_at(self, data: bytes, place: int) -> int:
+    def _secret_length_at(self, data: bytes, place: int) -> int:
         """Returns the length of the longest spelling of a secret that begins at `place`; 0 if there is none.
 
         A spelling shorter than _MIN_LENGTH_INSIDE_WORDS counts only if it is not part of a longer word.
@@ -166,13 +166,15 @@ def _longest_prefixes(spellings: Iterable[bytes]) -> dict[bytes, bytes]:
     return found
 
 
-def redact(value: Any, secrets: Secrets, *, keep: Callable[[str, Any], bool] = lambda _, __: False, member: str = "") -> Any:
+def redact(
+    value: Any, secrets: Secrets, *, keep: Callable[[str, Any], bool] = lambda _, __: False, member_name: str = ""
+) -> Any:
     """Returns text or JSON with `***` for each secret.
 
     `member` is the name of the JSON member that holds the value. A value for which `keep(member, value)` is true is not
     changed. Member names in snake_case are not changed either, because a short secret may equal a word in them, such as `user`.
     """
-    if keep(member, value):
+    if keep(member_name, value):
         return value
     match value:
         case str():
@@ -180,12 +182,12 @@ def redact(value: Any, secrets: Secrets, *, keep: Callable[[str, Any], bool] = l
         case dict():
             return {
                 name if _MEMBER_NAME.fullmatch(name) else secrets.redact_text(name): redact(
-                    item, secrets, keep=keep, member=name
+                    item, secrets, keep=keep, member_name=name
                 )
                 for name, item in value.items()
             }
         case list():
-            return [redact(item, secrets, keep=keep, member=member) for item in value]
+            return [redact(item, secrets, keep=keep, member_name=member_name) for item in value]
     return value
 
 

@@ -3,7 +3,7 @@
 import re
 from typing import Final, NamedTuple
 
-from app.sip.escapes import is_control_or_line_separator, truncates_to_line_end
+from app.sip.escapes import has_line_end_low_byte, is_control_or_line_separator
 from app.sip.findings import Finding, Report
 
 SIP_AUTH_LENGTH_LIMIT: Final = 256
@@ -73,7 +73,7 @@ def _check_credential(value: str, code: str, parameter: str, report: Report) -> 
         report.add(f"{code}_TOO_LONG", SIP_AUTH_LENGTH_LIMIT - 1, len(value), detail)
         return
     for at, character in enumerate(value):
-        if is_control_or_line_separator(character) or truncates_to_line_end(character) or "\ud800" <= character <= "\udfff":
+        if is_control_or_line_separator(character) or has_line_end_low_byte(character) or "\ud800" <= character <= "\udfff":
             detail = f"Remove this character from {parameter}: it is not legal in SIP."
             report.add(f"{code}_CHARACTER", at, at + 1, detail)
         elif not character.isascii() or (character in '"\\' and code == "SIP_AUTH_USERNAME"):

@@ -67,7 +67,7 @@ def is_control_or_line_separator(character: str) -> bool:
     return bool(_CONTROL_OR_LINE_SEPARATOR.match(character))
 
 
-def truncates_to_line_end(character: str) -> bool:
+def has_line_end_low_byte(character: str) -> bool:
     """Returns whether the low byte of the code point is CR or LF, as in U+560D.
 
     Software that keeps only this byte would read a line end, which allows header injection.
@@ -101,7 +101,7 @@ def check_escapes(text: str, start: int, report: Report) -> None:
         return None
     if separator := _LINE_SEPARATOR.search(decoded):
         report_at(separator.start(), "LINE_SEPARATOR", "Remove this character: some software takes it for a line end.")
-    truncated = next((i for i, character in enumerate(decoded) if truncates_to_line_end(character)), None)
+    truncated = next((i for i, character in enumerate(decoded) if has_line_end_low_byte(character)), None)
     if truncated is not None:
         detail = "Use another character: cut to one byte, this one becomes a line end."
         report_at(truncated, "BYTE_TRUNCATION_CRLF", detail)

@@ -7,7 +7,7 @@ other. All names in this module are in lower case, because header names are case
 
 from typing import Final
 
-PASSED_HEADERS: Final = frozenset({"user-to-user", "remote-party-id", "p-preferred-identity", "p-called-party-id"})
+HEADERS_PASSED_BY_TWILIO: Final = frozenset({"user-to-user", "remote-party-id", "p-preferred-identity", "p-called-party-id"})
 
 # The IANA registry "Header Fields" of SIP, without the P- names, which rules.py refuses as a family.
 _IANA_HEADERS = """
@@ -30,7 +30,7 @@ _COMPACT_FORMS = "a b c d e f i j k l m n o r s t u v x y"
 # parameters, which have no effect after the "?".
 _UNREGISTERED_HEADERS = "diversion body method maddr ttl lr transport secure edge region"
 
-DROPPED_HEADERS: Final = frozenset(f"{_IANA_HEADERS} {_COMPACT_FORMS} {_UNREGISTERED_HEADERS}".split())
+HEADERS_DROPPED_BY_TWILIO: Final = frozenset(f"{_IANA_HEADERS} {_COMPACT_FORMS} {_UNREGISTERED_HEADERS}".split())
 
 
 def is_passed_x_header(name: str) -> bool:

@@ -11,7 +11,7 @@ from typing import Final
 from app.sip.escapes import HEADER_IN_VALUE_PATTERN, NameValuePairs, check_escapes, decode_name_value_list, unescape
 from app.sip.findings import AUTHENTICATION_ADVICE, HEADER_IN_VALUE_ADVICE, HEADER_NAME_ADVICE, Report, shorten_name
 from app.sip.grammar import HEADER_CHARACTERS, UriParts
-from app.sip.header_names import DROPPED_HEADERS, PASSED_HEADERS, is_passed_x_header
+from app.sip.header_names import HEADERS_DROPPED_BY_TWILIO, HEADERS_PASSED_BY_TWILIO, is_passed_x_header
 
 ValuesByName = Mapping[str, str | None]
 """The decoded values of uri-parameters, by lower-case name."""
@@ -29,8 +29,8 @@ _PARAM_CHOICES = {"transport": TRANSPORTS, "secure": ("true", "false"), "edge": 
 
 # A fast path for most addresses: one lookup or one match. The rules below have no findings for these values, which tests
 # verify.
-FAST_PATH_USER: Final = re.compile(r"[A-Za-z0-9\-_.!~*'()&+$,]*+", re.ASCII)
-FAST_PATH_PARAMETERS: Final[dict[str, tuple[NameValuePairs, ValuesByName]]] = {
+USER_WITHOUT_FINDINGS_PATTERN: Final = re.compile(r"[A-Za-z0-9\-_.!~*'()&+$,]*+", re.ASCII)
+CHECKED_PARAMETERS_BY_TEXT: Final[dict[str, tuple[NameValuePairs, ValuesByName]]] = {
     "".join(f";{name}={value}" for name, value in zip(names, values, strict=True)): (
         tuple(zip(names, values, strict=True)),
         dict(zip(names, values, strict=True)),
@@ -40,7 +40,7 @@ FAST_PATH_PARAMETERS: Final[dict[str, tuple[NameValuePairs, ValuesByName]]] = {
     for values in product(*(_PARAM_CHOICES[name] for name in names))
 }
 _HEADER_CHARACTERS_WITHOUT_PLUS = HEADER_CHARACTERS.replace("+", "")
-FAST_PATH_HEADERS: Final = re.compile(
+HEADERS_WITHOUT_FINDINGS_PATTERN: Final = re.compile(
     r"(?:\A|&)([xX]-(?![tT][wW])[A-Za-z0-9\-]*+)"
     # A value without "+", whose escapes decode to printable ASCII other than "%" and "&". A space was "%20" before.
     rf"=((?:[ {_HEADER_CHARACTERS_WITHOUT_PLUS}]++|%(?:2[0-47-9A-Fa-f]|[3-6][0-9A-Fa-f]|7[0-9A-Ea-e]))*+)(?![^&])",
@@ -82,7 +82,7 @@ def decode_and_check_parameters(raw_parameters: str, start: int, report: Report)
 
     Returns the parameters in order, and their values by lower-case name.
     """
-    plain = FAST_PATH_PARAMETERS.get(raw_parameters)
+    plain = CHECKED_PARAMETERS_BY_TEXT.get(raw_parameters)
     if plain:
         return plain
     pairs: list[tuple[str, str | None]] = []
@@ -188,7 +188,7 @@ def decode_and_check_headers(raw_headers: str, start: int, report: Report) -> Na
     """Decodes and checks headers, and returns them. `raw_headers` is their text, which begins at `start` in the URI."""
     size = raw_headers.count("&") + 1
     spaced = raw_headers.replace("%20", " ")
-    plain = FAST_PATH_HEADERS.findall(spaced)
+    plain = HEADERS_WITHOUT_FINDINGS_PATTERN.findall(spaced)
     if size == len(plain) <= HEADER_COUNT_TO_WARN and size == len({name.lower() for name, _ in plain}):
         return tuple([(name, unescape(value)) for name, value in plain] if "%" in spaced else plain)
     if size > HEADER_COUNT_TO_WARN:
@@ -232,14 +232,14 @@ def _check_header_escapes_and_plus(name: str, value: str, start: int, report: Re
 def _check_header_name(name: str, key: str, start: int, end: int, report: Report) -> None:
     if is_passed_x_header(key) and _HEADER_NAME.fullmatch(name):
         return
-    if key in PASSED_HEADERS:
+    if key in HEADERS_PASSED_BY_TWILIO:
         return
     if not _HEADER_NAME.fullmatch(name):
         report.add("BAD_HEADER_NAME", start, end, HEADER_NAME_ADVICE)
     elif key in _ROUTING_PARAMS:
         detail = f"Write ;{key}=… before the ?: as a header it is dropped and changes nothing (32113)."
         report.add("HEADER_NOT_PASSED", start, end, detail)
-    elif key in DROPPED_HEADERS or key.startswith(("p-", "x-twilio")):
+    elif key in HEADERS_DROPPED_BY_TWILIO or key.startswith(("p-", "x-twilio")):
         detail = f"Leave out {shorten_name(name)}: Twilio sets it itself or drops it (32113); use an X- name for your own data."
         report.add("HEADER_NOT_PASSED", start, end, detail)
     else:

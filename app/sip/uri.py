@@ -10,7 +10,7 @@ from app.sip.findings import Finding, Report, Severity
 from app.sip.grammar import SIP_URI, UriParts
 from app.sip.hosts import check_and_normalize_host
 from app.sip.rules import (
-    FAST_PATH_USER,
+    USER_WITHOUT_FINDINGS_PATTERN,
     ValuesByName,
     check_password,
     check_port,
@@ -141,7 +141,7 @@ def _check_parts(text: str, scheme: str | None, parts: UriParts, report: Report)
     if scheme == "sips":
         detail = "Use sip: with ;transport=tls, and ;secure=true for the media: Twilio advises against sips:."
         report.add("SIPS_SCHEME", 0, 4, detail)
-    if user and not FAST_PATH_USER.fullmatch(user):
+    if user and not USER_WITHOUT_FINDINGS_PATTERN.fullmatch(user):
         check_user(user, parts.start("user"), report)
     elif user is None and host is not None and "@" not in text:
         report.add("NO_USER", *parts.span("host"), "Put a user before the host, as in sip:user@example.com.")

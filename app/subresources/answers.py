@@ -7,7 +7,7 @@ from typing import Any
 from uuid import UUID
 
 from app.calls.models import Call
-from app.calls.upstream_problems import change_problem
+from app.calls.upstream_problems import problem_for_change
 from app.errors import (
     ActionUnknown,
     CallgateError,
@@ -22,7 +22,7 @@ from app.twilio.errors import ANSWER_TOO_LONG, TwilioError, TwilioNotFound, Twil
 from app.twilio.forwarding import MAX_JSON_BYTES, StreamedResponse, TwilioChangeResponse
 from app.twilio.schemas import SID_PATTERN, parse_storable_json
 
-_SPECIAL_ERRORS: Mapping[type[TwilioError], type[CallgateError]] = {
+_SUBRESOURCE_ERRORS_BY_TWILIO_ERROR: Mapping[type[TwilioError], type[CallgateError]] = {
     TwilioWrongState: WrongCallState,
     TwilioNotFound: SubresourceNotFound,
 }
@@ -68,7 +68,7 @@ def event_data_of_answer(response: TwilioChangeResponse) -> dict[str, Any]:
 
 def error_for_client(call_id: UUID | None, error: TwilioError) -> CallgateError:
     """Translates a TwilioError to an error for the client. Use it only for errors that prove that Twilio changed nothing."""
-    return change_problem(error, _SPECIAL_ERRORS, call_id=call_id)
+    return problem_for_change(error, _SUBRESOURCE_ERRORS_BY_TWILIO_ERROR, call_id=call_id)
 
 
 async def read_json_answer(

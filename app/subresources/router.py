@@ -75,7 +75,7 @@ async def no_sid() -> None:
     return None
 
 
-async def no_body(_: Annotated[None, Depends(refuse_body)]) -> dict[str, Any]:
+async def empty_body(_: Annotated[None, Depends(refuse_body)]) -> dict[str, Any]:
     """Returns an empty dict, for operations whose request has no body."""
     return {}
 
@@ -174,7 +174,7 @@ def _change_endpoint(operation: SubresourceOperation) -> Callable[..., Awaitable
             str | None,
             Depends(optional_idempotency_key if operation.takes_idempotency_key else refuse_idempotency_key),
         ],
-        body: Annotated[dict[str, Any], Depends(no_body if operation.method == "DELETE" else read_json_object)],
+        body: Annotated[dict[str, Any], Depends(empty_body if operation.method == "DELETE" else read_json_object)],
     ) -> Response:
         subrequest = SubresourceRequest(operation, sid, convert_to_twilio_parameters(operation, body), key)
         request.state.indeterminate_error = action_outcome_unknown_error(call, repeatable=False)

@@ -1,7 +1,7 @@
 """Manages tenants. The base classes manage the tenants' Twilio accounts, credentials, API keys, SIP credentials and workloads.
 
 Every change is recorded in the audit log, in the same transaction. A request that changes nothing is not recorded. Methods
-raise OperatorError for an invalid or unknown id, and DatabaseUnavailable if the database cannot be used.
+raise AdministrationError for an invalid or unknown id, and DatabaseUnavailable if the database cannot be used.
 """
 
 import re
@@ -18,9 +18,9 @@ from app.tenants.administration_sip import SipCredentialAdministration
 from app.tenants.administration_store import TenantRow, TenantSettings
 from app.tenants.administration_workloads import WorkloadAdministration
 from app.tenants.callback_settings import CallbackFormat
-from app.tenants.errors import InvalidMember, ResourceExists, TenantVersionOutdated, no_such_tenant_error
+from app.tenants.errors import InvalidValue, ResourceExists, TenantVersionOutdated, no_such_tenant_error
 from app.tenants.names import check_tenant_name
-from app.tenants.postponed_calls import StoredChange, apply_settings_to_waiting_calls
+from app.tenants.postponed_calls import StoredSettingsChange, apply_settings_to_waiting_calls
 from app.tenants.stored_secrets import associated_data_of_callback_secret, generate_callback_secret
 
 SUSPENDED_DESCRIPTION = (
@@ -59,10 +59,10 @@ class TenantAdministration(AccountAdministration, ApiKeyAdministration, SipCrede
         return tenant, False
 
     async def _insert_tenant(self, connection: Connection, tenant_id: str, *, name: str) -> TenantRow | None:
-        """Inserts a tenant and returns it; None if the id is taken. Raises InvalidMember for an invalid id or name."""
+        """Inserts a tenant and returns it; None if the id is taken. Raises InvalidValue for an invalid id or name."""
         if not TENANT_ID_PATTERN.fullmatch(tenant_id):
             advice = "use lower-case letters, digits and '-', at most 63"
-            raise InvalidMember("/id", "invalid_id", f"{tenant_id!r} is not a tenant id: {advice}")
+            raise InvalidValue("/id", "invalid_id", f"{tenant_id!r} is not a tenant id: {advice}")
         check_tenant_name(name)
         tenant = await store.insert_tenant(connection, tenant_id, name=name)
         if tenant is not None:
@@ -97,7 +97,7 @@ class TenantAdministration(AccountAdministration, ApiKeyAdministration, SipCrede
         # waiting calls.
         await apply_settings_to_waiting_calls(
             self.database,
-            StoredChange(tenant_id, hours_changed="hours" in changes, is_stopped=bool(changes.get("suspended"))),
+            StoredSettingsChange(tenant_id, hours_changed="hours" in changes, is_stopped=bool(changes.get("suspended"))),
         )
         return tenant
 
@@ -148,7 +148,7 @@ class TenantAdministration(AccountAdministration, ApiKeyAdministration, SipCrede
         """Changes where and how status callbacks are delivered, and returns the tenant.
 
         A parameter that is None leaves its setting unchanged. If `clear` is true, a `url`, `method` or `events` that is None
-        removes its setting instead. An empty `events` always removes the events. Raises InvalidMember if the tenant would have
+        removes its setting instead. An empty `events` always removes the events. Raises InvalidValue if the tenant would have
         a method or events but no URL.
         """
         changes = TenantSettings()
@@ -184,8 +184,8 @@ def _differing_settings(tenant: TenantRow, settings: TenantSettings) -> list[str
 def _check_settings(settings: TenantSettings) -> None:
     if settings["status_callback"] is None and (settings["status_callback_method"] or settings["status_callback_events"]):
         message = "a default method or default events need a default URL"
-        raise InvalidMember("/callbacks/url", "missing", message)
+        raise InvalidValue("/callbacks/url", "missing", message)
     limit = settings["max_in_flight"]
     if limit is not None and not 1 <= limit <= MAX_IN_FLIGHT_LIMIT:
         message = f"the limit of calls in flight is between 1 and {MAX_IN_FLIGHT_LIMIT}"
-        raise InvalidMember("/limits/max_in_flight", "out_of_range", message)
+        raise InvalidValue("/limits/max_in_flight", "out_of_range", message)

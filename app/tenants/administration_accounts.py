@@ -11,7 +11,7 @@ from app.setting_values import parse_twilio_base_url
 from app.tenants import administration_store as store
 from app.tenants.administration_base import Administration
 from app.tenants.administration_store import AccountRow, CredentialRow
-from app.tenants.errors import InvalidMember, NoSuchResource, ResourceExists
+from app.tenants.errors import InvalidValue, NoSuchResource, ResourceExists
 from app.tenants.stored_secrets import associated_data_of_credential
 from app.twilio.schemas import ACCOUNT_SID_PATTERN
 
@@ -131,7 +131,7 @@ class AccountAdministration(Administration):
     ) -> AccountRow | None:
         """Inserts the account and returns it. Returns None if the tenant has it already.
 
-        Raises NoSuchResource if there is no such tenant. Raises InvalidMember if the tenant already has MAX_ACCOUNTS_PER_TENANT
+        Raises NoSuchResource if there is no such tenant. Raises InvalidValue if the tenant already has MAX_ACCOUNTS_PER_TENANT
         other accounts.
         """
         await self._lock_tenant(connection, tenant_id)
@@ -142,7 +142,7 @@ class AccountAdministration(Administration):
             return None
         if len(await store.find_accounts(connection, [tenant_id])) > MAX_ACCOUNTS_PER_TENANT:
             message = f"tenant {tenant_id} has {MAX_ACCOUNTS_PER_TENANT} accounts, the maximum"
-            raise InvalidMember("/account_sid", "too_many_accounts", message)
+            raise InvalidValue("/account_sid", "too_many_accounts", message)
         await self._record_audit_event(connection, "account.create", tenant_id, account_sid)
         return account
 
@@ -165,11 +165,11 @@ class AccountAdministration(Administration):
         """Inserts a credential and returns it. The transaction must have locked or inserted the credential's account."""
         pointer = "/secret" if key_sid else "/auth_token"
         if not TWILIO_SECRET_PATTERN.fullmatch(secret):
-            raise InvalidMember(pointer, "invalid_secret", f"a secret of Twilio has {TWILIO_SECRET_ADVICE}")
+            raise InvalidValue(pointer, "invalid_secret", f"a secret of Twilio has {TWILIO_SECRET_ADVICE}")
         limit = MAX_ACTIVE_CREDENTIALS_PER_ACCOUNT
         if len(await store.list_credentials(connection, [account.id])) >= limit:
             message = f"account {account.account_sid} has {limit} active credentials, the maximum: revoke one"
-            raise InvalidMember(pointer, "too_many_credentials", message)
+            raise InvalidValue(pointer, "too_many_credentials", message)
         credential_id = uuid7()
         credential = await store.insert_credential(
             connection,
@@ -202,14 +202,14 @@ class AccountAdministration(Administration):
 
 def check_sids(account_sid: str, key_sid: str | None) -> None:
     if not ACCOUNT_SID_PATTERN.fullmatch(account_sid):
-        raise InvalidMember("/account_sid", "invalid_sid", "an account SID is AC and 32 hexadecimal digits")
+        raise InvalidValue("/account_sid", "invalid_sid", "an account SID is AC and 32 hexadecimal digits")
     if key_sid is not None and not KEY_SID_PATTERN.fullmatch(key_sid):
-        raise InvalidMember("/key_sid", "invalid_sid", "an API key SID is SK and 32 hexadecimal digits")
+        raise InvalidValue("/key_sid", "invalid_sid", "an API key SID is SK and 32 hexadecimal digits")
 
 
 def _valid_base_url(base_url: str | None) -> str | None:
-    """Returns the base URL in the form in which it is stored. Raises InvalidMember for an invalid base URL. None stays None."""
+    """Returns the base URL in the form in which it is stored. Raises InvalidValue for an invalid base URL. None stays None."""
     try:
         return base_url and parse_twilio_base_url(base_url)
     except ValueError as error:
-        raise InvalidMember("/base_url", "invalid_url", f"the base URL {error}") from None
+        raise InvalidValue("/base_url", "invalid_url", f"the base URL {error}") from None

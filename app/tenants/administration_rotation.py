@@ -20,8 +20,8 @@ from app.security.keyring import SecretUnreadable
 from app.tenants import administration_store as store
 from app.tenants.administration_accounts import AccountAdministration, check_sids
 from app.tenants.administration_store import AccountRow, CredentialRow
-from app.tenants.errors import NoSuchResource, OperatorError
-from app.tenants.rotation_store import mark_credential_rejected, set_credential_place, transaction_start
+from app.tenants.errors import AdministrationError, NoSuchResource
+from app.tenants.rotation_store import mark_credential_rejected, put_credential_first, transaction_start
 from app.tenants.stored_secrets import associated_data_of_credential
 from app.twilio.errors import TwilioCredentialRejected, TwilioError
 from app.twilio.schemas import Credential
@@ -29,7 +29,7 @@ from app.twilio.schemas import Credential
 RotationStep = Literal["promote", "wait", "done"]
 
 
-class RotationUnfinished(CommandUnfinished, OperatorError):
+class RotationUnfinished(CommandUnfinished, AdministrationError):
     """The rotation of a Twilio credential stopped before its next step. Running the same command again continues it."""
 
 
@@ -68,7 +68,7 @@ class CredentialRotation(AccountAdministration):
 
         If `key_sid` is None, looks only for replacements of auth tokens. Otherwise looks only for replacements by the API key
         with the SID `key_sid`. If `old_id` is not None, looks only for the replacement of the credential with the id `old_id`.
-        Raises OperatorError if several credentials are being replaced and `old_id` is None.
+        Raises AdministrationError if several credentials are being replaced and `old_id` is None.
         """
         check_sids(account_sid, key_sid)
         async with self.database.transaction() as connection:
@@ -85,7 +85,7 @@ class CredentialRotation(AccountAdministration):
         ]
         if len({pair.new.place for pair in pairs}) > 1:
             olds = [pair.old for pair in pairs]
-            raise OperatorError(
+            raise AdministrationError(
                 f"several credentials are being replaced: choose one with --replace {_join_credential_ids(olds)}"
             )
         if not pairs:
@@ -104,8 +104,8 @@ class CredentialRotation(AccountAdministration):
         replacement has begun already, for example by another operator, returns it unchanged.
 
         Returns None and changes nothing if the new credential is stored already and no old credential is left. Raises
-        OperatorError and changes nothing if Twilio refuses the new credential or does not answer, or if it is unclear which
-        credential is the old one.
+        AdministrationError and changes nothing if Twilio refuses the new credential or does not answer, or if it is unclear
+        which credential is the old one.
         """
         async with self.database.transaction() as connection:
             account, stored, old = await self._find_new_and_old_credential(
@@ -125,7 +125,7 @@ class CredentialRotation(AccountAdministration):
                 raise RotationUnfinished("the account's credentials were changed meanwhile: run the command again")
             if stored is None:
                 stored = await self._insert_credential(connection, account, secret=secret, key_sid=key_sid)
-            await set_credential_place(connection, stored.id, place=old.place)
+            await put_credential_first(connection, stored.id, place=old.place)
             await self._record_audit_event(connection, "credential.update", tenant_id, str(stored.id), ["place"])
             active = await self._active_credentials_by_id(connection, account)
         return CredentialReplacement(account, old, active[stored.id])
@@ -134,14 +134,14 @@ class CredentialRotation(AccountAdministration):
         """Revokes the old credential if it is not needed any more. Returns the state of the rotation.
 
         An old auth token is needed while Twilio accepts it. Every old credential is needed until it has been unused for
-        `min_unused_time`, which should be more than a minute, because uses are stored up to a minute late. Raises OperatorError
-        if Twilio does not answer, if Twilio refuses the new credential or has refused an earlier request with it, if the new
-        credential cannot be decrypted, or if the old or the new credential has been revoked in the meantime.
+        `min_unused_time`, which should be more than a minute, because uses are stored up to a minute late.
+        Raises AdministrationError if one of the credentials has been revoked since, if Twilio does not answer, or if the new
+        credential cannot be decrypted, is refused by Twilio, or was refused for an earlier request.
         """
         account, old, new = replacement.account, replacement.old, replacement.new
         decrypted = await self._decrypt(account, new)
         if decrypted is None:
-            raise OperatorError(f"the stored secret of credential {new.id} cannot be opened: revoke it and begin again")
+            raise AdministrationError(f"the stored secret of credential {new.id} cannot be opened: revoke it and begin again")
         await self._require_accepted_by_twilio(
             decrypted, f"Twilio refuses the new credential {new.id}: the old one stays; revoke the new one and begin again"
         )
@@ -173,7 +173,7 @@ class CredentialRotation(AccountAdministration):
         - `old_id` is None, and an earlier call of `begin_replacement` has already put the new credential before another one.
         - No active credential has the id `old_id` or, if `old_id` is None, no other credential of the same kind is active.
 
-        Raises OperatorError in the same cases as `_choose_credential_to_replace`.
+        Raises AdministrationError in the same cases as `_choose_credential_to_replace`.
         """
         account = await self._lock_account(connection, tenant_id, account_sid)
         stored = await self._find_credential_by_secret(connection, account, secret=secret, key_sid=key_sid)
@@ -186,7 +186,7 @@ class CredentialRotation(AccountAdministration):
         return {each.id: each for each in await store.list_credentials(connection, [account.id])}
 
     async def _is_accepted_by_twilio(self, account: AccountRow, credential: CredentialRow) -> bool:
-        """Returns whether Twilio accepts a stored credential. Raises OperatorError if Twilio does not answer.
+        """Returns whether Twilio accepts a stored credential. Raises AdministrationError if Twilio does not answer.
 
         Returns False if the credential's secret cannot be decrypted, because such a credential cannot be used.
         """
@@ -202,11 +202,11 @@ class CredentialRotation(AccountAdministration):
         return True
 
     async def _require_accepted_by_twilio(self, credential: Credential, refusal: str) -> None:
-        """Raises OperatorError if Twilio refuses the credential (`refusal` is then the message) or does not answer."""
+        """Raises AdministrationError if Twilio refuses the credential (`refusal` is then the message) or does not answer."""
         try:
             await self.check_credential(credential)
         except TwilioCredentialRejected:
-            raise OperatorError(refusal) from None
+            raise AdministrationError(refusal) from None
         except TwilioError as error:
             raise _twilio_unavailable_error(error) from None
 
@@ -244,9 +244,9 @@ def _choose_credential_to_replace(
     """Returns the credential to replace: the one with the id `old_id` or, if that is None, the only other one in `credentials`.
 
     `credentials` are the account's active auth tokens, or its active API keys. `stored` is the new credential, or None if it is
-    not stored yet. If there is no credential to replace, returns None if `stored` is given, and raises OperatorError otherwise.
+    not stored yet. If there is nothing to replace, returns None if `stored` is given, and raises AdministrationError otherwise.
 
-    If `old_id` is None, also raises OperatorError in three cases, because it is unclear which credential is to be replaced:
+    If `old_id` is None, also raises AdministrationError in three cases, because the credential to replace is unclear:
     - There are several credentials beside the new one.
     - The new credential is an API key and is stored already.
     - The new credential is stored already, and the only other credential was stored later.
@@ -258,21 +258,21 @@ def _choose_credential_to_replace(
             raise NoSuchResource("credential", f"account {account.account_sid} has no active credential {old_id} of this kind")
         return chosen[0] if chosen else None
     if not others and stored is None:
-        raise OperatorError(f"account {account.account_sid} has no such credential to replace: use `callgate accounts add`")
+        raise AdministrationError(f"{account.account_sid} has no such credential to replace: use `callgate accounts add`")
     if not others:
         return None
     if len(others) > 1 or (stored is not None and (stored.kind == "api_key" or others[0].id > stored.id)):
-        raise OperatorError(f"say which credential the new one replaces: --replace {_join_credential_ids(others)}")
+        raise AdministrationError(f"say which credential the new one replaces: --replace {_join_credential_ids(others)}")
     return others[0]
 
 
 def _require_not_rejected(new: CredentialRow) -> None:
-    """Raises OperatorError if Twilio has refused the new credential for a request.
+    """Raises AdministrationError if Twilio has refused the new credential for a request.
 
     The rotation only checks that the new credential can read calls. Twilio may still refuse a restricted API key for creations.
     """
     if new.rejected_at is not None:
-        raise OperatorError(
+        raise AdministrationError(
             f"Twilio refused the new credential {new.id} for a request at {new.rejected_at.isoformat(timespec='seconds')}: "
             "the old one stays; revoke the new one and begin again with one that may create calls"
         )

@@ -14,7 +14,7 @@ from app.security.keyring import Keyring
 from app.sip import Severity, check_sip_auth
 from app.tenants import sip_credential_store as store
 from app.tenants.administration_base import Administration
-from app.tenants.errors import InvalidMember, NoSuchResource, ResourceExists
+from app.tenants.errors import InvalidValue, NoSuchResource, ResourceExists
 from app.tenants.names import RESOURCE_NAME_ADVICE, RESOURCE_NAME_PATTERN
 from app.tenants.sip_credential_store import EncryptedSipAuth, SipCredentialRow
 from app.tenants.stored_secrets import associated_data_of_sip_password, associated_data_of_sip_username
@@ -33,7 +33,7 @@ class SipCredentialAdministration(Administration):
         Raises ResourceExists if they differ.
         """
         if not _NAME_PATTERN.fullmatch(name):
-            raise InvalidMember("/name", "invalid_name", f"this is not a name of a SIP credential: {RESOURCE_NAME_ADVICE}")
+            raise InvalidValue("/name", "invalid_name", f"this is not a name of a SIP credential: {RESOURCE_NAME_ADVICE}")
         _require_valid_sip_auth(username, password)
         credential_id = uuid7()
         async with self.database.transaction() as connection:
@@ -63,7 +63,7 @@ class SipCredentialAdministration(Administration):
             stored = await store.lock_sip_credential(connection, tenant_id=tenant_id, name=name)
             if stored is None:
                 await self._require_tenant(connection, tenant_id)
-                raise _no_such_sip_credential(tenant_id, name)
+                raise _no_such_sip_credential_error(tenant_id, name)
             if is_same_sip_auth(self.keyring, stored, username, password):
                 return stored.credential
             credential_id = stored.credential.id
@@ -90,7 +90,7 @@ class SipCredentialAdministration(Administration):
             credential = await store.delete_sip_credential(connection, tenant_id=tenant_id, name=name)
             if credential is None:
                 await self._require_tenant(connection, tenant_id)
-                raise _no_such_sip_credential(tenant_id, name)
+                raise _no_such_sip_credential_error(tenant_id, name)
             await self._record_audit_event(connection, "sip_credential.delete", tenant_id, name)
         return credential
 
@@ -117,9 +117,9 @@ def is_same_sip_auth(keyring: Keyring, stored: EncryptedSipAuth, username: str, 
 
 
 def _require_valid_sip_auth(username: str, password: str) -> None:
-    """Raises InvalidMember for a user name or password that Twilio would refuse."""
+    """Raises InvalidValue for a user name or password that Twilio would refuse."""
     for pointer, code, detail in sip_auth_errors(username, password):
-        raise InvalidMember(pointer, code, f"{code}: {detail}")
+        raise InvalidValue(pointer, code, f"{code}: {detail}")
 
 
 def sip_auth_errors(username: str, password: str) -> Iterator[tuple[str, str, str]]:
@@ -134,6 +134,6 @@ def sip_auth_errors(username: str, password: str) -> Iterator[tuple[str, str, st
                 yield pointer, finding.code, finding.detail
 
 
-def _no_such_sip_credential(tenant_id: str, name: str) -> NoSuchResource:
+def _no_such_sip_credential_error(tenant_id: str, name: str) -> NoSuchResource:
     advice = f"see `callgate sip-credentials list {tenant_id}`"
     return NoSuchResource("SIP credential", f"tenant {tenant_id} has no SIP credential {name!r}: {advice}")

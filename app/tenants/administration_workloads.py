@@ -10,7 +10,7 @@ from app.errors import OperatorKeyRequired
 from app.tenants import workload_store as store
 from app.tenants.administration_base import Administration
 from app.tenants.caller import Caller, OperatorCaller, require_grantable_scopes, workload_name
-from app.tenants.errors import InvalidMember, NoSuchResource, ResourceExists
+from app.tenants.errors import InvalidValue, NoSuchResource, ResourceExists
 from app.tenants.scopes import ALL_SCOPES, DEFAULT_SCOPES, Scope, sort_scopes
 from app.tenants.workload_store import WorkloadRow
 from app.workloads.service_accounts import ServiceAccount, is_namespace_name, is_service_account_name
@@ -31,7 +31,7 @@ class WorkloadAdministration(Administration):
         Returns the workload, and whether it was created now. An existing workload with the same tenant and scopes is returned
         unchanged. If `scopes` is None, a tenant's workload gets `DEFAULT_SCOPES`, and an operator's workload gets all scopes.
 
-        Raises ResourceExists if the service account acts for another tenant or with other scopes, InvalidMember for an invalid
+        Raises ResourceExists if the service account acts for another tenant or with other scopes, InvalidValue for an invalid
         name, and ScopeRequired if `creator` may not give one of the scopes. Raises OperatorKeyRequired if `creator` acts for a
         tenant: otherwise a tenant could register the service account of another team, and that team's requests would then act
         for this tenant.
@@ -87,11 +87,11 @@ def _audit_subject(workload: WorkloadRow) -> str:
 
 
 def _require_valid_service_account(account: ServiceAccount) -> None:
-    """Raises InvalidMember if the issuer is missing, or if the namespace or the name is invalid."""
+    """Raises InvalidValue if the issuer is missing, or if the namespace or the name is invalid."""
     if not account.issuer:
-        raise InvalidMember("/issuer", "missing", "a workload needs an issuer: give one, or set CALLGATE_WORKLOAD_ISSUER")
+        raise InvalidValue("/issuer", "missing", "a workload needs an issuer: give one, or set CALLGATE_WORKLOAD_ISSUER")
     if not is_namespace_name(account.namespace):
-        raise InvalidMember("/namespace", "invalid_name", "a namespace has lower-case letters, digits and '-', at most 63")
+        raise InvalidValue("/namespace", "invalid_name", "a namespace has lower-case letters, digits and '-', at most 63")
     if not is_service_account_name(account.name):
         advice = "use lower-case letters, digits, '-' and '.', at most 253"
-        raise InvalidMember("/service_account", "invalid_name", f"this is not the name of a service account: {advice}")
+        raise InvalidValue("/service_account", "invalid_name", f"this is not the name of a service account: {advice}")

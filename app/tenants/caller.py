@@ -7,7 +7,7 @@ from uuid import UUID
 from app.errors import OperatorKeyRequired, ScopeRequired
 from app.tenants.scopes import ALL_SCOPES, Scope, sort_scopes
 
-CallerKind = Literal["key", "workload", "link", "oidc"]
+AuthenticationMethod = Literal["key", "workload", "link", "oidc"]
 """How a client was authenticated: by API key, as a workload or, in the console, by one-time link or by OpenID Connect."""
 
 
@@ -28,7 +28,7 @@ class Caller:
     scopes: frozenset[Scope]
     max_in_flight: int | None = None
     """How many calls one process may be creating at Twilio at a time. None means CALLGATE_MAX_IN_FLIGHT_PER_TENANT."""
-    kind: CallerKind = "key"
+    kind: AuthenticationMethod = "key"
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +43,7 @@ class OperatorCaller:
     key_id: UUID | None
     name: str
     scopes: frozenset[Scope]
-    kind: CallerKind = "key"
+    kind: AuthenticationMethod = "key"
 
 
 COMMAND_LINE_CALLER: Final = OperatorCaller(None, "command line", ALL_SCOPES)

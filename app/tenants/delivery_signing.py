@@ -12,7 +12,7 @@ from app.security.keyring import Keyring, SecretUnreadable
 from app.tenants.cache import TTLCache, never_coherent
 from app.tenants.callback_settings import CallbackFormat
 from app.tenants.directory_store import add_callback_secret, find_signing_settings
-from app.tenants.errors import OperatorError, no_such_tenant_error
+from app.tenants.errors import AdministrationError, no_such_tenant_error
 from app.tenants.stored_secrets import CALLBACK_SECRET_PREFIX, associated_data_of_callback_secret, generate_callback_secret
 
 
@@ -42,7 +42,7 @@ class SigningSettingsCache:
     async def settings_of_tenant(self, tenant_id: str) -> SigningSettings:
         """Returns the format and the signing secret of the tenant's deliveries. Creates a secret if the tenant has none.
 
-        Raises OperatorError if the tenant does not exist, or if the stored secret cannot be decrypted or is not base64.
+        Raises AdministrationError if the tenant does not exist, or if the stored secret cannot be decrypted or is not base64.
         """
         return await self._signings.get_or_read(tenant_id, lambda: self._read_settings(tenant_id))
 
@@ -64,6 +64,6 @@ class SigningSettingsCache:
             base64.b64decode(secret.removeprefix(CALLBACK_SECRET_PREFIX), validate=True)
             return secret
         except binascii.Error:
-            raise OperatorError(f"the callback secret of tenant {tenant_id} is not base64: renew it") from None
+            raise AdministrationError(f"the callback secret of tenant {tenant_id} is not base64: renew it") from None
         except SecretUnreadable as error:
-            raise OperatorError(f"the callback secret of tenant {tenant_id} cannot be opened: {error}") from None
+            raise AdministrationError(f"the callback secret of tenant {tenant_id} cannot be opened: {error}") from None

@@ -31,7 +31,7 @@ from app.tenants.directory_store import (
     find_workloads,
     list_account_credentials,
     list_auth_tokens,
-    list_credentials,
+    list_credentials_of_usable_accounts,
 )
 from app.tenants.scopes import known_scopes
 from app.tenants.sip_auth import SipAuth
@@ -65,7 +65,7 @@ class UsableAccount:
     has_auth_token: bool
     """Whether an auth token can be decrypted. Twilio signs callbacks only with auth tokens, never with an API key's secret."""
     callbacks: CallbackDefaults
-    is_paced: bool
+    has_pace_limits: bool
     """Whether a limit is set for the account's calls per second or for its concurrent calls."""
 
 
@@ -95,7 +95,7 @@ class TenantDirectory:
         # A read never joins a statement that is already running: its result could be older than a change made before the read.
         self._stored_keys = Batcher(partial(find_api_keys, database))
         self._stored_workloads = Batcher(partial(find_workloads, database))
-        self._stored_credentials = Batcher(partial(list_credentials, database))
+        self._stored_credentials = Batcher(partial(list_credentials_of_usable_accounts, database))
         self._stored_auth_tokens = Batcher(partial(list_auth_tokens, database))
         self._stored_sip_credentials = Batcher(partial(find_sip_credentials, database))
         self._keys = TTLCache[AuthenticatedApiKey | None](is_coherent=is_coherent)
@@ -160,7 +160,7 @@ class TenantDirectory:
         caller = Caller(found.tenant_id, found.id, prefix, suspended, scopes, found.max_in_flight)
         return AuthenticatedApiKey(caller, found.expires_at)
 
-    async def find_workload(self, account: ServiceAccount) -> Caller | OperatorCaller | None:
+    async def find_client_of_workload(self, account: ServiceAccount) -> Caller | OperatorCaller | None:
         """Returns the client whose requests carry this service account's tokens; None if the account is not a workload."""
         return await self._workloads.get_or_read(account, lambda: self._read_workload(account))
 
@@ -211,10 +211,16 @@ class TenantDirectory:
         references = {credential.reference for credential in opened}
         has_auth_token = any(credential.kind == "auth_token" and str(credential.id) in references for credential in credentials)
         return UsableAccount(
-            account.account_id, account.account_sid, opened, rejected, has_auth_token, account.callbacks, account.is_paced
+            account.account_id,
+            account.account_sid,
+            opened,
+            rejected,
+            has_auth_token,
+            account.callbacks,
+            account.has_pace_limits,
         )
 
-    async def mark_rejected_and_accepted(
+    async def mark_credentials_rejected_and_accepted(
         self, session: Session, *, rejected: set[str], accepted: set[str], reason: str
     ) -> None:
         """Records which credentials Twilio refused, for this `reason`, and which credentials Twilio accepted.

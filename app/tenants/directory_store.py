@@ -67,7 +67,7 @@ class StoredCredential:
     account_id: UUID
     account_sid: str
     base_url: str | None
-    is_paced: bool
+    has_pace_limits: bool
 
     @property
     def secret_associated_data(self) -> str:
@@ -157,7 +157,9 @@ async def find_workloads(database: Database, accounts: Sequence[ServiceAccount])
     return [found.get(account) for account in accounts]
 
 
-async def list_credentials(database: Database, wanted: Sequence[tuple[str, str | None]]) -> list[Sequence[StoredCredential]]:
+async def list_credentials_of_usable_accounts(
+    database: Database, wanted: Sequence[tuple[str, str | None]]
+) -> list[Sequence[StoredCredential]]:
     """Returns, for each pair of tenant id and account SID and in the same order, the active credentials of one account.
 
     This is the account with the SID or, if the SID is None, the tenant's oldest account with an active credential. The

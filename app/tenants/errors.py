@@ -1,17 +1,17 @@
 """Errors in managing tenants. The command line prints their messages, and app/admin turns them into problems (RFC 9457).
 
 Each message tells the user of the command line what to do next. app/admin repeats only the messages of ResourceExists and
-InvalidMember. For the other errors, app/admin has its own texts.
+InvalidValue. For the other errors, app/admin has its own texts.
 """
 
 from app.errors import CommandFailed
 
 
-class OperatorError(CommandFailed):
+class AdministrationError(CommandFailed):
     """The base class of the errors that commands and the admin API raise when they manage tenants and their resources."""
 
 
-class NoSuchResource(OperatorError):
+class NoSuchResource(AdministrationError):
     """The tenant, or a resource of the tenant, does not exist. `noun` is the kind of the resource, such as `credential`."""
 
     def __init__(self, noun: str, message: str) -> None:
@@ -19,11 +19,11 @@ class NoSuchResource(OperatorError):
         self.noun = noun
 
 
-class ResourceExists(OperatorError):
+class ResourceExists(AdministrationError):
     """The resource to create exists already. The message contains none of the stored values."""
 
 
-class InvalidMember(OperatorError):
+class InvalidValue(AdministrationError):
     """A value is invalid. `pointer` is the JSON pointer (RFC 6901) of the invalid member in a request to the admin API."""
 
     def __init__(self, pointer: str, code: str, message: str) -> None:
@@ -32,9 +32,9 @@ class InvalidMember(OperatorError):
         self.code = code
 
 
-class TenantVersionOutdated(OperatorError):
+class TenantVersionOutdated(AdministrationError):
     """The request expects a version of the tenant that is not the current one: somebody else has changed the tenant."""
 
 
-def no_such_tenant_error(tenant_id: str) -> OperatorError:
+def no_such_tenant_error(tenant_id: str) -> AdministrationError:
     return NoSuchResource("tenant", f"there is no tenant {tenant_id}: see `callgate tenants list`")

@@ -5,7 +5,7 @@ from app.security.keyring import Keyring
 from app.tenants import repository
 
 
-async def has_keys_for_stored_secrets(database: Database, keyring: Keyring) -> bool:
+async def has_encryption_keys_for_stored_secrets(database: Database, keyring: Keyring) -> bool:
     """Returns whether at least one secret of each kind, such as API keys, is encrypted or hashed with a configured key.
 
     Ignores kinds of which no secret is stored. A process is not ready if this is false, so one secret of each kind is enough: a

@@ -3,7 +3,7 @@
 import re
 from typing import Final
 
-from app.tenants.errors import InvalidMember
+from app.tenants.errors import InvalidValue
 
 MAX_DISPLAY_NAME_LENGTH: Final = 200
 """The maximum length of the display name of a tenant or a key, in characters."""
@@ -15,14 +15,14 @@ RESOURCE_NAME_ADVICE: Final = "use letters, digits and '._-', at most 63, a lett
 
 
 def check_tenant_name(name: str) -> None:
-    """Raises InvalidMember for a display name of a tenant that is too long, has only white space, or contains NUL."""
+    """Raises InvalidValue for a display name of a tenant that is too long, has only white space, or contains NUL."""
     if len(name) > MAX_DISPLAY_NAME_LENGTH or not re.fullmatch(TENANT_NAME_PATTERN, name):
         message = f"the name of a tenant has 1 to {MAX_DISPLAY_NAME_LENGTH} characters, and not only spaces"
-        raise InvalidMember("/name", "invalid_name", message)
+        raise InvalidValue("/name", "invalid_name", message)
 
 
 def check_key_name(name: str | None) -> None:
-    """Raises InvalidMember for a display name of a key that is empty, is too long, or contains NUL. None means no name."""
+    """Raises InvalidValue for a display name of a key that is empty, is too long, or contains NUL. None means no name."""
     if name is not None and (not 1 <= len(name) <= MAX_DISPLAY_NAME_LENGTH or "\0" in name):
         message = f"the name of a key has 1 to {MAX_DISPLAY_NAME_LENGTH} characters, and no NUL"
-        raise InvalidMember("/name", "invalid_name", message)
+        raise InvalidValue("/name", "invalid_name", message)

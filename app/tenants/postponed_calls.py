@@ -36,7 +36,7 @@ _MAKE_CALLS_DUE_SQL: Final = """
 
 
 @dataclass(frozen=True, slots=True)
-class StoredChange:
+class StoredSettingsChange:
     """A committed change of a tenant's or a queue's settings that applies to calls which already wait.
 
     `is_stopped` says that the tenant is suspended or the queue is paused. `queue_id` is None for a change of the tenant.
@@ -48,7 +48,7 @@ class StoredChange:
     queue_id: UUID | None = None
 
 
-async def apply_settings_to_waiting_calls(database: TransactionRunner, *changes: StoredChange) -> None:
+async def apply_settings_to_waiting_calls(database: TransactionRunner, *changes: StoredSettingsChange) -> None:
     """Applies committed settings to scheduled calls that already wait. Idempotent.
 
     The caller must have committed the changes. Once this function has returned, new calling hours apply to all waiting calls.
@@ -63,15 +63,15 @@ async def apply_settings_to_waiting_calls(database: TransactionRunner, *changes:
             await wait_for_writers(database, "scheduled_dial")
         for change in changes:
             if change.hours_changed or change.is_stopped:
-                await wait_for_grants(database, change.tenant_id)
+                await wait_for_grant_transactions(database, change.tenant_id)
             if change.hours_changed:
-                await make_calls_due(database, change.tenant_id, change.queue_id)
+                await make_postponed_calls_due(database, change.tenant_id, change.queue_id)
     except DatabaseUnavailable as error:
         error.settings_stored, error.detail = True, SETTINGS_STORED_DETAIL
         raise
 
 
-async def wait_for_grants(database: TransactionRunner, tenant_id: str) -> None:
+async def wait_for_grant_transactions(database: TransactionRunner, tenant_id: str) -> None:
     """Waits for the end of all transactions that may still take grants (rights to dial a call) by the tenant's old settings.
 
     The caller must have committed the new settings, so that later transactions read them. A transaction that takes grants locks
@@ -84,7 +84,7 @@ async def wait_for_grants(database: TransactionRunner, tenant_id: str) -> None:
             await connection.execute(statement, tenant_id)
 
 
-async def make_calls_due(
+async def make_postponed_calls_due(
     database: TransactionRunner, tenant_id: str, queue_id: UUID | None = None, *, batch_size: int = _MAX_ROWS_PER_UPDATE
 ) -> None:
     """Makes postponed calls due now, or at `not_before` if this is later, so that workers check them against the new hours.

@@ -45,12 +45,12 @@ async def mark_api_keys_used(session: AsyncSession, prefixes: Collection[str]) -
     await _mark_used(session, ApiKeyLastUse, "key_id", used)
 
 
-async def _mark_used(session: AsyncSession, table: type[Base], id_column: str, used: Any) -> None:
+async def _mark_used(session: AsyncSession, table: type[Base], id_column: str, used_query: Any) -> None:
     """Stores times of last use in `table`, whose primary key is `id_column`.
 
     The query `used` selects pairs of id and time. It must sort them by id, which prevents deadlocks.
     """
-    statement = insert(table).from_select([id_column, "last_used_at"], used)
+    statement = insert(table).from_select([id_column, "last_used_at"], used_query)
     await session.execute(
         statement.on_conflict_do_update(index_elements=[id_column], set_={"last_used_at": statement.excluded.last_used_at})
     )
@@ -125,7 +125,7 @@ async def lock_rows_to_reencrypt(
     secrets, because `callgate apply` compares the secrets in its file with these, too. If `after`, an id, is given, returns
     only rows with a later id.
     """
-    is_other_key = _key_id_sql(column.sqlalchemy_column, KEY_ID_POSITION_IN_CIPHERTEXT) != key_id
+    is_other_key = _encryption_key_id_sql(column.sqlalchemy_column, KEY_ID_POSITION_IN_CIPHERTEXT) != key_id
     statement = _rows_after(column, after, limit).where(is_other_key).with_for_update(key_share=True)
     return (await session.scalars(statement)).all()
 
@@ -137,14 +137,14 @@ def _rows_after(column: EncryptedColumn, after: Any, limit: int) -> Select[Any]:
 
 async def secret_counts_by_encryption_key(session: AsyncSession, column: EncryptedColumn) -> dict[bytes, int]:
     """Maps the id of each encryption key to the number of active secrets in this column that are encrypted with the key."""
-    key_id = _key_id_sql(column.sqlalchemy_column, KEY_ID_POSITION_IN_CIPHERTEXT)
+    key_id = _encryption_key_id_sql(column.sqlalchemy_column, KEY_ID_POSITION_IN_CIPHERTEXT)
     found = await session.execute(select(key_id, func.count()).where(column.active_secret_condition).group_by(key_id))
     return dict(found.all())
 
 
 async def api_key_counts_by_hashing_key(session: AsyncSession) -> dict[bytes, int]:
     """Maps the id of each encryption key to the number of valid API keys that are hashed with the encryption key."""
-    key_id = _key_id_sql(ApiKey.keyed_hash, KEY_ID_POSITION_IN_HASH)
+    key_id = _encryption_key_id_sql(ApiKey.keyed_hash, KEY_ID_POSITION_IN_HASH)
     valid = ApiKey.revoked_at.is_(None), or_(ApiKey.expires_at.is_(None), ApiKey.expires_at > func.now())
     found = await session.execute(select(key_id, func.count()).where(*valid).group_by(key_id))
     return dict(found.all())
@@ -159,7 +159,7 @@ async def encryption_key_ids_in_use(session: AsyncSession) -> list[set[bytes]]:
     return [*encryption_keys, set(await api_key_counts_by_hashing_key(session))]
 
 
-def _key_id_sql(column: Any, position: tuple[int, int]) -> Any:
+def _encryption_key_id_sql(column: Any, position: tuple[int, int]) -> Any:
     """Returns SQL for the id of the encryption key in an encrypted secret or a hash.
 
     `position` is the number of the id's first byte, counted from 1, and the length of the id in bytes.

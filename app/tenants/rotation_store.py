@@ -9,7 +9,7 @@ from uuid import UUID
 from app.database.connection import Connection
 
 
-async def set_credential_place(connection: Connection, credential_id: UUID, *, place: UUID) -> None:
+async def put_credential_first(connection: Connection, credential_id: UUID, *, place: UUID) -> None:
     """Gives a credential the sort key `place`, and puts the credential before all others with the same `place`.
 
     Callgate tries the credentials of an account in the order of `place` (app.tenants.credential_order). Also removes the mark

@@ -13,7 +13,7 @@ from app.observability import Metrics
 from app.security.redaction import Secrets
 from app.twilio.call_list import MAX_PAGE_BYTES, parse_call_page, read_call_list, read_call_pages
 from app.twilio.call_uris import account_uri
-from app.twilio.clock import TwilioClock
+from app.twilio.clock import TwilioClockOffsets
 from app.twilio.direct_transport import DirectTransport
 from app.twilio.error_translation import ErrorTranslation
 from app.twilio.errors import ANSWER_TOO_LONG, TwilioCredentialRejected, TwilioError, TwilioNotSent, TwilioOutcomeUnknown
@@ -128,13 +128,13 @@ class TwilioClient:
         base_url: str,
         metrics: Metrics | None = None,
         on_use: OnCredentialUse | None = None,
-        clock: TwilioClock | None = None,
+        clock: TwilioClockOffsets | None = None,
     ) -> None:
         self._http = http
         self._base_url = base_url
         self._on_use = on_use
         self.metrics = metrics or Metrics()
-        self.clock = clock or TwilioClock(self.metrics)
+        self.clock = clock or TwilioClockOffsets(self.metrics)
 
     async def create_call(
         self, credential: Credential, form: Form, *, deadline_s: float, send_before: float | None = None

@@ -20,7 +20,7 @@ _MAX_OFFSET_AGE_S = 900.0
 _DATE_RESOLUTION_S = 1.0
 
 
-class TwilioClock:
+class TwilioClockOffsets:
     """Remembers the offset of each Twilio server's clock: how far it was ahead of this machine's clock at the last measurement.
 
     Servers are identified by base URL. None is the default server. A measurement counts for 15 minutes, because a clock

@@ -18,7 +18,7 @@ def compute_signature(auth_token: str, url: str, form_fields: Mapping[str, str |
     return base64.b64encode(hmac.digest(auth_token.encode(), "".join(signed).encode(), "sha1")).decode()
 
 
-def is_signed(auth_token: str, url: str, form_fields: Mapping[str, str | Sequence[str]], signature: str) -> bool:
+def is_valid_signature(auth_token: str, url: str, form_fields: Mapping[str, str | Sequence[str]], signature: str) -> bool:
     """Returns whether `signature` was made with this auth token. Compares in constant time.
 
     Tries the URL with and without its port, because Twilio may sign either of them.

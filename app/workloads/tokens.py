@@ -116,7 +116,7 @@ class TokenRules:
                 options={**_PYJWT_OPTIONS, "verify_signature": key is not None},
             )
         except jwt.InvalidTokenError as error:
-            raise self._refusal(error) from None
+            raise self._refusal_for_pyjwt_error(error) from None
         return self._to_valid_token(claims)
 
     def _to_valid_token(self, claims: Mapping[str, Any]) -> ValidToken:
@@ -134,7 +134,7 @@ class TokenRules:
             )
         return ValidToken(_parse_service_account(claims), issued_at, expires_at)
 
-    def _refusal(self, error: jwt.InvalidTokenError) -> TokenRefused:
+    def _refusal_for_pyjwt_error(self, error: jwt.InvalidTokenError) -> TokenRefused:
         if isinstance(error, jwt.MissingRequiredClaimError):
             return TokenRefused("missing_claim", f"The service account token has no claim `{error.claim}`.")
         reason = next((reason for kind, reason in _REASONS_BY_PYJWT_ERROR if isinstance(error, kind)), None)

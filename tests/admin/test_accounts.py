@@ -7,7 +7,7 @@ from uuid import uuid4
 import pytest
 
 from app.tenants.administration_accounts import MAX_ACCOUNTS_PER_TENANT, MAX_ACTIVE_CREDENTIALS_PER_ACCOUNT
-from app.tenants.errors import InvalidMember
+from app.tenants.errors import InvalidValue
 from tests.admin.conftest import Admin, admin_of, faults_of, slug_of
 from tests.support.gateway import BASIC_CALL, Gateway
 from tests.support.upstream import created, running_upstream
@@ -149,7 +149,7 @@ async def test_the_101st_account_of_a_tenant_is_refused(gateway: Gateway, operat
     assert sorted(answer.status_code for answer in added) == [201, 422]
     refused = next(answer for answer in added if answer.status_code == 422)
     assert faults_of(refused) == [("/account_sid", "too_many_accounts")]
-    with pytest.raises(InvalidMember, match="100 accounts"):
+    with pytest.raises(InvalidValue, match="100 accounts"):
         await gateway.tenants.add_credential(tenant_id, account_sid="AC" + "b" * 32, secret="s", key_sid=None, base_url=None)
 
 

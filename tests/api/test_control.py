@@ -18,7 +18,7 @@ from app.calls.control import repository as control_repository
 from app.calls.creation.grants.service import grant_calls
 from app.jobs.pending_updates import PendingUpdateSender
 from app.observability import Metrics
-from app.services import Services, services
+from app.services import Services, open_services
 from app.twilio.schemas import CallResource
 from tests.support.callbacks import call_back, status_callback_fields
 from tests.support.clients import http_client
@@ -48,7 +48,7 @@ REDIRECT = {"url": "https://jack:pl4nted@www.example.com/other.xml", "method": "
 @pytest.fixture
 async def worker_services(gateway: Gateway) -> AsyncIterator[Services]:
     """The services of a worker. No worker runs: the test calls the worker's steps itself."""
-    async with services(gateway.settings, Metrics()) as collaborators:
+    async with open_services(gateway.settings, Metrics()) as collaborators:
         yield collaborators
 
 
@@ -347,7 +347,7 @@ async def test_an_account_that_hangs_delays_no_remembered_end_of_another(gateway
     async with (
         running_upstream(created(), reset, hang) as hanging,
         running_upstream(created(), reset, updated()) as answering,
-        services(patient, Metrics()) as state,
+        open_services(patient, Metrics()) as state,
     ):
         sender = PendingUpdateSender(state["database"], state["control"])
         slow, fast = await gateway.add_tenant(hanging.url), await gateway.add_tenant(answering.url)

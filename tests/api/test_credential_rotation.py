@@ -16,7 +16,7 @@ from app.doctor.twilio_client import open_credential_check
 from app.security.keyring import Keyring
 from app.tenants.administration_rotation import CredentialReplacement, CredentialRotation
 from app.tenants.administration_store import CredentialRow
-from app.tenants.errors import NoSuchResource, OperatorError
+from app.tenants.errors import AdministrationError, NoSuchResource
 from app.tenants.repository import mark_credentials_used, set_credential_rejection
 from simulator.config import SimulatorConfig
 from tests.simulator.running import serve
@@ -170,7 +170,7 @@ async def test_calls_use_the_new_credential_as_soon_as_it_is_stored(account: Acc
 
 async def test_a_credential_that_twilio_refuses_is_not_stored(account: Account) -> None:
     before = await account.active()
-    with pytest.raises(OperatorError, match="refuses the new credential: nothing was changed") as refused:
+    with pytest.raises(AdministrationError, match="refuses the new credential: nothing was changed") as refused:
         await account.begin("planted-wrong")
     assert "planted" not in str(refused.value)
     assert await account.active() == before
@@ -183,7 +183,7 @@ async def test_nothing_changes_while_twilio_cannot_be_asked(account: Account) ->
     await account.pass_time(60)
     async with rotation_of(account.gateway, refused_url()) as rotation:
         account_row = replace(replacement.account, base_url=None)
-        with pytest.raises(OperatorError, match="could not be asked"):
+        with pytest.raises(AdministrationError, match="could not be asked"):
             await rotation.advance_replacement(replace(replacement, account=account_row), min_unused_time=QUIET)
     assert await account.active() == [replacement.new.id, replacement.old.id]
 
@@ -192,7 +192,7 @@ async def test_the_old_token_stays_if_twilio_refuses_the_new_one(account: Accoun
     replacement = await account.begun("second")
     await account.at_twilio(primary="a third")
     await account.pass_time(60)
-    with pytest.raises(OperatorError, match="refuses the new credential"):
+    with pytest.raises(AdministrationError, match="refuses the new credential"):
         await account.advance(replacement)
     assert await account.active() == [replacement.new.id, replacement.old.id]
 
@@ -203,7 +203,7 @@ async def test_a_token_that_was_added_before_takes_the_place(account: Account) -
     replacement = await account.begun("second")
     assert (replacement.old.id, replacement.new.id) == (first, second)
     assert await account.active() == [second, first]
-    with pytest.raises(OperatorError, match="say which credential"):
+    with pytest.raises(AdministrationError, match="say which credential"):
         await account.begin("a third")
 
 
@@ -218,7 +218,7 @@ async def test_a_replacement_that_another_operator_has_begun_is_continued(accoun
 async def test_the_token_that_is_used_already_replaces_nothing(account: Account) -> None:
     assert await account.begin(account.tenant.auth_token) is None
     await account.add("second")
-    with pytest.raises(OperatorError, match="say which credential"):
+    with pytest.raises(AdministrationError, match="say which credential"):
         await account.begin(account.tenant.auth_token)
 
 
@@ -235,7 +235,7 @@ async def test_a_token_does_not_take_the_place_of_an_api_key(account: Account) -
 async def test_an_api_key_is_revoked_when_it_has_not_been_used_for_a_while(account: Account) -> None:
     old = await account.add("old-secret", KEY)
     await account.at_twilio(primary=account.tenant.auth_token, **{KEY: "old-secret", OTHER_KEY: "new-secret"})
-    with pytest.raises(OperatorError, match="refuses"):
+    with pytest.raises(AdministrationError, match="refuses"):
         await account.begin("wrong", OTHER_KEY)
     (token, _) = await account.active()
     replacement = await account.begun("new-secret", OTHER_KEY)
@@ -257,7 +257,9 @@ async def test_the_old_key_stays_if_twilio_refuses_a_request_with_the_new_one(ac
     await account.reject(replacement.new)
     await account.pass_time(60)
     before = await account.active()
-    with pytest.raises(OperatorError, match=r"refused the new credential .* for a request at \d{4}-.*: the old one stays"):
+    with pytest.raises(
+        AdministrationError, match=r"refused the new credential .* for a request at \d{4}-.*: the old one stays"
+    ):
         await account.advance(replacement)
     assert old.id in before
     assert await account.active() == before
@@ -266,7 +268,7 @@ async def test_the_old_key_stays_if_twilio_refuses_a_request_with_the_new_one(ac
 async def test_a_token_that_twilio_has_refused_is_not_to_be_promoted(account: Account) -> None:
     replacement = await account.begun("second")
     await account.reject(replacement.new)
-    with pytest.raises(OperatorError, match="for a request at"):
+    with pytest.raises(AdministrationError, match="for a request at"):
         await account.advance(replacement)
 
 
@@ -283,7 +285,7 @@ async def test_a_credential_that_twilio_accepts_again_is_tried_first_again(accou
 async def test_with_several_keys_the_old_one_must_be_named(account: Account) -> None:
     keys = [await account.add(f"secret-{number}", f"SK{number:032x}") for number in range(2)]
     await account.at_twilio(primary=None, **{OTHER_KEY: "new-secret"})
-    with pytest.raises(OperatorError, match="say which credential") as refused:
+    with pytest.raises(AdministrationError, match="say which credential") as refused:
         await account.begin("new-secret", OTHER_KEY)
     assert all(str(key.id) in str(refused.value) for key in keys)
     replacement = await account.begun("new-secret", OTHER_KEY, keys[1].id)
@@ -292,13 +294,13 @@ async def test_with_several_keys_the_old_one_must_be_named(account: Account) -> 
 
 
 async def test_what_is_not_there_cannot_be_replaced(account: Account) -> None:
-    with pytest.raises(OperatorError, match="no such credential to replace"):
+    with pytest.raises(AdministrationError, match="no such credential to replace"):
         await account.begin("new-secret", KEY)
     with pytest.raises(NoSuchResource, match="no active credential"):
         await account.begin("second", None, UUID(int=1))
     with pytest.raises(NoSuchResource, match="no account"):
         await account.rotation.find_replacement(account.tenant.id, account_sid="AC" + "e" * 32, key_sid=None, old_id=None)
-    with pytest.raises(OperatorError, match="an account SID is"):
+    with pytest.raises(AdministrationError, match="an account SID is"):
         await account.rotation.find_replacement(account.tenant.id, account_sid="AC1", key_sid=None, old_id=None)
 
 
@@ -342,5 +344,5 @@ async def test_a_rotation_goes_on_with_another_process(account: Account) -> None
     assert await account.advance(replacement) == "wait"
     await account.pass_time(3)
     assert (await another.advance_replacement(replacement, min_unused_time=QUIET)).step == "done"
-    with pytest.raises(OperatorError, match="revoked meanwhile"):
+    with pytest.raises(AdministrationError, match="revoked meanwhile"):
         await account.advance(replacement)

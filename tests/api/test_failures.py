@@ -24,7 +24,7 @@ from app.observability.metrics import EXPOSITION_INTERVAL_S
 from app.queues.router import NDJSON_MEDIA_TYPE
 from app.schema import migrate
 from app.tenants.administration_store import TenantSettings
-from app.tenants.errors import InvalidMember
+from app.tenants.errors import InvalidValue
 from tests.support.clients import http_client
 from tests.support.gateway import BASIC_CALL, LONG_TIMEOUTS, Gateway, Tenant, running_gateway, settings_for, wait_until_ready
 from tests.support.locks import SESSION_WAITS_FOR_LOCK_SQL
@@ -265,7 +265,7 @@ async def test_a_tenants_own_limit_replaces_the_setting(database_url: str) -> No
         upstream.released.set()
         assert {answer.status_code for answer in await asyncio.gather(*hanging)} == {202}
         for wrong in (0, -1, 10_001):
-            with pytest.raises(InvalidMember):
+            with pytest.raises(InvalidValue):
                 await small.tenants.update_tenant(tenant.id, TenantSettings(max_in_flight=wrong))
 
 

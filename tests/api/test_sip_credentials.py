@@ -12,7 +12,7 @@ from app.audit.store import AuditFilter
 from app.key_rotation import KeyRotation
 from app.security.keyring import Keyring
 from app.tenants.directory import TenantDirectory
-from app.tenants.errors import OperatorError, ResourceExists
+from app.tenants.errors import AdministrationError, ResourceExists
 from tests.support.gateway import BASIC_CALL, Gateway, Tenant, running_gateway, settings_for
 from tests.support.upstream import Upstream, created, error, running_upstream
 
@@ -74,7 +74,7 @@ async def test_what_cannot_be_a_name_is_refused(gateway: Gateway, name: Any) -> 
     response = await tenant.create(sip_credential=name)
     assert response.status_code == 422
     assert [fault["pointer"] for fault in response.json()["errors"]] == ["/sip_credential"]
-    with pytest.raises(OperatorError, match="not a name"):
+    with pytest.raises(AdministrationError, match="not a name"):
         await store(gateway, tenant, str(name).replace("7", ""))
 
 
@@ -214,7 +214,7 @@ async def test_secrets_of_sip_credentials_are_sealed_anew_with_a_new_key(gateway
 )
 async def test_what_twilio_would_refuse_is_not_stored(gateway: Gateway, username: str, password: str, code: str) -> None:
     tenant = await gateway.add_tenant()
-    with pytest.raises(OperatorError, match=code) as refused:
+    with pytest.raises(AdministrationError, match=code) as refused:
         await gateway.tenants.create_sip_credential(tenant.id, "pbx", username=username, password=password)
     assert "pl4nted" not in str(refused.value)
     assert await gateway.tenants.list_sip_credentials(tenant.id) == []
@@ -234,11 +234,11 @@ async def test_a_tenant_has_a_name_once_and_only_its_own_are_listed_and_deleted(
     assert await credentials.list_sip_credentials(tenant.id) == []
     assert [row.name for row in await credentials.list_sip_credentials(other.id)] == ["pbx-berlin"]
     for use_case in (credentials.delete_sip_credential(tenant.id, "pbx-berlin"), credentials.list_sip_credentials("nobody")):
-        with pytest.raises(OperatorError, match="no"):
+        with pytest.raises(AdministrationError, match="no"):
             await use_case
-    with pytest.raises(OperatorError, match="has no SIP credential"):
+    with pytest.raises(AdministrationError, match="has no SIP credential"):
         await credentials.replace_sip_credential(tenant.id, "pbx-berlin", username="u", password="p")
-    with pytest.raises(OperatorError, match="no tenant"):
+    with pytest.raises(AdministrationError, match="no tenant"):
         await credentials.create_sip_credential("nobody", "pbx", username="u", password="p")
 
 
@@ -248,7 +248,7 @@ async def test_changes_are_in_the_audit_log_without_values(gateway: Gateway) -> 
     await gateway.tenants.replace_sip_credential(tenant.id, "pbx-berlin", username="u", password="second")
     await gateway.tenants.delete_sip_credential(tenant.id, "pbx-berlin")
     for refused in (("pbx-berlin", "u"), ("", "u"), ("pbx", "")):
-        with pytest.raises(OperatorError):
+        with pytest.raises(AdministrationError):
             await gateway.tenants.replace_sip_credential(tenant.id, refused[0], username=refused[1], password="third")
     events, _ = await AuditLog(gateway.database).list(AuditFilter(tenant_id=tenant.id), limit=3)
     assert [(event.action, event.subject, event.changed) for event in events] == [

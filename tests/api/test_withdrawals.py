@@ -28,7 +28,7 @@ from app.errors import DatabaseUnavailable
 from app.observability import Metrics
 from app.scheduling.models import NO_QUEUE
 from app.scheduling.schedule import CallSchedule
-from app.services import Services, services
+from app.services import Services, open_services
 from tests.support.gateway import BASIC_CALL, LONG_TIMEOUTS, Gateway, Tenant, running_gateway, settings_for
 from tests.support.jobs import dial_all, make_dialer, running_dialer, running_resolver
 from tests.support.tcp import HoldingProxy, running_proxy
@@ -68,7 +68,7 @@ async def gateway_behind_proxy(database_url: str, **settings: float) -> AsyncIte
 @asynccontextmanager
 async def worker_behind_proxy(database_url: str) -> AsyncIterator[tuple[Services, HoldingProxy]]:
     """Yields the services of a worker, and a proxy between them and Postgres."""
-    async with proxy_of(database_url) as (url, proxy), services(settings_for(url), Metrics()) as worker:
+    async with proxy_of(database_url) as (url, proxy), open_services(settings_for(url), Metrics()) as worker:
         yield worker, proxy
 
 
@@ -299,7 +299,7 @@ async def _intent(gateway: Gateway, call_id: str) -> NewCall:
 async def test_an_intent_that_is_unknown_to_a_worker_is_withdrawn(gateway: Gateway) -> None:
     async with (
         running_upstream(error(401, 20003), created()) as upstream,
-        services(gateway.settings, Metrics()) as state,
+        open_services(gateway.settings, Metrics()) as state,
     ):
         tenant = await gateway.add_tenant(upstream.url)
         call_id = (await tenant.create("k")).json()["call_id"]
@@ -318,7 +318,7 @@ async def test_an_intent_that_is_unknown_to_a_worker_is_withdrawn(gateway: Gatew
 async def test_an_attempt_that_is_not_the_withdrawn_one_stays_unknown(gateway: Gateway) -> None:
     async with (
         running_upstream(error(401, 20003)) as upstream,
-        services(gateway.settings, Metrics()) as state,
+        open_services(gateway.settings, Metrics()) as state,
     ):
         tenant = await gateway.add_tenant(upstream.url)
         call_id = (await tenant.create("k")).json()["call_id"]
@@ -335,7 +335,7 @@ async def test_an_attempt_that_is_not_the_withdrawn_one_stays_unknown(gateway: G
 async def test_a_reopening_that_is_unknown_to_a_worker_is_withdrawn(gateway: Gateway) -> None:
     async with (
         running_upstream(error(401, 20003)) as upstream,
-        services(gateway.settings, Metrics()) as state,
+        open_services(gateway.settings, Metrics()) as state,
     ):
         tenant = await gateway.add_tenant(upstream.url)
         call_id = (await tenant.create("k")).json()["call_id"]

@@ -13,7 +13,7 @@ from app.audit.service import AuditLog, decode_audit_cursor
 from app.audit.store import AuditFilter, AuditRow
 from app.tenants.administration import TenantAdministration
 from app.tenants.caller import COMMAND_LINE_CALLER
-from app.tenants.errors import OperatorError
+from app.tenants.errors import AdministrationError
 from tests.support.gateway import Gateway
 
 SECRETS = (
@@ -94,15 +94,15 @@ async def test_a_question_mark_selects_actors_without_a_name(gateway: Gateway, t
 
 async def test_what_fails_is_not_recorded(gateway: Gateway, tenants: TenantAdministration) -> None:
     await tenants.create_tenant("failing", name="x")
-    with pytest.raises(OperatorError):
+    with pytest.raises(AdministrationError):
         await tenants.create_tenant("failing", name="y")
-    with pytest.raises(OperatorError):
+    with pytest.raises(AdministrationError):
         await tenants.configure_callbacks("failing", method="GET")
-    with pytest.raises(OperatorError):
+    with pytest.raises(AdministrationError):
         await tenants.set_tenant_suspended("missing", suspended=True)
-    with pytest.raises(OperatorError):
+    with pytest.raises(AdministrationError):
         await tenants.renew_callback_secret("missing")
-    with pytest.raises(OperatorError):
+    with pytest.raises(AdministrationError):
         await tenants.revoke_credential("failing", UUID(int=1))
     assert summary(await events_of(gateway, "failing")) == [("tenant.create", "failing", [])]
     assert await events_of(gateway, "missing") == []

@@ -29,7 +29,7 @@ from app.jobs.refresh import CallRefresher
 from app.observability import Metrics
 from app.security.keyring import Keyring
 from app.tenants.delivery_signing import SigningSettingsCache
-from app.tenants.errors import OperatorError
+from app.tenants.errors import AdministrationError
 from tests.support.callbacks import PUBLIC_URL, call_back, status_callback_fields
 from tests.support.clients import TIMEOUT_S
 from tests.support.deliveries import claim_deliveries
@@ -246,7 +246,7 @@ async def test_settings_that_are_not_given_stay_and_a_default_needs_a_url(
     gateway: Gateway, signing: SigningSettingsCache
 ) -> None:
     tenant = await gateway.add_tenant()
-    with pytest.raises(OperatorError, match="need a default URL"):
+    with pytest.raises(AdministrationError, match="need a default URL"):
         await gateway.tenants.configure_callbacks(tenant.id, method="GET")
     await gateway.tenants.configure_callbacks(tenant.id, url="https://own.example.com/", events=["ringing"])
     kept = await gateway.tenants.configure_callbacks(tenant.id, method="GET")
@@ -258,7 +258,7 @@ async def test_settings_that_are_not_given_stay_and_a_default_needs_a_url(
         gateway.tenants.renew_callback_secret("nobody"),
         signing.settings_of_tenant("nobody"),
     ):
-        with pytest.raises(OperatorError, match="no tenant nobody"):
+        with pytest.raises(AdministrationError, match="no tenant nobody"):
             await nobody
 
 

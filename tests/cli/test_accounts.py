@@ -11,7 +11,7 @@ import pytest
 from sqlalchemy import text
 
 from app.schema import migrate
-from app.tenants.errors import InvalidMember
+from app.tenants.errors import InvalidValue
 from tests.cli.running import ACCEPT_CTRL_C, CALLGATE, environment, run
 from tests.support.callbacks import PUBLIC_URL, call_back, status_callback_fields
 from tests.support.gateway import SECRET_KEY, Gateway, running_gateway, settings_for
@@ -49,7 +49,7 @@ async def test_accounts_list_shows_when_each_credential_was_created_and_last_use
 async def test_a_secret_that_the_api_refuses_is_not_stored(gateway: Gateway, secret: str) -> None:
     tenant = await gateway.add_tenant()
     for key_sid, pointer in ((None, "/auth_token"), ("SK" + "b" * 32, "/secret")):
-        with pytest.raises(InvalidMember) as refused:
+        with pytest.raises(InvalidValue) as refused:
             await gateway.tenants.add_credential(
                 tenant.id, account_sid="AC" + "b" * 32, secret=secret, key_sid=key_sid, base_url=None
             )

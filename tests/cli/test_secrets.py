@@ -78,11 +78,11 @@ async def test_a_key_is_replaced_without_a_failed_call(gateway: Gateway, databas
             assert (await http.post("/v1/calls", json=body)).status_code == 201
         assert upstream.posts[-1].credentials[1] == tenant.auth_token
         assert len(upstream.posts) == 2
-    key_uses = await rotation.key_uses()
+    key_uses = await rotation.count_key_uses()
     assert [(use.api_keys, use.calls) for use in key_uses] == [(1, 0), (0, 1)], "the API key was hashed anew"
     async with gateway.database.begin() as session:
         await session.execute(text("DELETE FROM call"))  # as retention does later
-    assert [(use.key_id, use.is_needed) for use in await rotation.key_uses()] == [(new, True), (old, False)]
+    assert [(use.key_id, use.is_needed) for use in await rotation.count_key_uses()] == [(new, True), (old, False)]
 
 
 async def test_secrets_that_no_key_decrypts_are_listed_and_left_unchanged(
@@ -177,7 +177,7 @@ async def test_revoked_credentials_need_no_key(gateway: Gateway) -> None:
     assert len(await rotation.find_unreadable_secrets()) == 1
     for credential_id in (damaged.id, revoked.id):
         await gateway.tenants.revoke_credential(tenant.id, credential_id)
-    needed = {use.key_id: use.secrets for use in await rotation.key_uses(count_calls=False)}
+    needed = {use.key_id: use.secrets for use in await rotation.count_key_uses(count_calls=False)}
     assert needed == {keyring(NEW).newest_key_id.hex(): 0, keyring(OLD).newest_key_id.hex(): 1}
     assert await rotation.reencrypt_secrets(command_actor()) == ReencryptionResult(2, [])
     async with gateway.database.begin() as session:

@@ -59,10 +59,10 @@ async def test_given_up_deliveries_come_in_pages_newest_first(gateway: Gateway) 
         given_up.append(await add_delivery(gateway, tenant_id, state="gave_up", age_s=100 - number, last_error="connect"))
         await add_delivery(gateway, tenant_id, state="delivered", age_s=100 - number)
     await add_delivery(gateway, f"f-{uuid7()}", state="gave_up")
-    page = await store.list_given_up(gateway.database, tenant_id)
+    page = await store.list_given_up_deliveries(gateway.database, tenant_id)
     assert [line.id for line in page.lines] == given_up[:2:-1]
     assert page.searched_to is None
-    rest = await store.list_given_up(gateway.database, tenant_id, before=page.next_before)
+    rest = await store.list_given_up_deliveries(gateway.database, tenant_id, before=page.next_before)
     assert [line.id for line in rest.lines] == given_up[2::-1]
     assert rest.next_before is None
 
@@ -71,9 +71,9 @@ async def test_the_search_for_given_up_deliveries_is_bounded_and_goes_on(gateway
     tenant_id = f"g-{uuid7()}"
     old = await add_delivery(gateway, tenant_id, state="gave_up", age_s=7200)
     await add_many(gateway, tenant_id, MAX_SEARCHED_DELIVERIES, state="delivered")
-    page = await store.list_given_up(gateway.database, tenant_id)
+    page = await store.list_given_up_deliveries(gateway.database, tenant_id)
     assert not page.lines
     assert page.searched_to
-    rest = await store.list_given_up(gateway.database, tenant_id, before=page.next_before)
+    rest = await store.list_given_up_deliveries(gateway.database, tenant_id, before=page.next_before)
     assert [line.id for line in rest.lines] == [old]
     assert (rest.next_before, rest.searched_to) == (None, None)

@@ -20,7 +20,7 @@ from sqlalchemy import text
 from app.console.access import SESSION_COOKIE_NAME
 from app.console.oidc.login import LoginAttempt, ProviderFailed, oidc_provider
 from app.console.oidc.provider import OidcProvider
-from app.console.oidc.router import ATTEMPT_COOKIE_NAME
+from app.console.oidc.router import OIDC_LOGIN_COOKIE_NAME
 from app.console.oidc.rules import client_for_claims
 from app.console_settings import OidcAccessRule
 from app.serve_settings import require_serve_settings
@@ -59,10 +59,10 @@ class SingleSignOn:
         begun = await http.get("/console/oidc/login", params={"next": wanted})
         assert begun.status_code == 303, begun.text
         assert "samesite=lax" in begun.headers["Set-Cookie"].lower()
-        kept = cookies_of(begun)[ATTEMPT_COOKIE_NAME]
+        kept = cookies_of(begun)[OIDC_LOGIN_COOKIE_NAME]
         back = await self._at_provider(f"{begun.headers['Location']}&login_hint={account}")
         back = str(httpx.URL(back).copy_merge_params(changes))
-        return await http.get(back, headers={"Cookie": f"{ATTEMPT_COOKIE_NAME}={kept}"})
+        return await http.get(back, headers={"Cookie": f"{OIDC_LOGIN_COOKIE_NAME}={kept}"})
 
     async def _at_provider(self, address: str) -> str:
         async with http_client() as http:
@@ -121,7 +121,7 @@ async def test_an_operator_logs_in_and_comes_back_to_the_page(single_sign_on: Si
     done = await single_sign_on.log_in("kate")
     # A page that leads on: a redirect from the provider would not bring a Strict cookie along.
     assert re.search(r'http-equiv="refresh" content="0; url=/console/session"', done.text)
-    assert cookies_of(done)[ATTEMPT_COOKIE_NAME] == '""'
+    assert cookies_of(done)[OIDC_LOGIN_COOKIE_NAME] == '""'
     assert (
         "samesite=strict" in next(line for line in done.headers.get_list("Set-Cookie") if SESSION_COOKIE_NAME in line).lower()
     )
@@ -158,7 +158,7 @@ async def test_the_login_page_offers_it_and_the_address_has_pkce_state_and_nonce
         assert len(first[name][0]) >= 43
         assert first[name] != second[name]
     # What the browser keeps is encrypted.
-    assert first["state"][0].encode() not in bytes.fromhex(cookies_of(begun[0])[ATTEMPT_COOKIE_NAME])
+    assert first["state"][0].encode() not in bytes.fromhex(cookies_of(begun[0])[OIDC_LOGIN_COOKIE_NAME])
 
 
 async def test_codes_tokens_and_the_clients_secret_appear_in_no_log(
@@ -180,10 +180,10 @@ async def test_an_answer_that_was_not_asked_for_is_refused(single_sign_on: Singl
     http = await browser(gateway)
     begun = await http.get("/console/oidc/login")
     state = parse_qs(urlsplit(begun.headers["Location"]).query)["state"][0]
-    cookie = {"Cookie": f"{ATTEMPT_COOKIE_NAME}={cookies_of(begun)[ATTEMPT_COOKIE_NAME]}"}
+    cookie = {"Cookie": f"{OIDC_LOGIN_COOKIE_NAME}={cookies_of(begun)[OIDC_LOGIN_COOKIE_NAME]}"}
     wrong: list[tuple[dict[str, str], dict[str, str]]] = [
         ({"code": "x", "state": state}, {}),
-        ({"code": "x", "state": state}, {"Cookie": f"{ATTEMPT_COOKIE_NAME}=00"}),
+        ({"code": "x", "state": state}, {"Cookie": f"{OIDC_LOGIN_COOKIE_NAME}=00"}),
         ({"code": "x", "state": "other"}, cookie),
         ({"code": "x"}, cookie),
         ({"error": "access_denied", "state": state}, cookie),
@@ -206,7 +206,7 @@ async def test_guesses_of_codes_are_limited(database_url: str, issuer: str) -> N
         http = await browser(gateway)
         begun = await http.get("/console/oidc/login")
         state = parse_qs(urlsplit(begun.headers["Location"]).query)["state"][0]
-        cookie = {"Cookie": f"{ATTEMPT_COOKIE_NAME}={cookies_of(begun)[ATTEMPT_COOKIE_NAME]}"}
+        cookie = {"Cookie": f"{OIDC_LOGIN_COOKIE_NAME}={cookies_of(begun)[OIDC_LOGIN_COOKIE_NAME]}"}
         guess = {"code": "guessed", "state": state}
         statuses = [(await http.get("/console/oidc/callback", params=guess, headers=cookie)).status_code for _ in range(4)]
     assert statuses == [401, 401, 429, 429]

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from app.console.sip.view import MASK, MAX_SHOWN_LENGTH, AddressView, escape_invisible, view_of_address
+from app.console.sip.view import MASK, MAX_SHOWN_LENGTH, AddressView, escape_invisible, parse_sip_address_for_view
 from app.sip import Severity
 from tests.sip.test_public_cases import cases
 
@@ -20,7 +20,7 @@ def shown(view: AddressView) -> str:
 
 
 def test_a_plain_address_has_its_parts_and_no_mark() -> None:
-    view = view_of_address("sip:kate@example.com:5070;edge=dublin?X-Order=12%203")
+    view = parse_sip_address_for_view("sip:kate@example.com:5070;edge=dublin?X-Order=12%203")
     assert view.valid
     assert not marked(view)
     assert view.verdict == "Calls to this address are sent to Twilio. Nothing was found."
@@ -30,7 +30,7 @@ def test_a_plain_address_has_its_parts_and_no_mark() -> None:
 
 
 def test_each_finding_marks_its_text() -> None:
-    view = view_of_address("sip:ka te@exa_mple.com;transport=quic")
+    view = parse_sip_address_for_view("sip:ka te@exa_mple.com;transport=quic")
     assert not view.valid
     texts = {number: text for text, numbers in marked(view) for number in numbers}
     assert texts == {1: "␣", 2: "exa_mple.com", 3: "transport=quic"}
@@ -41,7 +41,7 @@ def test_each_finding_marks_its_text() -> None:
 
 
 def test_overlapping_findings_share_a_piece_and_the_gravest_colours_it() -> None:
-    view = view_of_address("sips:kate@example.com;transport=udp")
+    view = parse_sip_address_for_view("sips:kate@example.com;transport=udp")
     pieces = {segment.text: segment for segment in view.segments}
     assert {found.code for found in view.findings} >= {"SIPS_SCHEME", "SIPS_OVER_UDP"}
     assert pieces["sips"].severity is Severity.POLICY
@@ -50,11 +50,11 @@ def test_overlapping_findings_share_a_piece_and_the_gravest_colours_it() -> None
 
 
 def test_what_is_missing_is_marked_where_it_belongs() -> None:
-    view = view_of_address("sip:kate@;edge=dublin")
+    view = parse_sip_address_for_view("sip:kate@;edge=dublin")
     (missing,) = (segment for segment in view.segments if not segment.text)
     assert view.findings[missing.numbers[0] - 1].code == "BAD_HOST"
     assert [segment.text for segment in view.segments] == ["sip:kate@", "", ";edge=dublin"]
-    assert view_of_address("").findings[0].code == "EMPTY"
+    assert parse_sip_address_for_view("").findings[0].code == "EMPTY"
 
 
 @pytest.mark.parametrize(
@@ -69,7 +69,7 @@ def test_what_is_missing_is_marked_where_it_belongs() -> None:
     ],
 )
 def test_a_password_is_masked_everywhere(text: str) -> None:
-    view = view_of_address(text)
+    view = parse_sip_address_for_view(text)
     assert not view.valid
     assert PASSWORD not in repr(view)
     assert MASK in shown(view)
@@ -77,13 +77,13 @@ def test_a_password_is_masked_everywhere(text: str) -> None:
 
 
 def test_invisible_characters_are_shown_as_escapes() -> None:
-    view = view_of_address("sip:ka\u202ete\r\n@example.com")
+    view = parse_sip_address_for_view("sip:ka\u202ete\r\n@example.com")
     assert shown(view) == r"sip:ka\u202ete\x0d\x0a@example.com"
     assert "\r" not in repr(view.segments)
 
 
 def test_a_long_text_is_cut() -> None:
-    view = view_of_address("sip:" + "a" * 70_000)
+    view = parse_sip_address_for_view("sip:" + "a" * 70_000)
     assert len(shown(view)) == MAX_SHOWN_LENGTH
     assert view.hidden_length == 70_004 - MAX_SHOWN_LENGTH
     assert view.findings[0].code == "ADDRESS_TOO_LONG"
@@ -91,13 +91,13 @@ def test_a_long_text_is_cut() -> None:
 
 
 def test_no_password_is_no_mask() -> None:
-    view = view_of_address("sip:kate:@example.com")
+    view = parse_sip_address_for_view("sip:kate:@example.com")
     assert shown(view) == "sip:kate:@example.com"
 
 
 @pytest.mark.parametrize("case", cases("public.jsonl"))
 def test_the_pieces_make_up_the_collected_addresses(case: dict[str, Any]) -> None:
-    view = view_of_address(case["uri"])
+    view = parse_sip_address_for_view(case["uri"])
     if MASK not in shown(view):
         assert shown(view).replace("␣", " ") == escape_invisible(case["uri"])[: len(shown(view))]
     numbers = {number for segment in view.segments for number in segment.numbers}

@@ -18,7 +18,7 @@ from app.console.tenants.forms import (
     refused_form,
 )
 from app.errors import CallgateError, InvalidRequest, ScopeRequired, TenantNotFound
-from app.tenants.errors import InvalidMember, NoSuchResource, ResourceExists
+from app.tenants.errors import InvalidValue, NoSuchResource, ResourceExists
 from app.tenants.scopes import Scope
 
 SECRET = "pl4nted secret"
@@ -76,7 +76,7 @@ def test_secrets_are_not_shown_again(typed: dict[str, str], faulty: set[str]) ->
     [
         (ResourceExists("The tenant exists with another name."), 409, "The tenant exists with another name."),
         (ScopeRequired.of(Scope.CALL), 403, ScopeRequired.of(Scope.CALL).detail),
-        (InvalidMember("/base_url", "invalid_url", "it is no URL"), 422, None),
+        (InvalidValue("/base_url", "invalid_url", "it is no URL"), 422, None),
     ],
 )
 def test_other_refusals_are_shown_at_the_form(error: Any, status: int, fault: str | None) -> None:

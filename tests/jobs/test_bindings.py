@@ -21,7 +21,7 @@ from app.clock import monotonic_seconds
 from app.jobs.candidates import twilio_clock_offset
 from app.jobs.resolve import OutcomeResolver
 from app.observability import Metrics
-from app.twilio.clock import TwilioClock
+from app.twilio.clock import TwilioClockOffsets
 from simulator.config import SimulatorConfig
 from simulator.main import create_app as create_simulator
 from tests.support.clients import http_client
@@ -355,7 +355,7 @@ def test_a_clock_offset_is_forgotten_after_a_quarter_of_an_hour(monkeypatch: pyt
     """An account that moves to another server, or a clock that has been set, must not leave an alert behind."""
     now, metrics = 0.0, Metrics()
     monkeypatch.setattr("app.twilio.clock.monotonic_seconds", lambda: now)
-    clock, received_at = TwilioClock(metrics), time.time()
+    clock, received_at = TwilioClockOffsets(metrics), time.time()
 
     def observe(base_url: str, ahead: timedelta) -> None:
         date = format_datetime(datetime.fromtimestamp(received_at, UTC) + ahead)

@@ -15,7 +15,7 @@ from app.calls.status_callbacks import StatusCallbacks, changed_callback_columns
 from app.jobs.deadlines import RingDeadlineEnforcer
 from app.jobs.dial import ScheduledCallDialer
 from app.observability import Metrics
-from app.services import services
+from app.services import open_services
 from app.tenants.caller import COMMAND_LINE_CALLER
 from tests.support.callbacks import PUBLIC_URL, call_back, status_callback_fields
 from tests.support.gateway import BASIC_CALL, Gateway, Tenant, running_gateway, settings_for
@@ -350,7 +350,7 @@ async def test_a_call_that_twilio_still_queues_at_its_deadline_is_canceled(gatew
             answer(200, call_resource(SID, status="queued")),
             answer(200, call_resource(SID, status="canceled")),
         ) as upstream,
-        services(gateway.settings, Metrics()) as state,
+        open_services(gateway.settings, Metrics()) as state,
         running_dialer(gateway) as dialer,
     ):
         tenant = await gateway.add_tenant(upstream.url)
@@ -376,7 +376,7 @@ async def test_an_account_that_hangs_delays_no_deadline_of_another(gateway: Gate
             answer(200, call_resource(SID[:-1] + "e", status="queued")),
             answer(200, call_resource(SID[:-1] + "e", status="canceled")),
         ) as answering,
-        services(patient, Metrics()) as state,
+        open_services(patient, Metrics()) as state,
         running_dialer(gateway) as dialer,
     ):
         slow, fast = await gateway.add_tenant(hanging.url), await gateway.add_tenant(answering.url)

@@ -9,7 +9,7 @@ import pytest
 
 from app.calls.creation.preparation import CallPreparer
 from app.observability import Metrics
-from app.services import services
+from app.services import open_services
 from app.tenants.administration_store import TenantSettings
 from tests.support.gateway import Gateway, Tenant
 from tests.support.jobs import make_dialer, running_dialer
@@ -109,7 +109,7 @@ async def test_a_call_whose_preparation_fails_unexpectedly_waits(
     gateway: Gateway, tenant: Tenant, upstream: Upstream, capsys: pytest.CaptureFixture[str]
 ) -> None:
     call = (await tenant.create(priority="normal")).json()
-    async with services(gateway.settings, Metrics()) as state:
+    async with open_services(gateway.settings, Metrics()) as state:
         preparation = state["granted_call_dialer"].preparation
         failing = FailingPreparer(**{each.name: getattr(preparation, each.name) for each in fields(preparation)})
         dialer = make_dialer({**state, "granted_call_dialer": replace(state["granted_call_dialer"], preparation=failing)})

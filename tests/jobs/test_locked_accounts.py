@@ -4,7 +4,7 @@ from uuid import UUID
 
 from app.jobs.deadlines import RingDeadlineEnforcer
 from app.observability import Metrics
-from app.services import services
+from app.services import open_services
 from tests.support.gateway import Gateway, Tenant
 from tests.support.jobs import dial_all, running_dialer
 from tests.support.locks import locked_pace
@@ -45,7 +45,7 @@ async def test_slots_of_other_accounts_are_freed_while_the_row_of_an_account_or_
         async with (
             locked_pace(gateway, first),
             locked_pace(gateway, await queue_id_of(gateway, tenants[second])),
-            services(gateway.settings, Metrics()) as state,
+            open_services(gateway.settings, Metrics()) as state,
         ):
             await RingDeadlineEnforcer(state["database"], state["control"]).free_dial_slots()
             assert await accounts_with_slots(gateway) == {first, second}

@@ -12,7 +12,7 @@ from app.calls.creation.refused_accounts import apply_outcome_to_account
 from app.calls.models import Call
 from app.errors import InternalError, UpstreamUnreachable
 from app.jobs.dial import ScheduledCallDialer
-from app.scheduling.refused_accounts import resume_account, slow_account_down
+from app.scheduling.refused_accounts import end_account_slowdown, slow_account_down
 from tests.support.gateway import Gateway, Tenant
 from tests.support.jobs import running_dialer
 from tests.support.upstream import Behaviour, created, error, running_upstream
@@ -149,7 +149,7 @@ async def test_the_wait_doubles_up_to_a_minute_or_is_what_twilio_asks_for(gatewa
         assert probe_at is not None
         assert probe_at >= before + timedelta(seconds=expected_s)
     assert probe_at <= await clock(gateway) + timedelta(seconds=900)
-    await resume_account(database, account_id)
+    await end_account_slowdown(database, account_id)
     assert await times(gateway, account_id) == (None, None)
 
 

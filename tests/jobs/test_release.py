@@ -32,10 +32,10 @@ from app.jobs.dial import ScheduledCallDialer
 from app.jobs.lost_grants import LostGrantWatch
 from app.jobs.release.service import GrantReleaseCommand, ReleaseReport
 from app.observability import Metrics
-from app.scheduling.grant_counters import GrantCount, GrantCounters
+from app.scheduling.grant_counters import DialGrantCount, DialGrantCounters
 from app.scheduling.grant_halts import read_grant_halt_state
 from app.scheduling.halt import GrantHaltCommand
-from app.services import services
+from app.services import open_services
 from app.twilio.addresses import address_spellings
 from app.twilio.schemas import CallResource
 from tests.cli.running import environment, run
@@ -105,7 +105,7 @@ async def halt(gateway: Gateway) -> None:
 
 @asynccontextmanager
 async def releasing(gateway: Gateway, *, batch_size: int = 1_000) -> AsyncIterator[GrantReleaseCommand]:
-    async with services(gateway.settings, Metrics()) as state:
+    async with open_services(gateway.settings, Metrics()) as state:
         parts = state["database"], state["directory"], state["twilio"], state["settlement"]
         yield GrantReleaseCommand(*parts, timedelta(seconds=1), deadline_s=2, batch_size=batch_size)
 
@@ -303,8 +303,8 @@ async def test_a_lost_grant_is_found_also_if_another_worker_went_on_before_it_wa
         assert len((await grant_calls(gateway.database, row["account_id"], limit=1)).grants) == 1
         await LostGrantWatch(gateway.database).step()
 
-        counters = GrantCounters()
-        counters.record_count(row["account_id"], GrantCount(0, 5))
+        counters = DialGrantCounters()
+        counters.record_count(row["account_id"], DialGrantCount(0, 5))
         await LostGrantWatch(gateway.database, counters).step()
         assert await is_halted(gateway)
         assert counts(await release(gateway)) == [(1, 0, 0)]
@@ -444,7 +444,7 @@ async def test_without_an_answer_of_twilio_nothing_is_released(
 
 async def test_a_call_that_a_callback_has_settled_keeps_no_right_and_has_a_slot(gateway: Gateway) -> None:
     """The grant was lost in a failover. Then a callback came, and showed that the call was started."""
-    async with running_upstream(twilio(entry("9"))) as upstream, services(gateway.settings, Metrics()) as state:
+    async with running_upstream(twilio(entry("9"))) as upstream, open_services(gateway.settings, Metrics()) as state:
         tenant = await gateway.add_tenant(upstream.url)
         call_id = UUID((await tenant.create(priority="normal")).json()["id"])
         resource = CallResource.parse_answer(entry("9"))

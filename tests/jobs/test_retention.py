@@ -16,7 +16,7 @@ from app.jobs.partitions import AUDIT_TABLES
 from app.jobs.retain import BATCH_SIZE, RetentionEnforcer
 from app.jobs.worker import make_jobs
 from app.observability import Metrics
-from app.services import services
+from app.services import open_services
 from tests.support.gateway import Gateway, Tenant, running_gateway, settings_for
 from tests.support.postgres_clock import url_with_other_clock
 from tests.support.upstream import Upstream, created, running_upstream
@@ -301,7 +301,7 @@ async def test_audit_events_have_a_retention_period_of_their_own(gateway: Gatewa
 @pytest.mark.parametrize(("days", "expiring"), [(None, False), (30, True)])
 async def test_nothing_is_deleted_without_a_retention_period(gateway: Gateway, days: int | None, expiring: bool) -> None:
     settings = settings_for(gateway.settings.require_database_url(), retention_days=days)
-    async with services(settings, Metrics()) as state:
+    async with open_services(settings, Metrics()) as state:
         deliverer = DeliverySender(state["database"], state["delivery_signing"], None, Metrics())  # type: ignore[arg-type]  # unused
         names = {job.name for job in make_jobs(settings, state, Metrics(), deliverer)}
     assert ({"expire_calls", "expire_default_partitions", "drop_partitions"} <= names) is expiring

@@ -11,7 +11,7 @@ import pytest
 from app.jobs.deadlines import RingDeadlineEnforcer
 from app.jobs.dial import ScheduledCallDialer
 from app.observability import Metrics
-from app.services import services
+from app.services import open_services
 from tests.scheduling.test_grants import account_of
 from tests.support.callbacks import PUBLIC_URL, call_back, status_callback_fields
 from tests.support.gateway import Gateway, Tenant, running_gateway, settings_for
@@ -40,7 +40,7 @@ async def dialer(gateway: Gateway) -> AsyncIterator[ScheduledCallDialer]:
 
 @pytest.fixture
 async def deadlines(gateway: Gateway) -> AsyncIterator[RingDeadlineEnforcer]:
-    async with services(gateway.settings, Metrics()) as state:
+    async with open_services(gateway.settings, Metrics()) as state:
         yield RingDeadlineEnforcer(state["database"], state["control"])
 
 

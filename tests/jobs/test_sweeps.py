@@ -240,13 +240,13 @@ async def test_a_list_that_is_slow_is_not_read_to_its_end(gateway: Gateway) -> N
         return answer(200, {"calls": [call_resource(f"CA{number:032x}")], "next_page_uri": following})
 
     credential = Credential(f"AC{'0' * 32}", f"AC{'0' * 32}", SecretStr("token"))
-    for last_page_after_s, pages in ((0, 1), (3600, 2)):
+    for stop_reading_after_s, pages in ((0, 1), (3600, 2)):
         async with running_upstream(*map(page, range(9))) as upstream, running_refresher(gateway) as refresher:
             wanted = {f"CA{number:032x}": datetime.now(UTC) for number in range(20)}
             sweep_ = partial(
                 find_calls_in_list, refresher.twilio, replace(credential, base_url=upstream.url), wanted=wanted, deadline_s=60
             )
-            shown = await sweep_(last_page_after_s=last_page_after_s)
+            shown = await sweep_(stop_reading_after_s=stop_reading_after_s)
             assert len(shown.found) == len(upstream.received) == pages
 
 
@@ -280,7 +280,7 @@ async def test_the_list_is_read_as_far_back_as_is_worth_it(
     credential = Credential(f"AC{'0' * 32}", f"AC{'0' * 32}", SecretStr("token"))
     async with running_upstream(*map(page, range(20))) as upstream, running_refresher(gateway) as refresher:
         at_upstream = replace(credential, base_url=upstream.url)
-        shown = await find_calls_in_list(refresher.twilio, at_upstream, wanted=wanted, deadline_s=60, last_page_after_s=3600)
+        shown = await find_calls_in_list(refresher.twilio, at_upstream, wanted=wanted, deadline_s=60, stop_reading_after_s=3600)
         assert (len(upstream.received), len(shown.found)) == (pages, found)
 
 

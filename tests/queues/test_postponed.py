@@ -27,7 +27,7 @@ from app.deliveries.addresses import AllowList
 from app.errors import DatabaseUnavailable
 from app.security.keyring import Keyring
 from app.tenants.administration_store import TenantSettings
-from app.tenants.postponed_calls import StoredChange, apply_settings_to_waiting_calls, make_calls_due
+from app.tenants.postponed_calls import StoredSettingsChange, apply_settings_to_waiting_calls, make_postponed_calls_due
 from tests.queues.conftest import QueuedCalls
 from tests.queues.test_queues import HOURS
 from tests.support.gateway import Gateway
@@ -112,7 +112,7 @@ class PostponingDatabase:
 async def test_calls_that_are_postponed_again_meanwhile_are_made_due_once(calls: QueuedCalls, gateway: Gateway) -> None:
     postponed = [await calls.waiting(due_s=3600, ring_by_s=7200) for _ in range(7)]
     database = PostponingDatabase(gateway.database, calls.tenant.id)
-    await make_calls_due(database, calls.tenant.id, batch_size=2)
+    await make_postponed_calls_due(database, calls.tenant.id, batch_size=2)
     assert sorted(database.made_due) == sorted(postponed)
 
 
@@ -137,7 +137,8 @@ async def test_changes_of_many_tenants_wait_for_inserts_once(calls: QueuedCalls,
     postponed = [await calls.waiting(due_s=3600, ring_by_s=7200), await other.waiting(due_s=3600, ring_by_s=7200)]
     database = LoggingDatabase(gateway.database)
     changed = (
-        StoredChange(tenant_id, hours_changed=True, is_stopped=False) for tenant_id in (calls.tenant.id, other.tenant.id)
+        StoredSettingsChange(tenant_id, hours_changed=True, is_stopped=False)
+        for tenant_id in (calls.tenant.id, other.tenant.id)
     )
     await apply_settings_to_waiting_calls(database, *changed)
     waits_for_inserts = ["pg_locks" in query for query in database.queries]

@@ -5,7 +5,7 @@ from uuid import UUID
 
 from app.scheduling.hours import parse_calling_hours
 from app.scheduling.models import NO_QUEUE
-from app.scheduling.store import StoredQueue, find_queue
+from app.scheduling.store import QueueDialSettings, find_queue
 from tests.support.gateway import Gateway
 
 ID = UUID(int=7)
@@ -19,12 +19,12 @@ async def test_a_queue_is_found_by_its_name_and_tenant_only(gateway: Gateway) ->
     await gateway.database.fetch(insert, UUID(int=8), bob.id, "others", False, None, None)
     found = await find_queue(gateway.database, anna.id, "reminders")
     assert found is not None
-    assert found.stored_hours is not None
-    assert json.loads(found.stored_hours) == json.loads(HOURS)
-    assert found == StoredQueue(ID, 600, parse_calling_hours(json.loads(HOURS)), found.stored_hours, found.read_at)
+    assert found.hours_json is not None
+    assert json.loads(found.hours_json) == json.loads(HOURS)
+    assert found == QueueDialSettings(ID, 600, parse_calling_hours(json.loads(HOURS)), found.hours_json, found.read_at)
     assert await find_queue(gateway.database, bob.id, "reminders") is None
     assert await find_queue(gateway.database, anna.id, "Reminders") is None
     for name, queue_id in (("others", UUID(int=8)), (None, NO_QUEUE)):
         found = await find_queue(gateway.database, bob.id, name)
         assert found is not None
-        assert found == StoredQueue(queue_id, None, None, None, found.read_at)
+        assert found == QueueDialSettings(queue_id, None, None, None, found.read_at)

@@ -18,7 +18,7 @@ from app.scheduling.pace import (
 )
 from app.scheduling.pace_limits import UNLIMITED_PACE, PaceChange, PaceLimits
 from app.scheduling.pace_store import find_paces, lock_pace, write_pace
-from app.tenants.errors import InvalidMember
+from app.tenants.errors import InvalidValue
 from tests.support.locks import SESSION_WAITS_FOR_LOCK_SQL
 
 AT = "'2026-11-29 12:00:00Z'::timestamptz"
@@ -197,7 +197,7 @@ async def test_a_pace_that_was_never_used_has_all_its_tokens_after_a_change(pool
     ],
 )
 def test_a_limit_out_of_bounds_is_refused_by_member(change: PaceChange, pointer: str, code: str) -> None:
-    with pytest.raises(InvalidMember) as refusal:
+    with pytest.raises(InvalidValue) as refusal:
         UNLIMITED_PACE.with_changes(change)
     assert (refusal.value.pointer, refusal.value.code) == (pointer, code)
 

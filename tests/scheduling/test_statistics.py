@@ -104,7 +104,7 @@ async def test_slots_are_counted_until_their_end(gateway: Gateway, waiting: Wait
     ended = await _waiting(gateway)
     await gateway.database.fetch(statement, waiting.call_id, timedelta(minutes=1))
     await gateway.database.fetch(statement, ended.call_id, timedelta(minutes=-1))
-    assert (await _measured(gateway)).slots == 1
+    assert (await _measured(gateway)).slots_in_use == 1
 
 
 async def test_the_oldest_due_call_is_found_without_reading_the_others(gateway: Gateway, waiting: Waiting) -> None:

@@ -56,7 +56,7 @@ async def test_items_that_wait_for_a_batch_form_the_next_one_and_get_their_own_r
 
 async def test_a_batch_that_gathers_begins_when_it_has_enough_items() -> None:
     writer = RecordingWriter()
-    batcher = Batcher(writer.write, gather_s=3600, gather_up_to=3)
+    batcher = Batcher(writer.write, gather_s=3600, gather_max_items=3)
     submissions = [asyncio.create_task(batcher.submit(number)) for number in range(2)]
     for _ in range(10):
         await asyncio.sleep(0)
@@ -68,7 +68,7 @@ async def test_a_batch_that_gathers_begins_when_it_has_enough_items() -> None:
 
 async def test_a_batch_gathers_no_longer_than_it_may() -> None:
     writer = RecordingWriter()
-    batcher = Batcher(writer.write, gather_s=0.01, gather_up_to=3)
+    batcher = Batcher(writer.write, gather_s=0.01, gather_max_items=3)
     assert await batcher.submit(0) == "wrote 0"
     assert [*await asyncio.gather(batcher.submit(1), batcher.submit(2))] == ["wrote 1", "wrote 2"]
     assert writer.batches == [[0], [1, 2]]
@@ -83,7 +83,7 @@ async def test_a_bad_item_fails_only_its_own_submission() -> None:
 
 async def test_a_bad_item_is_found_with_few_writes() -> None:
     writer = RecordingWriter(refuses=lambda item: item == 10)
-    batcher = Batcher(writer.write, slow_after_s=60, gather_s=3600, gather_up_to=16)
+    batcher = Batcher(writer.write, slow_after_s=60, gather_s=3600, gather_max_items=16)
     results = await asyncio.gather(*(batcher.submit(number) for number in range(16)), return_exceptions=True)
     assert [number for number, result in enumerate(results) if isinstance(result, ValueError)] == [10]
     assert [len(batch) for batch in writer.batches] == [16, 8, 8, 4, 2, 2, 1, 1, 4]
@@ -252,7 +252,7 @@ async def test_few_items_that_may_wait_for_a_lock_are_written_at_once() -> None:
         await release.wait()
         return list(items)
 
-    batcher = Batcher(write, max_batch=5, slow_after_s=0, gather_s=3600, gather_up_to=20)
+    batcher = Batcher(write, max_batch=5, slow_after_s=0, gather_s=3600, gather_max_items=20)
     submissions = [asyncio.create_task(batcher.submit(number)) for number in range(20)]
     await wait_until(lambda: len(alone) >= 4)
     for _ in range(20):

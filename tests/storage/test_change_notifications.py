@@ -13,7 +13,7 @@ import pytest
 from app.tenants.administration_store import TenantSettings
 from app.tenants.caller import COMMAND_LINE_CALLER
 from app.tenants.models import TENANT_CHANGES_CHANNEL
-from app.tenants.postponed_calls import wait_for_grants
+from app.tenants.postponed_calls import wait_for_grant_transactions
 from tests.queues.test_queues import HOURS
 from tests.support.gateway import Gateway, Tenant
 
@@ -59,14 +59,14 @@ async def test_changes_of_queues_notify_nobody(gateway: Gateway, tenant: Tenant,
     for rate in (1, 2):
         await put_queue(tenant, pace={"calls_per_second": rate, "burst": 3, "max_concurrent": 10})
     await put_queue(tenant, pace=None)
-    await wait_for_grants(gateway.database, tenant.id)
+    await wait_for_grant_transactions(gateway.database, tenant.id)
     assert await notifications.count() == 0
 
 
 async def test_a_change_of_the_pace_of_an_account_notifies_once(
     gateway: Gateway, tenant: Tenant, notifications: Notifications
 ) -> None:
-    await wait_for_grants(gateway.database, tenant.id)
+    await wait_for_grant_transactions(gateway.database, tenant.id)
     await notifications.count()
     setting = """UPDATE pace SET calls_per_second = $2, in_use = 0
         WHERE subject_id = (SELECT id FROM twilio_account WHERE tenant_id = $1)"""

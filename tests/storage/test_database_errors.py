@@ -11,7 +11,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from app.database.engine import Database
-from app.database.errors import describe_failure, is_value_refused, log_fields, translate_error
+from app.database.errors import describe_failure, failure_log_fields, is_value_refused, translate_error
 from app.errors import DatabaseUnavailable
 from tests.support.upstream import refused_url
 
@@ -71,7 +71,7 @@ async def test_failures_of_postgres_have_a_reason(database_url: str, execute: St
     # A statement outside SQLAlchemy is its own transaction: after a lost connection its commit is in doubt.
     assert raised.value.commit_in_doubt is (sqlstate.startswith(("08", "57P")) and execute is _by_asyncpg)
     assert "planted" in describe_failure(raised.value)
-    logged = log_fields(raised.value)
+    logged = failure_log_fields(raised.value)
     assert (logged["reason"], logged["sqlstate"]) == (reason, sqlstate)
     assert "planted" not in str(logged)
     await database.ping()

@@ -6,7 +6,7 @@ import itertools
 from app.security.keyring import Keyring
 from app.tenants.api_keys import api_key_prefix
 from app.tenants.directory import TenantDirectory
-from app.tenants.directory_store import find_api_keys, list_credentials
+from app.tenants.directory_store import find_api_keys, list_credentials_of_usable_accounts
 from tests.support.gateway import SECRET_KEY, Gateway
 
 
@@ -34,11 +34,11 @@ async def test_credentials_are_those_of_one_account_with_rejected_ones_last(gate
         )
     (_, (refused, kept)), (_, (of_second,)) = await gateway.tenants.list_accounts(anna.id)
     async with gateway.database.begin() as session:
-        await gateway.directory.mark_rejected_and_accepted(
+        await gateway.directory.mark_credentials_rejected_and_accepted(
             session, rejected={str(refused.id)}, accepted=set(), reason="refused"
         )
     wanted = [(bob.id, None), (nobody, None), (anna.id, second), (anna.id, None), (anna.id, bob.account_sid)]
-    listed = await list_credentials(gateway.database, wanted)
+    listed = await list_credentials_of_usable_accounts(gateway.database, wanted)
     assert [[(each.account_sid, each.id) for each in credentials] for credentials in listed[1:]] == [
         [],
         [(second, of_second.id)],
@@ -48,10 +48,10 @@ async def test_credentials_are_those_of_one_account_with_rejected_ones_last(gate
     assert {each.account_sid for each in listed[0]} == {bob.account_sid}
     for credential in (kept, refused):
         await gateway.tenants.revoke_credential(anna.id, credential.id)
-    (oldest_usable,) = await list_credentials(gateway.database, [(anna.id, None)])
+    (oldest_usable,) = await list_credentials_of_usable_accounts(gateway.database, [(anna.id, None)])
     assert [each.id for each in oldest_usable] == [of_second.id]
     await gateway.tenants.revoke_credential(anna.id, of_second.id)
-    assert await list_credentials(gateway.database, [(anna.id, None), (anna.id, second)]) == [[], []]
+    assert await list_credentials_of_usable_accounts(gateway.database, [(anna.id, None), (anna.id, second)]) == [[], []]
 
 
 async def test_processes_with_another_order_of_keys_do_not_hash_an_api_key_again_and_again(gateway: Gateway) -> None:

@@ -13,8 +13,8 @@ from app.jobs.dial import ScheduledCallDialer
 from app.jobs.refresh import CallRefresher
 from app.jobs.resolve import OutcomeResolver
 from app.observability import Metrics
-from app.scheduling.grant_counters import GrantCounters
-from app.services import Services, services
+from app.scheduling.grant_counters import DialGrantCounters
+from app.services import Services, open_services
 from app.twilio.client import TwilioClient, make_http_client
 from tests.support.gateway import Gateway
 
@@ -57,7 +57,7 @@ async def _twilio_client(metrics: Metrics, timeout_s: float) -> AsyncIterator[Tw
 
 
 def make_dialer(
-    state: Services, *, limit: int = 50, per_tenant: int | None = None, counters: GrantCounters | None = None
+    state: Services, *, limit: int = 50, per_tenant: int | None = None, counters: DialGrantCounters | None = None
 ) -> ScheduledCallDialer:
     """Returns a dialer with these limits on the number of dials at a time. `per_tenant` is `limit` by default."""
     return ScheduledCallDialer(
@@ -66,14 +66,14 @@ def make_dialer(
         state["settlement"],
         max_in_flight=limit,
         max_in_flight_per_tenant=limit if per_tenant is None else per_tenant,
-        counters=counters or GrantCounters(),
+        counters=counters or DialGrantCounters(),
     )
 
 
 @asynccontextmanager
 async def running_dialer(
     gateway: Gateway,
-    counters: GrantCounters | None = None,
+    counters: DialGrantCounters | None = None,
     /,
     *,
     limit: int = 50,
@@ -81,7 +81,7 @@ async def running_dialer(
     **settings: Any,
 ) -> AsyncIterator[ScheduledCallDialer]:
     """Yields a dialer whose settings are those of the gateway, except `settings`."""
-    async with services(gateway.settings.model_copy(update=settings), Metrics()) as state:
+    async with open_services(gateway.settings.model_copy(update=settings), Metrics()) as state:
         dialer = make_dialer(state, limit=limit, per_tenant=per_tenant, counters=counters)
         yield dialer
         await dialer.drain()

@@ -14,7 +14,7 @@ import pytest
 
 from app.errors import OperatorKeyRequired
 from app.tenants.caller import COMMAND_LINE_CALLER, Caller
-from app.tenants.errors import InvalidMember, NoSuchResource, ResourceExists
+from app.tenants.errors import InvalidValue, NoSuchResource, ResourceExists
 from app.tenants.scopes import ALL_SCOPES, Scope
 from app.tenants.workload_store import WorkloadRow
 from app.workloads.service_accounts import ServiceAccount
@@ -263,7 +263,7 @@ async def test_a_service_account_acts_for_one_tenant(gateway: Gateway) -> None:
     with pytest.raises(OperatorKeyRequired):
         await gateway.tenants.create_workload(other.id, ServiceAccount(ISSUER, "shop", "claimed"), creator=claimed)
     for account in (("", "a", "b"), ("i", "a:b", "c"), ("i", "a", "B")):
-        with pytest.raises(InvalidMember):
+        with pytest.raises(InvalidValue):
             await gateway.tenants.create_workload(tenant.id, ServiceAccount(*account), creator=COMMAND_LINE_CALLER)
     names = [(one.issuer, one.service_account) for one in await gateway.tenants.list_workloads(other.id)]
     assert names == [("https://another.example.com", "once")]

@@ -9,7 +9,7 @@ from app.calls.control.records import record_fetched_call
 from app.calls.control.service import CHANGE_ERRORS_BY_TWILIO_ERROR, CallControl
 from app.calls.models import Call
 from app.calls.not_found_at_twilio import is_call_not_found, is_deleted_at_twilio
-from app.calls.upstream_problems import change_problem
+from app.calls.upstream_problems import problem_for_change
 from app.errors import ActionUnknown, DatabaseUnavailable, UpstreamUnreachable
 from app.twilio.errors import TwilioError, TwilioOutcomeUnknown
 from app.twilio.schemas import TERMINAL_STATUSES
@@ -35,7 +35,7 @@ async def delete_at_twilio(control: CallControl, call: Call) -> None:
         raise deletion_unknown_error(call) from error
     except TwilioError as error:
         if not is_call_not_found(error) or not is_deleted_at_twilio(call, error, now=await control.postgres_time()):
-            raise change_problem(error, CHANGE_ERRORS_BY_TWILIO_ERROR, call_id=call.id) from error
+            raise problem_for_change(error, CHANGE_ERRORS_BY_TWILIO_ERROR, call_id=call.id) from error
     try:
         async with control.database.begin() as session:
             locked = await repository.lock_call(session, call.id)

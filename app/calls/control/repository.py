@@ -20,7 +20,7 @@ _OUTCOME_IS_OPEN = or_(
     Call.settled_by.is_not_distinct_from("none_found") & Call.search_at.is_not(None),
 )
 # A pending update can be sent or deleted only when the outcome of its call is known.
-_CAN_BE_PROCESSED = not_(_OUTCOME_IS_OPEN)
+_OUTCOME_IS_KNOWN = not_(_OUTCOME_IS_OPEN)
 
 
 async def store_pending_update(session: AsyncSession, call: Call, *, status: str) -> None:
@@ -69,7 +69,7 @@ async def claim_pending_updates(
     due = (
         select(PendingUpdate.call_id)
         .join(Call, Call.id == PendingUpdate.call_id)
-        .where(PendingUpdate.due_at <= func.now(), _CAN_BE_PROCESSED, account_is_none_of(Call.account_id, busy_accounts))
+        .where(PendingUpdate.due_at <= func.now(), _OUTCOME_IS_KNOWN, account_is_none_of(Call.account_id, busy_accounts))
         .order_by(PendingUpdate.due_at)
         .limit(limit)
         .with_for_update(of=PendingUpdate, skip_locked=True)
@@ -91,7 +91,7 @@ async def earliest_pending_update_due_at(session: AsyncSession) -> datetime | No
 
     The time may be past or future. Leaves out requests that wait because it is still open whether Twilio has started the call.
     """
-    statement = select(func.min(PendingUpdate.due_at)).join(Call, Call.id == PendingUpdate.call_id).where(_CAN_BE_PROCESSED)
+    statement = select(func.min(PendingUpdate.due_at)).join(Call, Call.id == PendingUpdate.call_id).where(_OUTCOME_IS_KNOWN)
     return await session.scalar(statement)
 
 

@@ -25,7 +25,7 @@ from app.calls.parameters import CallUpdate
 from app.calls.search_plan import is_outcome_open
 from app.calls.settlement import Settlement
 from app.calls.status_callbacks import StatusCallbacks, UrlValidator, status_callbacks_for_update
-from app.calls.upstream_problems import change_problem
+from app.calls.upstream_problems import problem_for_change
 from app.database.engine import Database, Session
 from app.errors import ActionUnknown, CallgateError, DatabaseUnavailable, NoUsableCredentials, TenantSuspended, WrongCallState
 from app.http.concurrency import ConcurrencyLimit
@@ -204,7 +204,7 @@ class CallControl:
             and is_call_not_found(error)  # otherwise Postgres is not asked
             and may_be_found_later(call, error, now=await self.postgres_time())
         ):
-            raise change_problem(error, CHANGE_ERRORS_BY_TWILIO_ERROR, call_id=call.id) from error
+            raise problem_for_change(error, CHANGE_ERRORS_BY_TWILIO_ERROR, call_id=call.id) from error
         if update.only_ends_call:
             async with self.database.begin() as session:
                 return await self._store_update_unless_ended(session, call, update)

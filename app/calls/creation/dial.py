@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any, ClassVar
 
-from app.calls.upstream_problems import creation_problem
+from app.calls.upstream_problems import problem_for_creation
 from app.clock import monotonic_seconds
 from app.errors import CallgateError, ExecutionName, UpstreamUnreachable
 from app.twilio.client import TwilioClient
@@ -211,11 +211,11 @@ async def dial(
                 case TwilioOutcomeUnknown():
                     return UnknownOutcome(error.reason, progress.attempts)
                 case TwilioRejected():
-                    return NotStartedOutcome(creation_problem(error), progress.attempts)
+                    return NotStartedOutcome(problem_for_creation(error), progress.attempts)
                 case TwilioCredentialRejected():
                     waiting.pop(0)
                     if not waiting:
-                        return NotStartedOutcome(creation_problem(error), progress.attempts)
+                        return NotStartedOutcome(problem_for_creation(error), progress.attempts)
                     delay = 0.0
                 case TwilioThrottled():
                     delay = progress.retry_delay_s(tries, error.answer.retry_after_s)
@@ -228,7 +228,7 @@ async def dial(
             if tries >= _MAX_TRIES or not await progress.pause_before_retry(delay, may_repeat):
                 if isinstance(error, TwilioCredentialRejected):  # but Twilio may accept the next credential
                     return NotStartedOutcome(UpstreamUnreachable(_NEXT_CREDENTIAL_DETAIL, retry_after_s=1), progress.attempts)
-                return NotStartedOutcome(creation_problem(error), progress.attempts)
+                return NotStartedOutcome(problem_for_creation(error), progress.attempts)
         else:
             progress.attempts.append(_make_dial_attempt("started", began, credential, None))
             return StartedOutcome(resource, progress.attempts)

@@ -54,7 +54,7 @@ class GrantedCallDialer:
         except NoUsableCredentials as problem:
             await self._postpone_unprepared_call(grant, problem, prepared)
         except CallgateError as problem:
-            await self.placement.settle_undialled(call, problem, prepared)
+            await self.placement.commit_not_dialled(call, problem, prepared)
         except ValidationError as error:
             # Another version of Callgate has stored these parameters, and a worker of that version can dial the call.
             members = sorted({str(each["loc"][0]) for each in error.errors()})
@@ -80,7 +80,7 @@ class GrantedCallDialer:
     async def _postpone_unprepared_call(self, grant: DialGrant, problem: CallgateError, prepared: PreparedCall) -> None:
         """Makes a call that could not be prepared because of `problem` wait for another try, for at most 15 minutes."""
         requeue = _requeue_values(grant, max_wait_s=_MAX_WAIT_FOR_FIX_S)
-        await self.placement.settle_undialled(grant.call, problem, replace(prepared, requeue=requeue))
+        await self.placement.commit_not_dialled(grant.call, problem, replace(prepared, requeue=requeue))
 
     def requeue_undialled_call(self, grant: DialGrant) -> None:
         """Starts a write in the background that makes a granted call wait to be dialled by any worker.

@@ -88,12 +88,14 @@ class CallPlacer:
         """
         return await asyncio.shield(self._start_task(self._dial_and_commit_outcome(call, account, prepared)))
 
-    async def settle_undialled(self, call: Call | NewCall, problem: CallgateError, prepared: PreparedCall) -> Call | NewCall:
+    async def commit_not_dialled(self, call: Call | NewCall, problem: CallgateError, prepared: PreparedCall) -> Call | NewCall:
         """Commits that a pending call was not dialled, with `problem` as the reason. Returns the record.
 
         A scheduled call waits to be dialled again if the problem is temporary. Like `place`, raises no Exception.
         """
-        return await asyncio.shield(self._start_task(self._settle(call, NotStartedOutcome(problem, []), prepared)))
+        return await asyncio.shield(
+            self._start_task(self._commit_outcome_and_adapt_account(call, NotStartedOutcome(problem, []), prepared))
+        )
 
     async def drain(self) -> None:
         """Waits for at most DRAIN_COMMIT_TIMEOUT_S until all outcomes, undialled calls and scheduled intents are committed."""
@@ -114,7 +116,7 @@ class CallPlacer:
     ) -> Call | NewCall:
         """Dials the call, commits the outcome, counts it in the metrics, and marks rejected credentials. Returns the record."""
         outcome = await self._dial(call, account, prepared)
-        settled = await self._settle(call, outcome, prepared)
+        settled = await self._commit_outcome_and_adapt_account(call, outcome, prepared)
         with ExceptionLogger("creation_not_counted", call):
             self.metrics.calls.creations_series(outcome.execution, _destination_kind(call.to)).inc()
             if isinstance(outcome, StartedOutcome) and outcome.resource.queue_time:
@@ -125,7 +127,9 @@ class CallPlacer:
             await mark_rejected_credentials(self.database, self.directory, account, outcome)
         return settled
 
-    async def _settle(self, call: Call | NewCall, outcome: Outcome, prepared: PreparedCall) -> Call | NewCall:
+    async def _commit_outcome_and_adapt_account(
+        self, call: Call | NewCall, outcome: Outcome, prepared: PreparedCall
+    ) -> Call | NewCall:
         """Commits the outcome and returns the record. If the call is scheduled, also adapts the speed of its account.
 
         An account dials more slowly while Twilio refuses its calls for temporary reasons (refused_accounts.py).

@@ -9,7 +9,7 @@ from uuid import UUID
 from app.calls.callback_urls import CallbackUrls
 from app.calls.creation.dial import PreparedCall
 from app.calls.parameters import CallRequest
-from app.calls.status_callbacks import StatusCallbacks, UrlValidator, status_callbacks
+from app.calls.status_callbacks import StatusCallbacks, UrlValidator, status_callbacks_for_creation
 from app.errors import FieldError, InvalidRequest, NoUsableCredentials
 from app.tenants.directory import TenantDirectory, UsableAccount
 from app.tenants.sip_auth import SipAuth
@@ -50,7 +50,9 @@ class CallPreparer:
 
         `began` is the value of the clock `monotonic_seconds()` at which the time budget of the creation began.
         """
-        callbacks = status_callbacks(request, account, call_id, urls=self.callback_urls, validate_url=self.validate_callback)
+        callbacks = status_callbacks_for_creation(
+            request, account, call_id, urls=self.callback_urls, validate_url=self.validate_callback
+        )
         stored = {} if sip_auth is None else sip_auth.clear_text_parameters()
         parameters = request.parameters_for_twilio() | callbacks.parameters_for_twilio | stored
         if None in callbacks.parameters_for_twilio.values():

@@ -15,11 +15,11 @@ from app.calls.models import Call
 from app.calls.stored_problem import allows_scheduled_retry
 from app.database.engine import Database
 from app.errors import UpstreamUnreachable
-from app.scheduling.refused_accounts import allow_next_probe, resume_account, slow_account_down
+from app.scheduling.refused_accounts import allow_next_probe, end_account_slowdown, slow_account_down
 
 logger = structlog.stdlib.get_logger(__name__)
 
-_WAIT_WITHOUT_RETRY_AFTER_S = 1
+_DEFAULT_REFUSAL_WAIT_S = 1
 
 
 async def apply_outcome_to_account(database: Database, call: Call | NewCall, outcome: Outcome, requeue: RequeueValues) -> None:
@@ -31,7 +31,7 @@ async def apply_outcome_to_account(database: Database, call: Call | NewCall, out
     """
     if not isinstance(outcome, NotStartedOutcome):
         if requeue.is_probe:
-            await resume_account(database, call.account_id)
+            await end_account_slowdown(database, call.account_id)
         return
     if not outcome.attempts:  # the call could not be prepared, or no time was left to send a request
         if requeue.is_probe:
@@ -40,11 +40,11 @@ async def apply_outcome_to_account(database: Database, call: Call | NewCall, out
     # After the refusal of one credential, Twilio may accept the next one, which could not be tried.
     is_answered = outcome.attempts[-1].status is not None and not isinstance(outcome.problem, UpstreamUnreachable)
     if is_answered and allows_scheduled_retry(outcome.problem):
-        wait = timedelta(seconds=outcome.problem.retry_after_s or _WAIT_WITHOUT_RETRY_AFTER_S)
+        wait = timedelta(seconds=outcome.problem.retry_after_s or _DEFAULT_REFUSAL_WAIT_S)
         if await slow_account_down(database, call.account_id, wait=wait, after_probe=requeue.is_probe):
             fields = {"account_id": str(call.account_id), "problem": outcome.problem.slug, "wait_s": wait.total_seconds()}
             logger.warning("dialling_slowed_down", **fields)
     elif is_answered and requeue.is_probe:
-        await resume_account(database, call.account_id)
+        await end_account_slowdown(database, call.account_id)
     elif requeue.is_probe:
         await slow_account_down(database, call.account_id, wait=timedelta(0), after_probe=True)

@@ -8,7 +8,7 @@ from app.tenants.directory import TenantDirectory, UsableAccount
 from app.twilio.errors import TwilioCredentialRejected
 
 # How long a client waits for credentials to be marked. If that fails, the next call tries the credentials in the old order.
-_TIMEOUT_S = 2.0
+_MARK_TIMEOUT_S = 2.0
 
 
 async def mark_rejected_credentials(
@@ -20,7 +20,7 @@ async def mark_rejected_credentials(
     # Each write empties the caches of all processes, so a credential that has a mark is not marked again.
     rejected -= account.rejected
     if rejected or accepted:
-        async with asyncio.timeout(_TIMEOUT_S), database.begin() as session:
-            await directory.mark_rejected_and_accepted(
+        async with asyncio.timeout(_MARK_TIMEOUT_S), database.begin() as session:
+            await directory.mark_credentials_rejected_and_accepted(
                 session, rejected=rejected, accepted=accepted, reason=TwilioCredentialRejected.reason
             )

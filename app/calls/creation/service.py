@@ -17,7 +17,7 @@ from uuid_utils.compat import uuid7
 from app.calls import ids, repository
 from app.calls.creation.dial import PreparedCall
 from app.calls.creation.in_flight_limit import InFlightLimit, InFlightSlot
-from app.calls.creation.paced.service import IntentWriterWithPace, reopen_paced_call
+from app.calls.creation.paced.service import PacedIntentWriter, reopen_paced_call
 from app.calls.creation.placement import CallPlacer
 from app.calls.creation.preparation import CallPreparer
 from app.calls.creation.repository import reopen_call
@@ -97,7 +97,7 @@ class CreationService:
         self._pseudonyms = pseudonyms
         self._preparation = preparation
         self._intents = Batcher(self._write_intents, max_batch=MAX_ROWS_PER_STATEMENT)
-        self._paced_intents = IntentWriterWithPace(database)
+        self._paced_intents = PacedIntentWriter(database)
         self._scheduled_intents = scheduled_intents
         self._queues = Batcher(partial(find_queues, database))
         self._existing = Batcher(self._find_calls_by_key, max_batch=MAX_SCHEDULED_ROWS_PER_STATEMENT)
@@ -227,7 +227,7 @@ class CreationService:
             on_intent(call.id if is_committed else None)
             return is_committed
         try:
-            written_at = await (self._paced_intents if account.is_paced else self._intents).submit(call)
+            written_at = await (self._paced_intents if account.has_pace_limits else self._intents).submit(call)
         except PaceExceeded:
             on_intent(None)
             raise
@@ -261,7 +261,7 @@ class CreationService:
         committing = False
         try:
             async with self._database.begin() as session:
-                is_paced = account.is_paced and not scheduled
+                is_paced = account.has_pace_limits and not scheduled
                 call = await (reopen_paced_call if is_paced else reopen_call)(session, existing, new_intent)
                 if call:
                     data = {"attempt": call.attempt}

@@ -22,7 +22,7 @@ from app.calls.creation.sql_parts import (
 )
 from app.calls.last_answer import with_stored_resource_columns
 from app.calls.models import Call
-from app.calls.outbox import NewDelivery, delivery_of_event_settled
+from app.calls.outbox import NewDelivery, delivery_for_outcome
 from app.calls.record_change import RecordChange
 from app.calls.store import UNIQUE_SID_CONSTRAINT, RecordColumns, SidTaken
 from app.database.batcher import LOCKED, RowLocked
@@ -213,7 +213,7 @@ class AttemptOutcome:
         If `change.columns` has Twilio's whole answer (`resource`), replaces it with the columns in which Postgres stores it.
         """
         written, pending_since = call.deliveries_written, getattr(call, "pending_since", None)
-        delivery = delivery_of_event_settled(call, change.columns, events_with_delivery=written)
+        delivery = delivery_for_outcome(call, change.columns, events_with_delivery=written)
         if change.columns.get("resource"):
             change = RecordChange(with_stored_resource_columns(call, change.columns), change.times, change.event, change.data)
         if delivery is None:

@@ -59,7 +59,7 @@ class UndialledCallRecorder:
         self._settlement = settlement
         self._intents: Batcher[NewCall, bool] = Batcher(self._withdraw_intents, max_batch=MAX_ROWS_PER_STATEMENT)
         self._queue = RetryQueue(
-            self._withdraw, name="withdrawals", max_batch=MAX_ROWS_PER_STATEMENT, max_items=_MAX_QUEUED_WITHDRAWALS
+            self._write_withdrawal, name="withdrawals", max_batch=MAX_ROWS_PER_STATEMENT, max_items=_MAX_QUEUED_WITHDRAWALS
         )
 
     def mark_call_not_started(self, call: NewCall) -> None:
@@ -86,7 +86,7 @@ class UndialledCallRecorder:
         """Tries once more to write what is still queued: that calls will not be dialled."""
         await self._queue.close()
 
-    async def _withdraw(self, item: NewCall | _UndialledAttempt | _UnusedGrant) -> None:
+    async def _write_withdrawal(self, item: NewCall | _UndialledAttempt | _UnusedGrant) -> None:
         match item:
             case _UndialledAttempt():
                 await self._withdraw_attempt(item)

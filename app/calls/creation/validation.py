@@ -71,14 +71,14 @@ def _address_findings(body: Mapping[str, Any]) -> Iterator[tuple[FieldError, Sev
     if _is_number_or_client(to):
         if isinstance(from_, str) and not _is_number_or_client(from_):
             text = "must be an E.164 number such as +14155550100, or client:name, unless `to` is a SIP URI"
-            yield FieldError("/from", "from_not_callable", text + _number_hint(from_)), Severity.ERROR
+            yield FieldError("/from", "from_not_callable", text + _suggested_number_text(from_)), Severity.ERROR
         return
     if not to[:5].lower().startswith(("sip:", "sips:")):
         text = (
             "must be a SIP URI (sip:kate@example.com), an E.164 number (+14155550100) or client:name, and the name must have "
             "no escaped control characters"
         )
-        yield FieldError("/to", "to_unknown_form", text + _number_hint(to)), Severity.ERROR
+        yield FieldError("/to", "to_unknown_form", text + _suggested_number_text(to)), Severity.ERROR
         return
     yield from _as_field_errors("/to", SipUri.parse(to).findings)
     if isinstance(from_, str) and from_:
@@ -96,7 +96,7 @@ def _is_number_or_client(text: str) -> bool:
     return E164_PATTERN.fullmatch(text) is not None
 
 
-def _number_hint(text: str) -> str:
+def _suggested_number_text(text: str) -> str:
     number = guess_phone_number(text)
     return f". Write {number} if that is the number" if number else ""
 

@@ -39,7 +39,7 @@ PROBLEM_SEARCH_SPAN = timedelta(days=7)
 The time is limited because no index contains the problems.
 """
 
-_EARLIEST_END = datetime.min.replace(tzinfo=UTC) + PROBLEM_SEARCH_SPAN
+_EARLIEST_SEARCH_UNTIL = datetime.min.replace(tzinfo=UTC) + PROBLEM_SEARCH_SPAN
 _MAX_SEARCH_LENGTH = 2048
 _UUID_PATTERN = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
 _CALL_ID_VERSION = 7  # ids of calls have it; UUIDs that clients use as idempotency keys are mostly random
@@ -85,7 +85,7 @@ class CallQuery:
         """
         if self.problem is None or self.since is not None:
             return self
-        until = max(self.until or now, _EARLIEST_END)
+        until = max(self.until or now, _EARLIEST_SEARCH_UNTIL)
         return replace(self, since=until - PROBLEM_SEARCH_SPAN)
 
 

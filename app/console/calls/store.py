@@ -61,7 +61,7 @@ _EXECUTION_CONDITIONS: Mapping[str, str] = {execution: f"call.execution = '{exec
 
 _JSON_ATTRIBUTES = ("problem", "parameters", "warnings", "own_subresource_uris", "stored_resource_members")
 _CALL_COLUMNS = ", ".join(f'call."{column.name}" AS {name}' for name, column in Call.__mapper__.columns.items())
-_JSON_PARTS = ("events", "deliveries", "pending_end", "dial", "slot")
+_JSON_COLUMNS_OF_HISTORY = ("events", "deliveries", "pending_end", "dial", "slot")
 _DELIVERY_COLUMNS = ", ".join(field.name for field in fields(DeliveryRow))
 # Events and deliveries are written after their call, so older partitions are not read. A day allows for clocks that differ.
 _ROWS_OF_CALL_SQL = "call_id = call.id AND at >= call.created_at - interval '1 day'"
@@ -118,7 +118,7 @@ async def read_call_history(database: TransactionRunner, call_id: UUID | str, *,
 
 def _history_from_row(row: Mapping[str, Any]) -> CallHistory:
     values = dict(row)
-    parts = {name: from_json(values.pop(name) or "null") for name in _JSON_PARTS}
+    parts = {name: from_json(values.pop(name) or "null") for name in _JSON_COLUMNS_OF_HISTORY}
     of_history = {name: values.pop(name) for name in ("now", "queue", "is_queue_paused", "redial_id")}
     call = CallRow(values | {name: values[name] and from_json(values[name]) for name in _JSON_ATTRIBUTES})
     events = [_event_from_stored(call, event) for event in parts["events"] or []]

@@ -50,15 +50,15 @@ def _describe_scheduled(history: CallHistory) -> HistorySummary:
     if dial is None:
         return HistorySummary("Its turn has come; it is about to be dialled.", "")
     if dial.due_at > now:
-        text = _describe_not_due(history, duration_in_words(dial.due_at - now))
+        text = _describe_call_before_due_time(history, duration_in_words(dial.due_at - now))
     else:
-        text = f"Has been due for {duration_in_words(now - dial.due_at)} and waits {_describe_wait(history)}"
+        text = f"Has been due for {duration_in_words(now - dial.due_at)} and waits {_wait_reason_clause(history)}"
     if dial.ring_by <= now:
         return HistorySummary(f"{text}. It was not dialled by its latest time, so it expires.", "warning")
     return HistorySummary(f"{text}; it expires unless it is dialled within {duration_in_words(dial.ring_by - now)}.", "")
 
 
-def _describe_not_due(history: CallHistory, wait: str) -> str:
+def _describe_call_before_due_time(history: CallHistory, wait: str) -> str:
     """Returns the sentence about a scheduled call that is not due yet. `wait` is the time until it is due, in words."""
     refused = _last_problem(history)
     if refused:
@@ -66,7 +66,7 @@ def _describe_not_due(history: CallHistory, wait: str) -> str:
     return f"Waits{f' in the queue {history.queue}' if history.queue else ''} and is due in {wait}"
 
 
-def _describe_wait(history: CallHistory) -> str:
+def _wait_reason_clause(history: CallHistory) -> str:
     """Returns why a scheduled call that is due still waits, such as "for its turn"."""
     if history.is_queue_paused:
         return f"because the queue {history.queue} is paused"

@@ -52,7 +52,7 @@ def timeline_entries(history: CallHistory, *, reveal: bool = False) -> list[Time
         for each in history.deliveries
     ]
     lines.sort(key=lambda entry: entry.at)  # stable: events of one moment keep their order
-    return list(_with_gaps(lines))
+    return list(_with_times_since_previous_line(lines))
 
 
 def time_since_last_entry(entries: Sequence[TimelineEntry], history: CallHistory) -> str:
@@ -66,7 +66,7 @@ def time_since_last_entry(entries: Sequence[TimelineEntry], history: CallHistory
     return duration_in_words(quiet) if quiet >= MIN_GAP else ""
 
 
-def _with_gaps(entries: Sequence[TimelineEntry]) -> Iterator[TimelineEntry]:
+def _with_times_since_previous_line(entries: Sequence[TimelineEntry]) -> Iterator[TimelineEntry]:
     before: datetime | None = None
     for entry in entries:
         between = entry.at - before if before else timedelta(0)

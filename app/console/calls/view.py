@@ -33,7 +33,7 @@ _SEARCH_KIND_TEXTS: Final[Mapping[str, str]] = {
 # Seconds until a page refreshes itself: often after a recent event, seldom otherwise.
 _FAST_REFRESH_INTERVAL_S, _SLOW_REFRESH_INTERVAL_S = 2, 15
 # A price, a delivery or a correction may come for a while after the end of a call.
-_SETTLING_TIME = timedelta(minutes=10)
+_REFRESH_TIME_AFTER_END = timedelta(minutes=10)
 _FAST_REFRESH_PERIOD = timedelta(hours=1)
 
 
@@ -176,7 +176,7 @@ def _page_refresh_interval_s(history: CallHistory) -> int | None:
     if can_be_ended(call):
         last = history.events[-1].at if history.events else call.created_at
         return _FAST_REFRESH_INTERVAL_S if now - last < _FAST_REFRESH_PERIOD else _SLOW_REFRESH_INTERVAL_S
-    if now - call.updated_at > _SETTLING_TIME:
+    if now - call.updated_at > _REFRESH_TIME_AFTER_END:
         return None
     has_price = call.execution != "started" or call.price is not None
     is_delivered = all(each.state != "pending" for each in history.deliveries)

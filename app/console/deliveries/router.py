@@ -69,7 +69,7 @@ async def _show_list(request: Request, query: DeliveryQuery, *, error_text: str 
     except ValueError:
         raise InvalidRequest(field_errors=(FieldError("?cursor", "cursor_unknown", "is no page of this list"),)) from None
     if query.state == "given_up":
-        given_up = await store.list_given_up(database, query.tenant, before=before)
+        given_up = await store.list_given_up_deliveries(database, query.tenant, before=before)
         lines, searched_to = given_up.lines, given_up.searched_to
         if given_up.next_before is not None:
             next_page = query.page_url(cursor=str(given_up.next_before))

@@ -69,7 +69,7 @@ class ListedDelivery:
 
 
 @dataclass(frozen=True, slots=True)
-class GivenUpPage:
+class GivenUpDeliveriesPage:
     """A page of deliveries that were given up, newest first."""
 
     lines: list[ListedDelivery]
@@ -150,7 +150,9 @@ async def list_waiting_deliveries(
     return [ListedDelivery(*row) for row in rows[:PAGE_SIZE]], len(rows) > PAGE_SIZE
 
 
-async def list_given_up(database: TransactionRunner, tenant_id: str, *, before: UUID | None = None) -> GivenUpPage:
+async def list_given_up_deliveries(
+    database: TransactionRunner, tenant_id: str, *, before: UUID | None = None
+) -> GivenUpDeliveriesPage:
     """Returns a page of the tenant's given-up deliveries.
 
     Searches the newest MAX_SEARCHED_DELIVERIES deliveries of the tenant or, with `before`, the newest ones with lower ids.
@@ -160,7 +162,7 @@ async def list_given_up(database: TransactionRunner, tenant_id: str, *, before: 
     searched, last_id = rows[0][:2]
     lines = [ListedDelivery(*row[2:]) for row in rows if row[2] is not None]
     if len(lines) > PAGE_SIZE:
-        return GivenUpPage(lines[:PAGE_SIZE], lines[PAGE_SIZE - 1].id, None)
+        return GivenUpDeliveriesPage(lines[:PAGE_SIZE], lines[PAGE_SIZE - 1].id, None)
     if searched < MAX_SEARCHED_DELIVERIES:
-        return GivenUpPage(lines, None, None)
-    return GivenUpPage(lines, last_id, ids.creation_time_of_id(last_id))
+        return GivenUpDeliveriesPage(lines, None, None)
+    return GivenUpDeliveriesPage(lines, last_id, ids.creation_time_of_id(last_id))

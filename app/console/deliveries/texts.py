@@ -17,7 +17,7 @@ _ERROR_TEXTS: Final = {
 }
 
 
-class AttemptedDelivery(Protocol):
+class DeliveryAttemptState(Protocol):
     """The fields of a delivery that this module reads.
 
     `held` says whether the delivery waits because an earlier event of its call is not delivered yet.
@@ -33,7 +33,7 @@ class AttemptedDelivery(Protocol):
     def last_attempt_at(self) -> datetime | None: ...
 
 
-def state_and_note_in_words(delivery: AttemptedDelivery) -> tuple[str, str]:
+def state_and_note_in_words(delivery: DeliveryAttemptState) -> tuple[str, str]:
     """Returns the word for the delivery's badge, such as "retrying", and a note, such as "2 attempts failed".
 
     The note says what the delivery waits for, or how it ended. It may be "".
@@ -49,7 +49,7 @@ def state_and_note_in_words(delivery: AttemptedDelivery) -> tuple[str, str]:
     return "waiting", "for its first attempt" if delivery.last_attempt_at is None else "to be sent again"
 
 
-def can_be_sent_again(delivery: AttemptedDelivery) -> bool:
+def can_be_sent_again(delivery: DeliveryAttemptState) -> bool:
     """Returns whether a person may send the delivery again.
 
     A person may do so if the delivery has ended (delivered or given up). If it has not ended, an attempt must have failed, and

@@ -124,13 +124,13 @@ class BacklogItem:
         is_status = error is not None and error.isdigit()
         return cls(
             backlog.tenant_id,
-            waiting=_count_text(backlog.waiting, backlog),
-            retried=_count_text(backlog.retried, backlog),
+            waiting=_capped_count_text(backlog.waiting, backlog),
+            retried=_capped_count_text(backlog.retried, backlog),
             oldest=backlog.oldest,
             last_error=error_in_words(None, int(error)) if error and is_status else error_in_words(error, None),
         )
 
 
-def _count_text(number: int, backlog: TenantBacklog) -> str:
+def _capped_count_text(number: int, backlog: TenantBacklog) -> str:
     """Returns the number as text, with a "+" if there may be more because counting stopped at MAX_COUNTED_DELIVERIES."""
     return f"{number:,}+" if backlog.waiting >= MAX_COUNTED_DELIVERIES and number else f"{number:,}"

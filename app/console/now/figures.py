@@ -14,7 +14,7 @@ from app.rollups.store import LATENCY_BOUNDS_MS
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _MAX_COUNTING_DELAY: Final = timedelta(minutes=2)
 """The figures of a minute may be missing for this long after its end, because no worker has counted them yet."""
-_MAXIMUM_FIGURES: Final = frozenset({"waiting"})
+_FIGURES_COMBINED_BY_MAXIMUM: Final = frozenset({"waiting"})
 """The names of figures whose value for a longer period is the maximum, not the sum, of the values for its parts."""
 
 
@@ -109,7 +109,7 @@ def sum_figures(parts: Sequence[CallFigures]) -> CallFigures:
     for name in (field.name for field in fields(CallFigures) if field.name not in ("spent", "latency")):
         values = [getattr(each, name) for each in parts]
         known = [value for value in values if value is not None]
-        numbers[name] = max(known, default=None) if name in _MAXIMUM_FIGURES else sum(known)
+        numbers[name] = max(known, default=None) if name in _FIGURES_COMBINED_BY_MAXIMUM else sum(known)
     return CallFigures(**numbers, spent=spent, latency=latency)
 
 

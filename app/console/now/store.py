@@ -224,7 +224,7 @@ _LAST_HOUR_SQL: Final = f"""
         ) AS live
     ) AS every
 """
-_PERIODS_OF_SUMS_SQL: Final = {
+_PERIOD_CONDITIONS_BY_FIGURE: Final = {
     "gave_up": f"""seconds = 3600 AND start >= now() - interval '7 days' AND start < {MINUTE_FIGURES_SINCE_SQL}
         OR seconds = 60 AND start >= {MINUTE_FIGURES_SINCE_SQL}""",
     "price_given_up": "seconds = 3600 AND start >= now() - interval '7 days'",
@@ -248,7 +248,7 @@ def _read_facts_sql(*, of_tenant: bool) -> str:
     )
     gave_up, price_given_up, called_back = (
         f"(SELECT coalesce(sum({name}), 0) FROM rollup WHERE {figures} AND ({periods}))"
-        for name, periods in _PERIODS_OF_SUMS_SQL.items()
+        for name, periods in _PERIOD_CONDITIONS_BY_FIGURE.items()
     )
     return f"""
         {of_one if of_tenant else accounts_with_rows_sql("scheduled_dial")}

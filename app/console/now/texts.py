@@ -4,7 +4,7 @@ from datetime import datetime, timedelta
 from typing import Final
 
 from app.console.now.store import MAX_COUNTED_ROWS, LastHourCallCounts, WaitingQueue
-from app.queues.progress import last_dial_at_pace, last_dial_or_expiry_time
+from app.queues.progress import last_dial_or_expiry_time, last_dial_time_at_rate
 
 SentencePart = str | datetime
 """A part of a sentence: text with `code` in backticks, or a time, which the page shows in the viewer's zone."""
@@ -44,7 +44,7 @@ def span_text(span: timedelta) -> str:
     return f"{seconds} s"
 
 
-def is_dialled_at_pace(queue: WaitingQueue) -> bool:
+def is_only_limited_by_pace(queue: WaitingQueue) -> bool:
     """Returns whether nothing but the maximum rate of dialling decides when the queue's calls are dialled.
 
     Returns False if the queue is paused, if its tenant is suspended, or if its calls may ring at certain hours only.
@@ -59,12 +59,12 @@ def last_dial_time_at_pace(queue: WaitingQueue, now: datetime) -> datetime | Non
     """
     if queue.calls_per_second is None:
         return None
-    return last_dial_at_pace(now, queue.number, queue.calls_per_second, last_due_at=queue.last_due_at)
+    return last_dial_time_at_rate(now, queue.number, queue.calls_per_second, last_due_at=queue.last_due_at)
 
 
 def projected_queue_end(queue: WaitingQueue, now: datetime) -> datetime | None:
     """Returns when the last waiting call of the queue will be dialled or expire; None if this is unknown."""
     last_dial_at = last_dial_time_at_pace(queue, now)
-    if last_dial_at is None or not is_dialled_at_pace(queue):
+    if last_dial_at is None or not is_only_limited_by_pace(queue):
         return None
     return last_dial_or_expiry_time(now, last_dial_at, last_ring_by=queue.last_ring_by)

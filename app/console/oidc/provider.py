@@ -83,7 +83,7 @@ class OidcProvider:
         async with self._new_http_client() as client:
             tokens = await self._exchange_code_for_tokens(client, metadata, code, attempt)
             keys = await _get_json(client, _endpoint_url(metadata, "jwks_uri"))
-            claims = self._checked_claims(tokens, keys, metadata, attempt)
+            claims = self._validate_id_token(tokens, keys, metadata, attempt)
             access_token = tokens.get("access_token")
             if "userinfo_endpoint" not in metadata or not isinstance(access_token, str):
                 return claims
@@ -147,7 +147,7 @@ class OidcProvider:
         address, headers, body = auth.prepare("POST", address, headers, body)
         return await _request_json_object(client, "POST", address, headers, body.encode())
 
-    def _checked_claims(
+    def _validate_id_token(
         self, tokens: Mapping[str, Any], keys: Any, metadata: Mapping[str, Any], attempt: LoginAttempt
     ) -> dict[str, Any]:
         """Validates the ID token and returns its claims. Raises ProviderFailed if the token is missing or invalid."""

@@ -32,11 +32,11 @@ logger = structlog.stdlib.get_logger(__name__)
 
 router = console_router("/oidc")
 
-ATTEMPT_COOKIE_NAME: Final = "__Host-callgate-oidc"
+OIDC_LOGIN_COOKIE_NAME: Final = "__Host-callgate-oidc"
 _COOKIE_ASSOCIATED_DATA = "console oidc attempt"
 _ATTEMPT_LIFETIME_S = 600
 # Given to FailedAuthenticationLimiter instead of the hash of a key: a login with OpenID Connect has no key.
-_ATTEMPT_COUNTER_KEY = b"oidc"
+_FAILED_LOGIN_COUNTER_KEY = b"oidc"
 _FAILED_TEXT = "The login at the provider did not succeed. Try again; the log has the reason."
 _OUTDATED_TEXT = "This login took too long, or was begun in another browser. Try again."
 _NO_RULE_TEXT = "The provider knows you, and no rule of this installation gives you access. Ask its operator."
@@ -61,7 +61,7 @@ async def begin_login(request: Request) -> Response:
     encrypted = keyring.encrypt(json.dumps(kept), associated_data=_COOKIE_ASSOCIATED_DATA).hex()
     response = RedirectResponse(address, status_code=303)
     response.set_cookie(
-        ATTEMPT_COOKIE_NAME, encrypted, max_age=_ATTEMPT_LIFETIME_S, path="/", secure=True, httponly=True, samesite="lax"
+        OIDC_LOGIN_COOKIE_NAME, encrypted, max_age=_ATTEMPT_LIFETIME_S, path="/", secure=True, httponly=True, samesite="lax"
     )
     return response
 
@@ -76,7 +76,7 @@ async def finish_login(request: Request) -> Response:
     provider = _provider_of(request)
     attempts: FailedAuthenticationLimiter = request.state.key_attempts
     address = attempts.client_address_of(request.scope)
-    attempts.require_below_failure_limit(address, _ATTEMPT_COUNTER_KEY)
+    attempts.require_below_failure_limit(address, _FAILED_LOGIN_COUNTER_KEY)
     kept = _login_attempt_from_cookie(request)
     query = request.query_params
     if kept is None or not hmac.compare_digest(query.get("state", "").encode(), kept[0].state.encode()):
@@ -87,7 +87,7 @@ async def finish_login(request: Request) -> Response:
     try:
         claims = await provider.fetch_claims(query["code"], attempt)
     except ProviderFailed as error:
-        attempts.record_wrong_key(address, _ATTEMPT_COUNTER_KEY)
+        attempts.record_wrong_key(address, _FAILED_LOGIN_COUNTER_KEY)
         return _refuse_login(request, _FAILED_TEXT, 401, str(error))
     rules: tuple[OidcAccessRule, ...] = request.state.console_oidc_rules
     client = client_for_claims(rules, claims)
@@ -119,7 +119,7 @@ def _login_attempt_from_cookie(request: Request) -> tuple[LoginAttempt, str] | N
     try:
         kept = json.loads(
             keyring.decrypt(
-                bytes.fromhex(request.cookies.get(ATTEMPT_COOKIE_NAME, "")), associated_data=_COOKIE_ASSOCIATED_DATA
+                bytes.fromhex(request.cookies.get(OIDC_LOGIN_COOKIE_NAME, "")), associated_data=_COOKIE_ASSOCIATED_DATA
             )
         )
     except (ValueError, SecretUnreadable):
@@ -138,4 +138,4 @@ def _refuse_login(request: Request, error_text: str, status: int, reason: str) -
 
 
 def _delete_cookie(response: Response) -> None:
-    response.delete_cookie(ATTEMPT_COOKIE_NAME, path="/", secure=True, httponly=True, samesite="lax")
+    response.delete_cookie(OIDC_LOGIN_COOKIE_NAME, path="/", secure=True, httponly=True, samesite="lax")

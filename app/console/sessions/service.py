@@ -26,7 +26,7 @@ from app.console.sessions.store import (
 from app.console_settings import ConsoleSettings
 from app.database.pool import StatementPool, TransactionRunner
 from app.errors import TenantNotFound
-from app.tenants.caller import COMMAND_LINE_CALLER, Caller, CallerKind, OperatorCaller
+from app.tenants.caller import COMMAND_LINE_CALLER, AuthenticationMethod, Caller, OperatorCaller
 from app.tenants.scopes import ALL_SCOPES, known_scopes, sort_scopes
 
 LINK_LIFETIME = timedelta(minutes=15)
@@ -115,7 +115,7 @@ class ConsoleSessions:
         if found and is_user_activity and not found.is_recently_seen:
             async with self.database.transaction() as connection:
                 await record_session_use(connection, found.id)
-        return ActiveSession(found.id, _client_of(found), found.expires_at) if found else None
+        return ActiveSession(found.id, _client_of_session(found), found.expires_at) if found else None
 
     async def list(self) -> list[ListedSession]:
         """Returns the sessions that have not ended, and the one-time links that can still be used."""
@@ -160,9 +160,9 @@ def _hash_token(token: str) -> bytes:
     return hashlib.sha256(token.encode()).digest()
 
 
-def _client_of(found: StoredSession) -> Caller | OperatorCaller:
+def _client_of_session(found: StoredSession) -> Caller | OperatorCaller:
     scopes = known_scopes(found.scopes)
-    kind: CallerKind = found.kind  # type: ignore[assignment]  # a check constraint lists them
+    kind: AuthenticationMethod = found.kind  # type: ignore[assignment]  # a check constraint lists them
     if found.tenant_id is None:
         return OperatorCaller(found.key_id, found.name, scopes, kind)
     key_id = found.key_id or found.id

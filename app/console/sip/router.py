@@ -4,7 +4,7 @@ from fastapi import Request, Response
 
 from app.console.access import SubmittedFormDep, allowed_while_suspended, console_router
 from app.console.rendering import page_response
-from app.console.sip.view import view_of_address
+from app.console.sip.view import parse_sip_address_for_view
 from app.http.routes import needs
 from app.tenants.scopes import Scope
 
@@ -22,4 +22,4 @@ async def show_sip_form(request: Request) -> Response:
 @allowed_while_suspended
 async def check_address(request: Request, form: SubmittedFormDep) -> Response:
     """Shows the parts of a SIP address, and what is wrong with the address. Stores nothing and sends no request."""
-    return page_response(request, "sip/check.html", view=view_of_address("".join(form.all_values("address")[:1])))
+    return page_response(request, "sip/check.html", view=parse_sip_address_for_view("".join(form.all_values("address")[:1])))

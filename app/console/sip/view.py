@@ -67,7 +67,7 @@ class AddressView:
     """The address to put into the form's field again. A password in it is replaced by `***`."""
 
 
-def view_of_address(text: str) -> AddressView:
+def parse_sip_address_for_view(text: str) -> AddressView:
     """Parses an address, which need not be valid, and returns what the page shows of it."""
     uri = SipUri.parse(text)
     span = password_span(text)

@@ -19,11 +19,11 @@ from app.errors import (
     OperatorKeyRequired,
     ScopeRequired,
 )
-from app.tenants.errors import OperatorError
+from app.tenants.errors import AdministrationError
 
 SECRET_FIELDS: Final = frozenset({"auth_token", "secret"})
 """The names of fields with secret values. A form that is shown again leaves these fields empty."""
-_FORM_ERRORS: Final = (AlreadyExists, IdempotencyKeyReused, InvalidRequest, OperatorKeyRequired, ScopeRequired)
+_ERRORS_SHOWN_IN_FORM: Final = (AlreadyExists, IdempotencyKeyReused, InvalidRequest, OperatorKeyRequired, ScopeRequired)
 # Error texts by field, instead of the API's texts, which name regular expressions.
 _ERROR_TEXTS: Final = {
     "id": "Use lower-case letters, digits and -, at most 63, and a letter or digit first.",
@@ -66,13 +66,15 @@ class FormState:
         return self.status != 200
 
 
-def refused_form(form: SubmittedFormFields, field_names: tuple[str, ...], error: CallgateError | OperatorError) -> FormState:
+def refused_form(
+    form: SubmittedFormFields, field_names: tuple[str, ...], error: CallgateError | AdministrationError
+) -> FormState:
     """Returns the form as it was sent, without secrets, and with an error text beside each field that the error names.
 
     Raises the error if it is not about the form.
     """
-    problem = api_error_for_operator_error(error) if isinstance(error, OperatorError) else error
-    if not isinstance(problem, _FORM_ERRORS):
+    problem = api_error_for_operator_error(error) if isinstance(error, AdministrationError) else error
+    if not isinstance(problem, _ERRORS_SHOWN_IN_FORM):
         raise problem
     errors = {each.pointer.strip("/").partition("/")[0]: each for each in problem.field_errors}
     at_fields = {name: _error_text(name, each) for name, each in errors.items() if name in field_names}

@@ -19,7 +19,7 @@ from app.errors import CallgateError, TenantNotFound
 from app.http.routes import needs
 from app.security.keyring import Keyring
 from app.tenants.administration import TenantAdministration
-from app.tenants.errors import OperatorError
+from app.tenants.errors import AdministrationError
 from app.tenants.scopes import Scope
 
 router = console_router("/tenants")
@@ -74,7 +74,7 @@ async def create_tenant(request: Request, tenants: AdministrationDep, form: Subm
     try:
         new = parse_body(NewTenant, filled_fields(form, TENANT_FIELDS))
         tenant, _ = await tenants.ensure_tenant(new.id, new.settings)
-    except (CallgateError, OperatorError) as error:
+    except (CallgateError, AdministrationError) as error:
         return await _show_list(request, refused_form(form, TENANT_FIELDS, error))
     return RedirectResponse(tenant_path(tenant.id), status_code=303)
 
@@ -98,7 +98,7 @@ async def render_tenant(
     `credential` also has the SID of an account, because each account on the page has a form for a new credential. Raises
     TenantNotFound if the tenant does not exist.
     """
-    details = await store.find_details(slot_limited_transactions(request), tenant_id)
+    details = await store.find_tenant_details(slot_limited_transactions(request), tenant_id)
     if details is None:
         raise TenantNotFound
     account_sid, of_credential = credential or ("", FormState())

@@ -79,7 +79,7 @@ async def list_tenant_rows(database: TransactionRunner, *, after: str | None) ->
     return rows[:PAGE_SIZE], len(rows) > PAGE_SIZE
 
 
-async def find_details(database: TransactionRunner, tenant_id: str) -> TenantDetails | None:
+async def find_tenant_details(database: TransactionRunner, tenant_id: str) -> TenantDetails | None:
     """Returns a tenant with its accounts, keys, SIP credentials and workloads, and with credentials and limits of the accounts.
 
     Returns None if there is no such tenant.

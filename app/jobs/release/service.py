@@ -21,14 +21,14 @@ from app.database.engine import Database, Session, driver_connection
 from app.errors import CommandFailed, CommandUnfinished
 from app.jobs.candidates import DATE_TOLERANCE, MAX_CLOCK_SKEW, AccountCallList, CallCandidates, earliest_date_created
 from app.jobs.release import store
-from app.jobs.release.store import DueAccount
+from app.jobs.release.store import AccountWithDueCalls
 from app.jobs.search_result import SearchFinding, evaluate_candidates, inconclusive_reason
-from app.scheduling.grant_halts import GrantHaltState, read_grant_halt_state, record_server_or_halt_grants, release_grants
+from app.scheduling.grant_halts import DialGrantHaltState, read_grant_halt_state, record_server_or_halt_grants, release_grants
 from app.tenants.directory import TenantDirectory
 from app.twilio.client import TwilioClient
 from app.twilio.errors import TwilioError
 
-_NOT_SEARCHED = CallCandidates({}, is_complete=False, twilio_clock_offset=None)
+_NO_SEARCH_RESULT = CallCandidates({}, is_complete=False, twilio_clock_offset=None)
 
 ReleaseResult = Literal["bound", "unknown", "waiting"]
 
@@ -90,7 +90,7 @@ class _AccountAudit:
     """
 
     actor: Actor
-    account: DueAccount
+    account: AccountWithDueCalls
     is_skipped: bool
     is_recorded: bool = False
 
@@ -157,7 +157,7 @@ class GrantReleaseCommand:
             await self._allow_grants(actor, state)
         return ReleaseReport(state.seen_at, accounts)
 
-    async def _ensure_halted(self, state: GrantHaltState) -> GrantHaltState:
+    async def _ensure_halted(self, state: DialGrantHaltState) -> DialGrantHaltState:
         """Halts grants (rights to dial) if no worker has halted them yet after the Postgres server changed.
 
         Returns the new state.
@@ -168,7 +168,7 @@ class GrantReleaseCommand:
             await record_server_or_halt_grants(connection)
         return await read_grant_halt_state(self.database) or state
 
-    async def _plan_search(self, state: GrantHaltState, *, is_dry_run: bool) -> _SearchParameters:
+    async def _plan_search(self, state: DialGrantHaltState, *, is_dry_run: bool) -> _SearchParameters:
         halted_at = state.halted_at or state.read_at
         # A backup or a standby can have a halt that was released later. Grants from after that halt are lost, and were taken
         # before now: no grant was taken on the present server since its start.
@@ -183,7 +183,7 @@ class GrantReleaseCommand:
             is_dry_run=is_dry_run,
         )
 
-    async def _allow_grants(self, actor: Actor, state: GrantHaltState) -> None:
+    async def _allow_grants(self, actor: Actor, state: DialGrantHaltState) -> None:
         """Allows grants (rights to dial) again, and writes an audit event.
 
         Raises CommandFailed if the Postgres server has changed since `state` was read. Also raises it if the row of
@@ -208,11 +208,11 @@ class GrantReleaseCommand:
         since = earliest_date_created(max(account.first_not_before, search.since))
         call_list = AccountCallList(self.directory, self.twilio, account.id, since, search.until, self.deadline_s)
         after = None
-        while waiting_calls := await store.possibly_granted_calls(
+        while waiting_calls := await store.waiting_calls_possibly_dialled(
             self.database, account.id, before=search.last_not_before, since=search.since, after=after, limit=self.batch_size
         ):
             for waiting_call in waiting_calls:
-                candidates = _NOT_SEARCHED
+                candidates = _NO_SEARCH_RESULT
                 if not audit.is_skipped:
                     candidates = await self._find_candidates(call_list, waiting_call, search)
                 result = await self._settle_waiting_call(waiting_call, candidates, search, audit)

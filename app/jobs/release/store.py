@@ -39,7 +39,7 @@ _ADD_SLOT = text(f"""
 
 
 @dataclass(frozen=True, slots=True)
-class DueAccount:
+class AccountWithDueCalls:
     """An account with calls that wait although they may have been dialled.
 
     Their `not_before` has passed, and the database may have lost a worker's grant (its right to dial the call).
@@ -52,12 +52,12 @@ class DueAccount:
     """The earliest `not_before` of these calls."""
 
 
-async def accounts_with_due_calls(database: Database, before: datetime) -> list[DueAccount]:
+async def accounts_with_due_calls(database: Database, before: datetime) -> list[AccountWithDueCalls]:
     """Returns the accounts with waiting calls whose `not_before` is at `before` or earlier."""
-    return [DueAccount(**row) for row in await database.fetch(_DUE_ACCOUNTS, before)]
+    return [AccountWithDueCalls(**row) for row in await database.fetch(_DUE_ACCOUNTS, before)]
 
 
-async def possibly_granted_calls(
+async def waiting_calls_possibly_dialled(
     database: Database, account_id: UUID, *, before: datetime, since: datetime, after: UUID | None, limit: int
 ) -> Sequence[Call]:
     """Returns a batch of the account's waiting calls that may have been dialled, with a grant that the database has lost.

@@ -29,7 +29,7 @@ _POSTPONE_CHECK = "UPDATE dial_slot SET ring_by = clock_timestamp() + $2::interv
 # while such rows are deleted, and the next statement sees all calls that were scheduled before the lock.
 _LOCK_TIMEOUT = "SET LOCAL lock_timeout = '100ms'"
 _LOCK_SCHEDULED = "LOCK TABLE scheduled_dial IN SHARE MODE"
-_IDLE_TURNS = f"""
+_IDLE_DIAL_TURNS = f"""
     SELECT account_id, caller_id FROM dial_turn
     WHERE last_grant_at < now() - $1::interval AND NOT EXISTS (
         SELECT FROM scheduled_dial AS waiting
@@ -39,7 +39,7 @@ _IDLE_TURNS = f"""
     LIMIT $2
 """  # noqa: S608  # own constants
 _DELETE_IDLE_TURNS = f"""
-    DELETE FROM dial_turn USING ({_IDLE_TURNS}) AS idle
+    DELETE FROM dial_turn USING ({_IDLE_DIAL_TURNS}) AS idle
     WHERE dial_turn.account_id = idle.account_id AND dial_turn.caller_id = idle.caller_id
     RETURNING dial_turn.account_id
 """  # noqa: S608  # own constants
@@ -82,7 +82,7 @@ async def delete_idle_dial_turn_rows(database: Database, idle_for: timedelta, *,
     `scheduled_dial` for some milliseconds, in which no call can be scheduled or granted. Returns 0 if the table cannot be
     locked within 0.1 s.
     """
-    if not await database.fetch(_IDLE_TURNS, idle_for, 1):
+    if not await database.fetch(_IDLE_DIAL_TURNS, idle_for, 1):
         return 0
     async with database.transaction() as connection:
         await connection.execute(_LOCK_TIMEOUT)

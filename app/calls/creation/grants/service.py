@@ -15,14 +15,14 @@ from app.database.connection import Connection
 from app.database.engine import Database
 from app.errors import DatabaseUnavailable
 from app.scheduling.dial_slots import free_ended_slots, recount_slots_of_queues
-from app.scheduling.grant_counters import GrantCounters
+from app.scheduling.grant_counters import DialGrantCounters
 from app.scheduling.grant_halts import halt_for_lost_grants, record_server_or_halt_grants
 from app.scheduling.hours import callee_time_zones, next_time_within_hours
 from app.scheduling.schedule import MAX_TIME_AHEAD
 
 MAX_GRANTS_PER_TRANSACTION = 16
 """The maximum number of grants in one transaction."""
-_POSTPONE_BATCH = 500
+_MAX_POSTPONED_CALLS = 500
 _ONE_MICROSECOND = timedelta(microseconds=1)
 
 
@@ -45,7 +45,7 @@ async def grant_calls(
     account_id: UUID,
     *,
     limit: int,
-    counters: GrantCounters | None = None,
+    counters: DialGrantCounters | None = None,
     put_back: Callable[[DialGrant], None] | None = None,
 ) -> DialGrantBatch:
     """Takes grants, the right to dial waiting calls of the account: at most `limit` and at most MAX_GRANTS_PER_TRANSACTION.
@@ -58,7 +58,7 @@ async def grant_calls(
     canceled during the commit, this function first calls `put_back` with each grant. `put_back` must make the call wait again;
     otherwise the call stays pending. The caller must not dial these calls.
     """
-    counters = counters or GrantCounters()
+    counters = counters or DialGrantCounters()
     grants: list[DialGrant] = []
     try:
         async with database.transaction() as connection:
@@ -168,7 +168,7 @@ class _GrantTransaction:
         if next_time_within_hours(hours, self.at, zones, self.at + _ONE_MICROSECOND):
             return False
         at = self.at
-        due = await store.list_due_calls_from(self.connection, self.account_id, candidate, at, limit=_POSTPONE_BATCH)
+        due = await store.list_due_calls_from(self.connection, self.account_id, candidate, at, limit=_MAX_POSTPONED_CALLS)
         # The openings are kept by time zones, because the opening for a number that may be in many zones takes milliseconds.
         openings: dict[tuple[str, ...], datetime | None] = {}
         later = {}

@@ -15,7 +15,7 @@ from app.calls.creation.store import NewCall
 from app.calls.models import Call
 from app.database.connection import Connection
 from app.scheduling.dial_slots import insert_slot_sql
-from app.scheduling.grant_counters import NO_GRANTS, GrantCount
+from app.scheduling.grant_counters import NO_GRANTS, DialGrantCount
 from app.scheduling.grant_halt_sql import MAY_GRANT_SQL, RELEASED_AT_MICROSECONDS_SQL
 from app.scheduling.hours import CallingHours, parse_calling_hours
 from app.scheduling.models import NO_QUEUE, ScheduledDial
@@ -156,7 +156,7 @@ class LockedPace:
     wait_s: float | None
     # Only for an account: whether grants are allowed (MAY_GRANT_SQL), its count of grants, and the time of its last grant.
     may_grant: bool | None = None
-    grant_count: GrantCount = NO_GRANTS
+    grant_count: DialGrantCount = NO_GRANTS
     granted_at: datetime | None = None
 
 
@@ -210,7 +210,7 @@ async def lock_account_pace(connection: Connection, account_id: UUID) -> LockedP
     if not found:
         return None
     row = found[0]
-    count = GrantCount(row["released"], row["grants"])
+    count = DialGrantCount(row["released"], row["grants"])
     return LockedPace(row["at"], row["room"], row["wait_s"], row["may_grant"], count, row["granted_at"])
 
 

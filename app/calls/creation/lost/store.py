@@ -8,13 +8,13 @@ from app.calls.creation.sql_parts import rows_as_json
 from app.calls.creation.store import INTENT_STATE_COLUMNS, PENDING_INTENT_VALUES, NewCall, insert_calls_sql, intent_row
 from app.calls.models import Call
 from app.database.engine import Database
-from app.scheduling.scheduled_dial_sql import SCHEDULED_DIAL_COLUMN_SQL, insert_slots_sql
+from app.scheduling.scheduled_dial_sql import SCHEDULED_DIAL_COLUMN_SQL, insert_slots_of_given_calls_sql
 
 _INSERT_LOST_INTENTS = insert_calls_sql(
     INTENT_STATE_COLUMNS,
     on_conflict="",
     json_columns=[SCHEDULED_DIAL_COLUMN_SQL],
-    ctes_after=insert_slots_sql("given JOIN inserted USING (id)"),
+    ctes_after=insert_slots_of_given_calls_sql("given JOIN inserted USING (id)"),
 )
 
 

@@ -26,7 +26,7 @@ _RETRY_AFTER_IF_FULL_S = 5
 _LOCK_RETRY_MAX_DELAY_S = 0.02
 
 
-class IntentWriterWithPace:
+class PacedIntentWriter:
     """Writes intents (the first records of calls) for accounts with a pace, in batches.
 
     Each intent counts against the account's call rate and takes a dial slot, which stands for one concurrent call.

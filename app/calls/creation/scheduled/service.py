@@ -85,11 +85,11 @@ class ScheduledIntentWriter:
         except DatabaseUnavailable as error:
             if not error.commit_in_doubt:
                 raise
-            self._repeat(intent)
+            self._queue_repeated_insert(intent)
             call.execution, written_at = "unknown", call.created_at
         except asyncio.CancelledError:
             # The server cancels requests at the end of its drain timeout. Their answer says that the outcome is unknown.
-            self._repeat(intent)
+            self._queue_repeated_insert(intent)
             raise
         if written_at is None:
             return False
@@ -112,7 +112,7 @@ class ScheduledIntentWriter:
         self._server = server
         return [_InsertResult(written_at.get(each.scheduled.call.id), server) for each in intents]
 
-    def _repeat(self, intent: _CallInsert) -> None:
+    def _queue_repeated_insert(self, intent: _CallInsert) -> None:
         intent.is_in_doubt = True
         self._in_doubt.add(intent)
 

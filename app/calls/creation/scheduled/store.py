@@ -17,7 +17,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from app.calls.creation.sql_parts import rows_as_json
 from app.calls.creation.store import NewCall, insert_calls_sql, intent_row
-from app.calls.outbox import delivery_of_event_settled
+from app.calls.outbox import delivery_for_outcome
 from app.calls.record_change import RecordChange
 from app.calls.store import add_deliveries
 from app.database.connection import Connection
@@ -200,9 +200,7 @@ async def _end_waiting_calls(
         statement, limit, _to_json_text(change.columns), change.event, _to_json_text(change.data), *condition_values
     )
     ended = [_EndedCall(**row) for row in rows]
-    delivered = [
-        delivery_of_event_settled(call, change.columns, events_with_delivery=call.deliveries_written) for call in ended
-    ]
+    delivered = [delivery_for_outcome(call, change.columns, events_with_delivery=call.deliveries_written) for call in ended]
     await add_deliveries(connection, [delivery for delivery in delivered if delivery is not None])
     return {call.id for call in ended}
 

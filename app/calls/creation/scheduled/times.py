@@ -10,10 +10,10 @@ from app.calls.parameters import CallRequest
 from app.errors import FieldError, InvalidRequest
 from app.scheduling.hours import callee_time_zones, is_time_zone, next_time_within_hours
 from app.scheduling.schedule import PRIORITIES, CallSchedule, effective_dial_window
-from app.scheduling.store import StoredQueue
+from app.scheduling.store import QueueDialSettings
 
 
-def make_schedule(request: CallRequest, queue: StoredQueue, caller_id: UUID, *, now: datetime) -> CallSchedule:
+def make_schedule(request: CallRequest, queue: QueueDialSettings, caller_id: UUID, *, now: datetime) -> CallSchedule:
     """Returns the times between which the call may ring, and the values that decide its order among other calls.
 
     `caller_id` is the id of the API key or workload that requests the call. `now` is the time by Postgres's clock. Raises
@@ -41,5 +41,5 @@ def make_schedule(request: CallRequest, queue: StoredQueue, caller_id: UUID, *, 
         ring_by=ring_by,
         due_at=due_at,
         time_zone=request.time_zone,
-        hours_json=queue.stored_hours,
+        hours_json=queue.hours_json,
     )

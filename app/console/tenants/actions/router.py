@@ -24,7 +24,7 @@ from app.console.tenants.router import AdministrationDep, VisibleTenantDep, rend
 from app.console.tenants.view import tenant_path
 from app.errors import CallgateError, ResourceNotFound
 from app.http.routes import needs
-from app.tenants.errors import OperatorError
+from app.tenants.errors import AdministrationError
 from app.tenants.scopes import Scope
 
 router = console_router("/tenants/{tenant_id}")
@@ -55,7 +55,7 @@ async def create_account(
             key_sid=new.key_sid or None,
             base_url=new.base_url,
         )
-    except (CallgateError, OperatorError) as error:
+    except (CallgateError, AdministrationError) as error:
         return await render_tenant(request, tenant_id, account=refused_form(form, ACCOUNT_FIELDS, error))
     return _redirect_to_tenant(tenant_id)
 
@@ -71,7 +71,7 @@ async def create_credential(
         await tenants.create_credential(
             tenant_id, account_sid=account_sid, secret=new.plain_secret, key_sid=new.key_sid or None
         )
-    except (CallgateError, OperatorError) as error:
+    except (CallgateError, AdministrationError) as error:
         state = refused_form(form, CREDENTIAL_FIELDS, error)
         return await render_tenant(request, tenant_id, credential=(account_sid, state))
     return _redirect_to_tenant(tenant_id)
@@ -106,7 +106,7 @@ async def create_key(
             key_format=new.format,
             idempotency_key=idempotency_key_of(form),
         )
-    except (CallgateError, OperatorError) as error:
+    except (CallgateError, AdministrationError) as error:
         return await render_tenant(request, tenant_id, key=refused_form(form, KEY_FIELDS, error))
     return page_response(request, "tenants/key.html", row=row, key=key, tenant_path=tenant_path(tenant_id))
 
