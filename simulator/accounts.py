@@ -21,6 +21,8 @@ class Account:
     """The secrets of the API keys, by the sid of the key (`SK…`)."""
     first_password: str | None = field(default=None, repr=False)
     """The password of the first request to an open account. The simulator signs the account's callbacks with it."""
+    is_registered: bool = True
+    """False for an account that open mode has created for its first request."""
     secondary_auth_token: str | None = field(default=None, repr=False)
     """Requests may use this token like the auth token, but it signs no callback until it is promoted.
 
@@ -94,7 +96,7 @@ class Accounts:
             raise TwilioError(20404, f"/2010-04-01/Accounts/{account_sid}")
         account = self._accounts.get(account_sid)
         if account is None and self._open_mode:
-            account = Account(account_sid)
+            account = Account(account_sid, is_registered=False)
         if account is None or not account.accepts(*credentials):
             raise TwilioError(20003)
         if account.is_open and account.first_password is None:
@@ -102,5 +104,7 @@ class Accounts:
             self.register(account)
         return account
 
-    def remove_open_accounts(self) -> None:
-        self._accounts = {sid: account for sid, account in self._accounts.items() if not account.is_open}
+    def reset(self) -> None:
+        """Removes the accounts that open mode has created, and the first passwords of the others."""
+        registered = {sid: account for sid, account in self._accounts.items() if account.is_registered}
+        self._accounts = {sid: replace(account, first_password=None) for sid, account in registered.items()}

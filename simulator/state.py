@@ -111,7 +111,7 @@ class SimulatorState:
         self.subresources.clear()
         self.ledger.clear()
         self.requests.clear()
-        self.accounts.remove_open_accounts()
+        self.accounts.reset()
         self.faults.reset()
         self.display_rules = DisplayRules()
         self.list_faults = ListFaultState()

@@ -3,6 +3,7 @@
 As in simulator/calls.py, each route also exists without `.json`, and the decorator of that path is written first.
 """
 
+import re
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Request, Response
@@ -25,6 +26,7 @@ _LIST_PATH, _ITEM_PATH = "/{segment}", "/{segment}/{sid}"
 _FETCHABLE_KINDS, _LISTABLE_KINDS = {"Notifications", "Recordings"}, {"Notifications", "Recordings", "Events"}
 _UPDATABLE_KINDS = {"Recordings", "Payments", "Transcriptions", "Siprec", "Streams"}
 _DELETABLE_KINDS = {"Recordings", "UserDefinedMessageSubscriptions"}
+_BYTE_RANGE = re.compile(r"bytes=([0-9]{1,18})-([0-9]{1,18})?")
 
 
 def get_kind(segment: str, request: Request) -> SubresourceKind:
@@ -102,15 +104,18 @@ def authenticate_media(account_sid: str, request: Request, state: StateDep) -> A
 async def fetch_media(
     account: Annotated[Account, Depends(authenticate_media)], sid: str, request: Request, state: StateDep
 ) -> Response:
-    """Returns a tone of a quarter of a second, always as WAV. Supports `Range: bytes=…`."""
+    """Returns a tone of a quarter of a second, always as WAV. Supports `Range: bytes=0-99` and `bytes=100-`."""
     state.subresources.find_recording(account.sid, sid, request.url.path)
     content = wav_tone()
-    first, _, last = request.headers.get("range", "").removeprefix("bytes=").partition("-")
-    if not first.isdecimal():
-        return Response(content, media_type="audio/x-wav", headers={"Accept-Ranges": "bytes"})
-    end = min(int(last), len(content) - 1) if last.isdecimal() else len(content) - 1
-    headers = {"Accept-Ranges": "bytes", "Content-Range": f"bytes {first}-{end}/{len(content)}"}
-    return Response(content[int(first) : end + 1], 206, headers, "audio/x-wav")
+    headers = {"Accept-Ranges": "bytes"}
+    found = _BYTE_RANGE.fullmatch(request.headers.get("range", ""))
+    if not found:
+        return Response(content, media_type="audio/x-wav", headers=headers)
+    first, last = int(found[1]), min(int(found[2] or len(content)), len(content) - 1)
+    if first > last:
+        return Response(status_code=416, headers=headers | {"Content-Range": f"bytes */{len(content)}"})
+    headers["Content-Range"] = f"bytes {first}-{last}/{len(content)}"
+    return Response(content[first : last + 1], 206, headers, "audio/x-wav")
 
 
 @router.post("/_simulator/calls/{call_sid}/notifications", status_code=201, tags=["control"], summary="Add a notification")

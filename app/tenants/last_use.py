@@ -54,15 +54,16 @@ class LastUseRecorder:
             await self._flush()
 
     async def _flush(self) -> None:
-        """Writes the collected uses to the database. If this fails, keeps them for the next attempt."""
+        """Writes the collected uses to the database. If this fails or is cancelled, keeps them for the next attempt."""
         used, self._used = self._used, set()
         if not used:
             return
         try:
             async with self._database.begin() as session:
                 await self._write(session, used)
-        except DatabaseUnavailable:  # app.database has logged it
+        except BaseException as error:
             self._used |= used
-        except Exception:
-            self._used |= used
-            logger.exception("last_use_not_stored")
+            if not isinstance(error, Exception):
+                raise
+            if not isinstance(error, DatabaseUnavailable):  # which app.database has logged
+                logger.exception("last_use_not_stored")

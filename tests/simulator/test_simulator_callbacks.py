@@ -244,6 +244,17 @@ def test_the_first_password_of_an_open_account_signs_its_callbacks(scenario: Sce
     assert [request.is_signed_with("the first") for request in scenario.receiver.received] == [True] * 4
 
 
+def test_a_reset_keeps_registered_accounts_without_credentials(scenario: Scenario) -> None:
+    sid = f"AC{7:032x}"
+    scenario.control.put(f"/accounts/{sid}", json={}).raise_for_status()
+    for password in ("the first", "the first since the reset"):
+        scenario.control.post("/reset").raise_for_status()
+        with scenario.running.client(sid, password) as client:
+            Scenario(scenario.receiver, scenario.running, scenario.control, client).create()
+        scenario.finish_calls()
+        assert scenario.receiver.received.pop().is_signed_with(password)
+
+
 HANG, DROP = Receiver.HANG, Receiver.DROP
 
 

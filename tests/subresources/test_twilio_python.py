@@ -137,6 +137,8 @@ async def test_links_to_media_return_the_audio(gateway: Gateway, sdk: SdkClients
         part = await http.get(path.replace(".json", ".mp3"), headers={"Range": "bytes=4-7"})
         assert (part.status_code, part.content) == (206, sound.content[4:8])
         assert part.headers["content-range"] == f"bytes 4-7/{len(sound.content)}"
+        beyond = await http.get(path.replace(".json", ".mp3"), headers={"Range": f"bytes={len(sound.content)}-"})
+        assert beyond.status_code == 416
 
 
 async def test_a_recording_below_the_account_is_read_with_the_requests_parameters(gateway: Gateway) -> None:

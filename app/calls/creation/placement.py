@@ -104,7 +104,8 @@ class CallPlacer:
                 retries = (self._late_outcomes, self.undialled_calls, self.scheduled_intents)
                 await asyncio.gather(*(each.close() for each in retries), self._wait_for_tasks())
                 await self._late_outcomes.close()
-        if unsaved := len(self._tasks) + len(self._late_outcomes) + len(self.scheduled_intents):
+        queued = len(self._late_outcomes) + len(self.undialled_calls) + len(self.scheduled_intents)
+        if unsaved := len(self._tasks) + queued:
             logger.error("drain_timed_out", creations=unsaved)
 
     async def _wait_for_tasks(self) -> None:

@@ -62,6 +62,9 @@ class UndialledCallRecorder:
             self._write_withdrawal, name="withdrawals", max_batch=MAX_ROWS_PER_STATEMENT, max_items=_MAX_QUEUED_WITHDRAWALS
         )
 
+    def __len__(self) -> int:
+        return len(self._queue)
+
     def mark_call_not_started(self, call: NewCall) -> None:
         """Records in the background that a new call, which is not scheduled, is `not_started`."""
         self._queue.add(call)

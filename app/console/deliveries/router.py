@@ -46,14 +46,13 @@ async def list_deliveries(request: Request, client: ConsoleClientDep, query: Ann
 
 async def _show_overview(request: Request, *, after: str) -> Response:
     """Renders the overview: the number of waiting deliveries of each tenant whose id comes after the id `after`."""
-    backlogs = await store.list_backlogs(slot_limited_transactions(request), after=after.replace("\x00", ""))
-    is_full = len(backlogs) == store.MAX_TENANTS
+    backlogs, has_more = await store.list_backlogs(slot_limited_transactions(request), after=after.replace("\x00", ""))
     return page_response(
         request,
         "deliveries/overview.html",
         items=[BacklogItem.from_backlog(each) for each in backlogs],
         is_first=not after,
-        next_page=delivery_list_url("", "", backlogs[-1].tenant_id) if is_full else None,
+        next_page=delivery_list_url("", "", backlogs[-1].tenant_id) if has_more else None,
     )
 
 

@@ -129,12 +129,13 @@ async def find_call_id(database: TransactionRunner, tenant_id: str, delivery_id:
     return rows[0]["call_id"] if rows else None
 
 
-async def list_backlogs(database: TransactionRunner, *, after: str = "") -> list[TenantBacklog]:
-    """Returns what the overview shows about at most MAX_TENANTS tenants that have waiting deliveries.
+async def list_backlogs(database: TransactionRunner, *, after: str = "") -> tuple[list[TenantBacklog], bool]:
+    """Returns what the overview shows about at most MAX_TENANTS tenants that have waiting deliveries; and if there are more.
 
     The tenants are in the order of their ids, from the first id greater than `after`.
     """
-    return [TenantBacklog(*row) for row in await fetch_with_time_limit(database, _LIST_BACKLOGS, after, MAX_TENANTS)]
+    rows = await fetch_with_time_limit(database, _LIST_BACKLOGS, after, MAX_TENANTS + 1)
+    return [TenantBacklog(*row) for row in rows[:MAX_TENANTS]], len(rows) > MAX_TENANTS
 
 
 async def list_waiting_deliveries(
