@@ -20,7 +20,10 @@ _OMISSIBLE_FIELDS = OmissibleMembers((*_ATTRIBUTE_BY_FIELD, *_CONSTANT_FIELDS))
 
 
 class RepeatedCallValues(Protocol):
-    """The attributes of a call's record whose values Twilio repeats in every callback."""
+    """A call's record, such as `Call` or `CallState`, with the attributes from which its callbacks are shortened and restored.
+
+    Twilio repeats the values of all these attributes, except `execution`, in every callback.
+    """
 
     @property
     def execution(self) -> str: ...

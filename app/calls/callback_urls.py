@@ -1,8 +1,8 @@
 """Makes and checks callback URLs, to which Twilio sends the callbacks about one call. Each URL has a tag.
 
-The tag holds the id of the account and a keyed hash. The tag is checked before anything is read from Postgres, so a forged
-request costs no SQL statement. If two tenants share a Twilio account, both know the auth token that signs callbacks. But a
-tenant cannot make a tag for a call of the other tenant.
+The tag holds the id of the account, and a keyed hash of the ids of the call and the account. The tag is checked before anything
+is read from Postgres, so a forged request costs no SQL statement. If two tenants share a Twilio account, both know the auth
+token that signs callbacks. But a tenant cannot make a tag for a call of the other tenant.
 """
 
 import base64

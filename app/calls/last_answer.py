@@ -41,7 +41,8 @@ _ATTRIBUTES_BY_PROPERTY = {
 class LastTwilioAnswerMixin:
     """Adds three properties to a call's record: `resource` (Twilio's last answer about the call), `uri` and `subresource_uris`.
 
-    What is not stored in the column of a property is computed from other columns.
+    The columns of these properties leave out what other columns hold. The properties return the complete values.
+    `Call`, `CallState` and `CallRow` inherit them.
     """
 
     if TYPE_CHECKING:
@@ -93,10 +94,10 @@ class LastTwilioAnswerMixin:
             setattr(self, _ATTRIBUTE_BY_COLUMN[name], value)
 
     def __setattr__(self, name: str, value: Any) -> None:
-        """Sets an attribute of the record.
+        """Sets an attribute of the record, so that `resource` still returns Twilio's answer as it was.
 
-        Twilio's stored answer may leave out the member `name`, because the attribute had the same value. If the attribute
-        changes, the old value is first added to the stored answer.
+        The stored answer leaves out a member if an attribute has the same value. Before such an attribute changes, its old
+        value is added to the stored answer.
         """
         bit = _OMISSIBLE_MEMBERS.bits.get(name)
         if bit and (self.resource_left_out or 0) & bit and getattr(self, name) != value:
@@ -110,10 +111,9 @@ class LastTwilioAnswerMixin:
 
 
 class CallRow(LastTwilioAnswerMixin):
-    """A row of the table `call` with only some of its attributes. It is read like a `Call`, but does not use SQLAlchemy.
+    """A call's record with only some of the attributes of `Call`. It is faster to create, because it does not use SQLAlchemy.
 
-    `uri`, `subresource_uris` and `resource` are computed. The row must have the attributes that `stored_attributes_for`
-    returns.
+    `uri`, `subresource_uris` and `resource` are computed. `row` must have the attributes that `stored_attributes_for` returns.
     """
 
     def __init__(self, row: Mapping[str, Any]) -> None:
@@ -125,17 +125,20 @@ class CallRow(LastTwilioAnswerMixin):
 
 
 def stored_attributes_for(attributes: tuple[str, ...]) -> tuple[str, ...]:
-    """Returns the attributes to read from the database, so that a `CallRow` made from them has all of `attributes`."""
+    """Returns the attributes to read from the database for a `CallRow` that is to have all of `attributes`.
+
+    Replaces each computed property, such as `resource`, with the attributes that hold its stored part.
+    """
     stored = [name for derived in _COMPUTED_PROPERTIES if derived in attributes for name in _ATTRIBUTES_BY_PROPERTY[derived]]
     return (*dict.fromkeys([*(name for name in attributes if name not in _COMPUTED_PROPERTIES), *stored]),)
 
 
 def with_stored_resource_columns(call: Any, columns: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns a copy of `columns` with Twilio's answer (`resource`) shortened: members that other columns hold are left out.
+    """Returns a copy of `columns` in which `resource`, Twilio's answer, is shortened to the form in which it is stored.
 
-    Adds `resource_left_out`, whose bits say which members these are. URIs of Twilio's usual form become None. `columns` maps
-    the attributes of a call's record to the values in Twilio's answer. Only `to`, `from_` and `account_sid` are read from
-    `call`, the record.
+    `columns` maps the attributes of a call's record to the values in Twilio's answer. The members of `resource` that other
+    columns hold are left out; the bits of the added `resource_left_out` say which. URIs of Twilio's usual form become None. Of
+    `call`, the record, only `to`, `from_` and `account_sid` are read.
     """
     record = {"account_sid": call.account_sid, "to": call.to, "from": call.from_, **columns}
     implied = {name: as_twilio_json(value) for name, value in record.items() if name in _OMISSIBLE_MEMBERS.bits}
@@ -143,10 +146,10 @@ def with_stored_resource_columns(call: Any, columns: Mapping[str, Any]) -> dict[
 
 
 def _answer_columns(answer: Mapping[str, Any], implied: dict[str, Any]) -> dict[str, Any]:
-    """Returns the columns that store Twilio's answer. Leaves out members that have the same value in `implied`.
+    """Returns the columns that store Twilio's answer: `uri`, `subresource_uris`, `resource` and `resource_left_out`.
 
-    `implied` holds the values of the record's other columns, in the format of Twilio's JSON. A URI that is None in `implied` is
-    replaced there by Twilio's usual URI.
+    `implied` holds the values of the record's columns, in the format of Twilio's JSON. `resource` leaves out the members that
+    have the same value in `implied`. Changes `implied`: a URI that is None becomes Twilio's usual URI.
     """
     usual_uri = call_uri(implied["account_sid"], implied["sid"])
     usual_subresource_uris = subresource_uris(implied["account_sid"], implied["sid"])

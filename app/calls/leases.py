@@ -33,7 +33,10 @@ from app.database.base import Base
 
 
 class Lease(Base):
-    """The claim of one worker on a call that is due at `due_at`. Other workers skip the call before the time `until`."""
+    """The right of one worker to refresh a call, or to search for it at Twilio. The work was due at `due_at`.
+
+    Other workers skip the call before the time `until`.
+    """
 
     __tablename__ = "lease"
     __table_args__ = (PrimaryKeyConstraint("call_id", "due_at"),)
@@ -59,7 +62,8 @@ async def claim_refreshes(
 ) -> Sequence[CallDueForRefresh]:
     """Claims started calls that are due for a refresh (a new read from Twilio), and returns them.
 
-    Claims no call of the accounts in `busy_accounts`. Other workers skip the claimed calls until `lease` has passed.
+    Leaves out calls of `busy_accounts`, whose earlier calls this worker has not finished. Other workers skip the claimed
+    calls until `lease` has passed.
     """
     claimed = _claimed_calls_cte(Call.refresh_at, lease=lease, limit=limit, busy_accounts=busy_accounts)
     columns = [getattr(Call, name) for name in CallDueForRefresh._fields]
@@ -72,8 +76,8 @@ async def claim_searches(
 ) -> Sequence[Call]:
     """Claims calls that are due for a search in Twilio's list of calls, and returns them.
 
-    The search is to show whether Twilio has started the call. Claims no call of the accounts in `busy_accounts`. Other workers
-    skip the claimed calls until `lease` has passed.
+    The search is to show whether Twilio has started the call. Leaves out calls of `busy_accounts`, whose earlier calls
+    this worker has not finished. Other workers skip the claimed calls until `lease` has passed.
     """
     claimed = _claimed_calls_cte(Call.search_at, lease=lease, limit=limit, busy_accounts=busy_accounts)
     return (await session.scalars(select(Call).join(claimed, Call.id == claimed.c.call_id))).all()
@@ -89,8 +93,8 @@ async def renew_search_leases(session: AsyncSession, claimed: Sequence[Call], *,
 async def release_refreshes(session: AsyncSession, claimed: Sequence[CallDueForRefresh]) -> None:
     """Deletes the leases of those claimed calls whose `refresh_at` has changed.
 
-    It changes when the result of the refresh is recorded, even of a failed one, and when a callback is recorded. The lease of
-    any other claimed call stays, and delays the next refresh of the call.
+    `refresh_at` changes when the result of a refresh is recorded, even if the refresh failed, and when a callback is recorded.
+    The lease of any other claimed call stays, and delays the next refresh of the call.
     """
     await _delete_leases_of_handled_calls(session, Call.refresh_at, [(call.id, call.refresh_at) for call in claimed])
 
@@ -98,8 +102,8 @@ async def release_refreshes(session: AsyncSession, claimed: Sequence[CallDueForR
 async def release_searches(session: AsyncSession, claimed: Sequence[Call]) -> None:
     """Deletes the leases of those claimed calls whose `search_at` has changed.
 
-    It changes when the result of a search is recorded, even of a failed one, and when the outcome becomes known in another way,
-    for example by a callback. The lease of any other claimed call stays, and delays the next search for the call.
+    `search_at` changes when the result of a search is recorded, even if the search failed, and when another event, such as a
+    callback, shows that the call was started. The lease of any other claimed call stays, and delays the next search for it.
     """
     await _delete_leases_of_handled_calls(session, Call.search_at, [(call.id, call.search_at) for call in claimed])
 
@@ -136,10 +140,10 @@ def _claimed_calls_cte(
 async def _delete_leases_of_handled_calls(
     session: AsyncSession, due_at: InstrumentedAttribute[datetime | None], claimed: Sequence[tuple[UUID, datetime | None]]
 ) -> None:
-    """Deletes the leases of those claimed calls whose due time has changed, because a result of the work was recorded.
+    """Deletes the leases of those claimed calls whose due time has changed since they were claimed.
 
-    `due_at` is the column with the due time. `claimed` has the id and the former due time of each call. The lease of any other
-    claimed call stays, and delays the next attempt.
+    `claimed` has the id of each call and its due time when it was claimed. `due_at` is the column with the present due time.
+    The lease of any other claimed call stays, and delays the next refresh of the call or the next search for it.
     """
     still_due = exists().where(Call.id == Lease.call_id, due_at == Lease.due_at)
     statement = delete(Lease).where(tuple_(Lease.call_id, Lease.due_at).in_(claimed), ~still_due)

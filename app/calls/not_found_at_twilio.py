@@ -17,9 +17,9 @@ def is_call_not_found(error: TwilioError) -> bool:
 
 
 def is_deleted_at_twilio(call: AnyCall, error: TwilioError, *, now: datetime) -> bool:
-    """Returns whether `error` shows that the call was deleted at Twilio: it is a 404 for a call that Twilio must know by now.
+    """Returns whether the call was deleted at Twilio: `error` is a 404 for a call that Twilio must know by now.
 
-    A new call may not be visible at once. The call must therefore have been recorded as started more than an hour ago, or more
+    Twilio may not show a new call at once. The call must therefore have been recorded as started more than an hour ago, or more
     than a minute ago if it has ended. `now` is the time by Postgres's clock, which dates the records.
     """
     limit = _MAX_VISIBILITY_DELAY_IF_ENDED if call.status in TERMINAL_STATUSES else _MAX_VISIBILITY_DELAY

@@ -28,7 +28,7 @@ _EVENT_OF_STATUS = {"initiated": "initiated", "ringing": "ringing", "in-progress
 
 
 class CallForDelivery(Protocol):
-    """The attributes of a call's record that `delivery_for_outcome` reads. Recording an outcome does not change them."""
+    """A call's record, such as `Call` or `NewCall`, with the attributes that `delivery_for_outcome` reads."""
 
     @property
     def id(self) -> UUID: ...
@@ -47,11 +47,11 @@ class CallForDelivery(Protocol):
 def delivery_for_outcome(
     call: CallForDelivery, settlement: Mapping[str, Any], *, events_with_delivery: Collection[str] = ()
 ) -> NewDelivery | None:
-    """Returns the delivery that reports to the tenant whether the call was started. Returns None if no delivery is needed.
+    """Returns the delivery (a status callback) that tells the tenant whether the call was started, or None if none is needed.
 
-    No delivery is needed if the outcome is not certain yet, if the tenant has not requested the event `settled`, or if an
-    earlier delivery has reported the same outcome. If an earlier `settled` reported `not_started` but the call has started
-    after all, the event is `corrected`.
+    No delivery is needed if it is not certain yet whether the call was started, if the tenant has not requested the event
+    `settled`, or if an earlier delivery has reported the same outcome. The event is `settled`. It is `corrected` if an earlier
+    `settled` reported `not_started`, but the call has started after all.
 
     `settlement` has the columns that record the outcome. `events_with_delivery` names the events that already have a delivery.
     The caller must add the event of the returned delivery to the call's `deliveries_written`.
@@ -81,11 +81,11 @@ def delivery_for_outcome(
 
 
 def delivery_for_status(call: AnyCall, *, status: str | None, sequence: int | None) -> NewDelivery | None:
-    """Returns the delivery (a status callback to the tenant) that is due after Twilio's callback with this status.
+    """Returns the delivery (a status callback to the tenant) that passes on Twilio's callback with this status.
 
-    Returns None if the tenant did not request the status's event (such as `answered`), or if it already has a delivery.
-    Otherwise adds the event to the call's `deliveries_written`. The column `fields` of the delivery is None: its fields are
-    read from the event `call.callback`. Write that event with the same id as the delivery.
+    Returns None if the tenant did not request the status's event (such as `answered`), or if this event already has a
+    delivery. Otherwise adds the event to the call's `deliveries_written`. `sequence` is Twilio's SequenceNumber. The column
+    `fields` of the delivery is None: its fields are read from the event `call.callback`, which must have the delivery's id.
     """
     event = _EVENT_OF_STATUS.get(status or "")
     return _add_delivery(call, event, None, sequence=sequence) if event is not None and _needs_delivery(call, event) else None

@@ -21,10 +21,10 @@ def _require_no_nul(value: str) -> str:
 
 
 def refuse_too_many_userinfos_in_request(values: Iterable[Any]) -> None:
-    """Raises InvalidRequest if the URLs in all parameters of a request together have too many user names (`user@host`).
+    """Raises InvalidRequest if the values of all parameters of a request together have too many user names (`user@host`).
 
-    `values` are the values of the parameters. The limit bounds CPU time, because every user name is searched for in Twilio's
-    answer. The same limit applies to the URLs in one text.
+    The limit bounds CPU time, because every user name is searched for in Twilio's answer. Each value alone has the same limit,
+    which `refuse_too_many_userinfos` checks.
     """
     texts = [value for value in values if isinstance(value, str) and "://" in value and "@" in value]
     # One text alone was checked by its type.
@@ -33,7 +33,10 @@ def refuse_too_many_userinfos_in_request(values: Iterable[Any]) -> None:
 
 
 def refuse_too_many_userinfos(value: str) -> str:
-    """Returns the text unchanged. Raises PydanticCustomError if its URLs have too many user names or one is too long."""
+    """Returns the text unchanged. Raises PydanticCustomError if it has too many user names, or one that is too long.
+
+    Counts the user names and passwords in URLs, and those for SIP in TwiML.
+    """
     if has_too_many_userinfos(value):
         raise PydanticCustomError("too_many_user_names", TOO_MANY_USERINFOS_MESSAGE)
     return value

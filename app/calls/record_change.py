@@ -39,11 +39,11 @@ def make_record_change(
     refresh_in: timedelta | None = None,
     search_in: timedelta | None = None,
 ) -> RecordChange:
-    """Returns the change that sets these columns and writes one event.
+    """Returns a change that sets `columns` and writes one event, which has the type `event` and the members of `data`.
 
     The record is refreshed from Twilio after `refresh_in`, and Twilio's list is searched for the call after `search_in`; None
-    means never. `clean_searches` becomes 0. `settled_at` becomes the time of the change, or null if the columns set `execution`
-    to `unknown` or `scheduled`.
+    means never. `clean_searches`, the number of searches that did not find the call, becomes 0. `settled_at` becomes the time
+    of the change, or null if `columns` sets `execution` to `unknown` or `scheduled`.
     """
     settled_in = None if columns["execution"] in ("unknown", "scheduled") else timedelta(0)
     times = {"settled_at": settled_in, "refresh_at": refresh_in, "search_at": search_in}

@@ -53,7 +53,7 @@ def refresh_time_after_response(call: AnyCall, *, now: datetime, interval: timed
 
 
 def refresh_time_without_response(call: AnyCall, *, now: datetime, interval: timedelta, has_failed: bool) -> datetime | None:
-    """Returns when to read a call from Twilio again after an attempt that got no answer about it; None if no more are needed.
+    """Returns when to try again to read a call that could not be read from Twilio; None if no more reads are needed.
 
     `has_failed` is False if no request was sent for the call, or if Twilio throttled the account. The reads then go on, however
     old the call is, because the next one may be the first that Twilio answers. If `has_failed` is True, they end when the call
@@ -84,7 +84,10 @@ def _next_refresh(call: AnyCall, *, now: datetime, interval: timedelta) -> datet
 
 
 def call_age(call: AnyCall, *, now: datetime, since: datetime | None = None) -> timedelta:
-    """Returns the time since `since`. The default is `settled_at`, when the outcome was recorded, or else `created_at`."""
+    """Returns how long ago `since` was.
+
+    If `since` is None, counts from `settled_at`, when the outcome was recorded, or else from `created_at`.
+    """
     return now - (since or call.settled_at or call.created_at)
 
 

@@ -184,7 +184,7 @@ async def requeue_call(session: AsyncSession, dial_row: Mapping[str, Any], *, no
 
 
 async def restore_dial_slot(session: AsyncSession, call_id: UUID) -> None:
-    """Adds a dial slot for a scheduled call that was found at Twilio after all. The slot counts toward `max_concurrent`."""
+    """Adds the dial slot (place among the `max_concurrent` calls) of a scheduled call that was found at Twilio after all."""
     await session.execute(_RESTORE_SLOT, {"call_id": call_id})
 
 
@@ -237,10 +237,10 @@ async def lock_call(session: AsyncSession, call_id: UUID) -> Call | None:
 
 
 async def mark_deleted(session: AsyncSession, call: Call, *, by: str) -> None:
-    """Records that the call was deleted at Twilio, and ends the refreshes of its record. `by` names who deleted the call.
+    """Records that the call was deleted at Twilio. `by` names who deleted it. The record is no longer refreshed from Twilio.
 
-    If the tenant requested the event `completed` and it has no delivery yet, makes the call due for one more refresh, which
-    writes that delivery. The caller must have locked the call's row.
+    One more refresh follows if the tenant requested the event `completed` and it has no delivery yet: this refresh writes the
+    delivery. The caller must have locked the call's row.
     """
     now = await transaction_start_time(session)
     events = progress.apply_deletion(call, by=by, now=now)
@@ -262,15 +262,15 @@ async def sids_with_record(session: AsyncSession, sids: Collection[str]) -> set[
 
 
 async def count_rival_creations(session: AsyncSession, call: Call, *, span: timedelta | None) -> int:
-    """Counts other creations, by the same account to the same address as `call`, that may have started a call found at Twilio.
+    """Counts the other creations that may have started a call that was found at Twilio and may belong to `call`.
 
-    Counts creations that are `pending` or `unknown`, and those recorded as not started because no call was found at Twilio.
-    Creations of all tenants count, because two tenants may share an account. With `span`, counts only creations that may have
-    been dialled at most `span` before or after this call.
+    These are creations by the same account to the same address that are `pending` or `unknown`, or were recorded as not started
+    because no call was found at Twilio. Creations of all tenants count, because two tenants may share an account. With `span`,
+    counts only creations that may have been dialled at most `span` before or after `call`.
 
-    Also counts scheduled calls that were not dialled according to their records: after a restore or a failover, the database
-    may lack their grants (rights to dial scheduled calls). Counts them only while all grants are halted, or if this call was
-    dialled at most `span` after the end of the last halt (without `span`: at any time).
+    Also counts scheduled calls that were not dialled according to their records, while all grants (rights to dial scheduled
+    calls) are halted, or if `call` was dialled at most `span` after the end of the last halt (without `span`: at any time).
+    Grants are halted after a restore or a failover, because the database may have lost the grants of such calls.
     """
     since, until = call.pending_since - (span or _UNLIMITED_SPAN), call.pending_since + (span or _UNLIMITED_SPAN)
     key = address_key(call.to)
@@ -285,7 +285,7 @@ async def count_rival_creations(session: AsyncSession, call: Call, *, span: time
     # One statement, because a call may become pending or unknown meanwhile.
     counts = [others.where(Call.address_key == key, *each).scalar_subquery() for each in (dialled, possibly_dialled)]
     keyed = await session.scalar(select(counts[0] + counts[1]))
-    # Rows that an older version wrote have no address key. It had no scheduled calls.
+    # Rows that an older version wrote have no address key. That version had no scheduled calls.
     unkeyed = await session.scalars(
         select(Call.to).where(Call.account_sid == call.account_sid, Call.id != call.id, Call.address_key.is_(None), *dialled)
     )

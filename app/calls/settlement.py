@@ -34,7 +34,7 @@ Evidence = Literal["response", "callback", "list"]
 
 
 class SettledRecord(Protocol):
-    """The attributes of a call's record that show by which evidence, and when, its outcome was recorded."""
+    """A call's record, such as `Call` or `NewCall`, with the attributes that `Settlement.add_settled_to_metrics` reads."""
 
     @property
     def settled_by(self) -> str | None: ...
@@ -45,14 +45,20 @@ class SettledRecord(Protocol):
 
 
 class EventsAndDelivery(NamedTuple):
-    """The events to write after Twilio's call was assigned to a record, and the status callback to the tenant, if any."""
+    """The events to write after a call at Twilio was assigned to a record, and the status callback to the tenant.
+
+    `delivery` is None if no status callback is needed.
+    """
 
     events: list[Event]
     delivery: NewDelivery | None = None
 
 
 def _change_to_undialled(settled_by: str, error: CallgateError) -> RecordChange:
-    """Returns the change for a scheduled call that ended before it was dialled. `settled_by` is `expired` or `canceled`."""
+    """Returns the change for a scheduled call that ended before it was dialled.
+
+    `settled_by` is `expired` or `canceled`. `error` is stored in the record as the reason.
+    """
     problem = error_as_json(error)
     columns = {"execution": "not_started", "settled_by": settled_by, "problem": problem}
     return make_record_change("call.not_started", {"problem": problem["slug"], "settled_by": settled_by}, columns)
@@ -60,7 +66,7 @@ def _change_to_undialled(settled_by: str, error: CallgateError) -> RecordChange:
 
 @dataclass(frozen=True, slots=True)
 class Settlement:
-    """Makes and applies the changes that settle a record. A record is settled when it shows whether the call was started.
+    """Makes and applies the changes by which a call's record becomes started, not started, unknown or scheduled again.
 
     The `async` methods need a row that the caller has locked (`repository.lock_call`), and use the caller's transaction.
     """
@@ -74,7 +80,7 @@ class Settlement:
     ) -> RecordChange:
         """Returns the change for a creation that Twilio answered with a sid. `data` is added to the event.
 
-        `expects_callbacks` says that Twilio sends callbacks to Callgate. The record is then first refreshed from Twilio later.
+        `expects_callbacks` says whether Twilio sends callbacks to Callgate. If so, the first refresh from Twilio is later.
         """
         change = self._change_to_started_by(resource, by="response", data=data, expects_callbacks=expects_callbacks)
         return replace(change, columns={**change.columns, **resource_columns(resource)})
@@ -143,9 +149,9 @@ class Settlement:
     ) -> None:
         """Records that Twilio's call `resource` is the call of this record. Writes events and, if requested, a delivery.
 
-        `by` names the evidence. `data` is added to the event. `was` is given if the record was once set from `not_started` back
-        to pending: it is that former result, which is now refuted. If the sid belongs to another record, or this record has
-        another sid, only the event `call.second_sid` is written.
+        `by` names the evidence. `data` is added to the event. If the sid belongs to another record, or this record has another
+        sid, writes only the event `call.second_sid`. `was` is an earlier result `not_started` that was set back to pending and
+        is now proven wrong (see `not_started_result`), or None if there is none.
         """
         is_taken = call.execution != "started" and bool(await repository.sids_with_record(session, [resource.sid]))
         execution_before = call.execution
@@ -174,10 +180,9 @@ class Settlement:
     ) -> EventsAndDelivery:
         """Makes Twilio's call `resource` the call of this record, in memory. Returns the events and the delivery to write.
 
-        `is_taken` says that another record has the sid. If another record has it, or if this record has another sid, the record
-        stays unchanged, and the only event that is returned is `call.second_sid`. `now` is the current time of the database's
-        clock. The other parameters are those of `bind_twilio_call`. After the commit, pass the events to
-        `count_and_log_critical_events`.
+        `is_taken` says whether the sid belongs to another record. If so, or if this record has another sid, leaves the record
+        unchanged and returns only the event `call.second_sid`. `now` is the current time of the database's clock. The other
+        parameters are those of `bind_twilio_call`. After the commit, pass the events to `count_and_log_critical_events`.
         """
         if call.execution == "started" and call.sid == resource.sid:
             return EventsAndDelivery(apply_resource(call, resource))

@@ -28,10 +28,10 @@ UrlValidator = Callable[[str], tuple[str, str] | None]
 
 @dataclass(frozen=True, slots=True)
 class StatusCallbacks:
-    """The callback parameters of a call.
+    """The callback parameters that Twilio gets for a call, and the columns of the record that say what Callgate delivers.
 
-    `parameters_for_twilio` replaces the callback parameters of the request. A parameter that is None in it is not sent to
-    Twilio. `columns` are set on the call's record.
+    `parameters_for_twilio` replaces the callback parameters of the request. A parameter whose value is None is not sent. The
+    client gets the `warnings`.
     """
 
     parameters_for_twilio: dict[str, Any]
@@ -75,16 +75,16 @@ def status_callbacks_for_creation(
 def changed_callback_columns(
     recorded: Mapping[str, Any], callbacks: StatusCallbacks, *, events_with_delivery: Collection[str]
 ) -> dict[str, Any]:
-    """Returns the callback columns to change when a scheduled call is dialled with `callbacks`, and their values.
+    """Returns the callback columns to change when a scheduled call is dialled with `callbacks`, and their new values.
 
     `recorded` has the columns of the call's record, and `events_with_delivery` names the events that have a delivery. The
-    settings may have changed since the call was scheduled. The columns change in two cases:
+    settings of Callgate and the tenant may have changed since the call was scheduled. The columns change in two cases:
 
     - Callgate and Twilio have changed roles as sender of the status callbacks, because Callgate's public URL or the account's
       auth token was added or removed.
     - Callgate was to deliver none of Twilio's events, but the tenant's default events now include some.
 
-    In all other cases the result is empty, because an update or a redial may have set the recorded columns.
+    In all other cases the result is empty: the recorded columns stay, because an update or a redial may have set them.
     """
     if _has_twilio_events(recorded["status_callback_events"]):
         has_sender_changed = not callbacks.sent_to_callgate
@@ -102,9 +102,9 @@ def callback_columns_for_new_attempt(
 ) -> dict[str, Any]:
     """Returns the callback columns of a call that is dialled again: `columns`, unless the event `settled` has a delivery.
 
-    `settled` reports whether the call was started. If it has a delivery, the event `corrected` may have to be delivered, too.
-    The result then keeps the event `settled`, and the recorded URL if `columns` has none. `events_with_delivery` names the
-    events that have a delivery.
+    `settled` reports whether the call was started. If it has a delivery, the event `corrected` may have to follow. The result
+    is then `columns` with the event `settled` added, and with the recorded URL if `columns` has no URL. `recorded` has the
+    columns of the call's record. `events_with_delivery` names the events that have a delivery.
     """
     target = columns if columns["status_callback"] else recorded
     if SETTLED_EVENT not in events_with_delivery or target["status_callback"] is None:
@@ -148,8 +148,8 @@ def status_callbacks_for_update(
 def _events_for_new_url(call: Call) -> list[str]:
     """Returns the events that Callgate delivers to the URL of an update.
 
-    These are the events that the creation named. If it named none, they are the recorded events, with `completed` added if the
-    record has none of Twilio's events. It has none of them, for example, if Twilio sent the callbacks directly to the tenant.
+    These are the events that the creation named. If the creation named none, they are the recorded events. If no recorded event
+    is one of Twilio's, for example because Twilio sent the callbacks directly to the tenant, `completed` is added.
     """
     if named := call.parameters.get("status_callback_event"):
         return list(named)
@@ -158,7 +158,7 @@ def _events_for_new_url(call: Call) -> list[str]:
 
 
 def _has_twilio_events(events: Collection[str] | None) -> bool:
-    """Returns whether Callgate delivers events that Twilio reports, and not only its own event `settled`."""
+    """Returns whether an event in `events` is one that Twilio reports. `settled` is not: it is Callgate's own event."""
     return any(event in TWILIO_EVENTS for event in events or ())
 
 

@@ -41,9 +41,9 @@ class SidTaken(Exception):
 
 
 class RecordColumns:
-    """The columns of a call's record that may change after the record is inserted, with their first values.
+    """The columns of a call's record that may change after the record is inserted, with the values of a new record.
 
-    The values are class attributes, so that a new object does not have to set them.
+    `CallState` and `NewCall` inherit them. The values are class attributes, so that a new object does not have to set them.
     """
 
     attempt: int = 1
@@ -132,8 +132,7 @@ class CallState(LastTwilioAnswerMixin, RecordColumns):
 def has_turned_up(execution_before: str, execution_after: str) -> bool:
     """Returns whether `execution` has changed to `started` from `unknown`, `not_started` or `scheduled`.
 
-    If so, the call's dial slot (its place among the concurrent calls) may have been freed before, and the caller must restore
-    it.
+    If so, the caller must restore the call's dial slot (its place among the concurrent calls), which may have been freed.
     """
     return execution_after == "started" and execution_before not in ("started", "pending")
 

@@ -21,10 +21,10 @@ from app.twilio.refusals import ACCOUNT_AT_CAPACITY_CODES
 
 
 def is_temporary_problem(slug: str) -> bool:
-    """Returns whether an error that prevented the start of a call is temporary. `slug` is the slug of the error.
+    """Returns whether an error that prevented the start of a call is temporary.
 
-    After a temporary error, a request with the same idempotency key dials the call again. This is safe, because nothing was
-    sent to Twilio, or Twilio has processed nothing.
+    `slug` names the error, for example `upstream-throttled`. After a temporary error, a request with the same idempotency key
+    dials the call again. This is safe, because nothing was sent to Twilio, or Twilio has processed nothing.
     """
     return slug in {
         UpstreamUnreachable.slug,
@@ -56,9 +56,9 @@ def error_as_json(error: CallgateError) -> dict[str, Any]:
 
 
 def not_started_result(settled_by: str | None, problem: Mapping[str, Any] | None) -> dict[str, Any]:
-    """Returns the result of a call that counted as not started: `settled_by`, and the slug of the problem or None.
+    """Returns why a call counted as not started: the members `settled_by` and `problem` (the problem's slug, or None).
 
-    The events `call.corrected` and `call.pending` replace this result, and contain it as their member `was`.
+    If the call becomes started or pending after all, the event (`call.corrected` or `call.pending`) has this dict as `was`.
     """
     return {"settled_by": settled_by, "problem": (problem or {}).get("slug")}
 
@@ -66,8 +66,8 @@ def not_started_result(settled_by: str | None, problem: Mapping[str, Any] | None
 def restore_error(stored: dict[str, Any], *, call_id: UUID) -> CallgateError:
     """Rebuilds an error from `stored`, the result of `error_as_json`.
 
-    The error also says whether a request with the same idempotency key would dial the call again. If the error is not
-    temporary, each such request gets it again.
+    The error's `repeat_with_same_key` says whether a request with the same idempotency key dials the call again. This is so if
+    the error is temporary. Otherwise, each such request gets the error again.
     """
     upstream = stored.get("upstream")
     error = error_classes_by_slug()[stored["slug"]](

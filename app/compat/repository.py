@@ -56,7 +56,8 @@ async def list_started_call_ids(
 ) -> Sequence[UUID]:
     """Returns up to `limit` ids of started calls. Leaves out calls that were deleted at Twilio.
 
-    Without a cursor, begins with the newest call. With one, begins with the call next to it and continues in its direction.
+    Without a cursor, begins with the newest call. With a cursor, begins with the call next to `cursor.call_id`, and continues
+    with older or newer calls, as `cursor.direction` says.
     """
     conditions: list[ColumnElement[bool]] = [
         Call.tenant_id == tenant_id,

@@ -72,7 +72,7 @@ StartedCallReaderDep = Annotated[StartedCallReader, Depends(started_call_reader)
 @router.post("/Calls.json")
 @needs(Scope.CALL)
 async def create_call(request: Request, account: AccountDep, idempotency_key: IdempotencyKeyDep) -> Response:
-    """Answers 201 with the new call or the earlier call with this Idempotency-Key, and 409 if the outcome is unknown."""
+    """Answers 201 with the new call, or with the earlier call that has this Idempotency-Key; 409 if the outcome is unknown."""
     form = await read_form_body(request)
     service: CreationService = request.state.creation
     try:
@@ -150,8 +150,8 @@ async def update_call(
 ) -> Response:
     """Answers 200 if the change was made, and 202 if Callgate must repeat a request that only ends the call.
 
-    It must do so if Twilio's answer was lost, or if Twilio does not show the new call yet. Callgate repeats the request until
-    Twilio accepts or refuses it, or the call has ended.
+    Callgate must repeat the request if Twilio's answer was lost, or if Twilio does not show the new call yet. Callgate does so
+    until Twilio accepts or refuses the request, or the call has ended.
     """
     body = parameters_from_form(form, CallUpdate)
     request.state.indeterminate_error = indeterminate_update_error(call, body)

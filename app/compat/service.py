@@ -32,9 +32,10 @@ logger = structlog.stdlib.get_logger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class FetchedCall:
-    """A call's record, and whether it is current. If it is, `age` and `reason` are None.
+    """A call's record, and its age if it could not be updated from Twilio.
 
-    Otherwise, `age` is the time since the last event from Twilio, and `reason` is the reason of the TwilioError.
+    `age` is the time since the last event from Twilio, and `reason` is the reason of the TwilioError. Both are None if the
+    record is current.
     """
 
     call: Call

@@ -95,7 +95,10 @@ async def fetch_media_of_account(
     sid: TwilioRecordingSid,
     byte_range: RangeHeader = None,
 ) -> Response:
-    """Streams the audio at the URL that Twilio's guides and `RecordingUrl` use. Asks Twilio first which call was recorded."""
+    """Streams the audio of a recording. First asks Twilio which call was recorded, because the path does not name the call.
+
+    Twilio's guides use this path, and so does a client that adds `.mp3` or `.wav` to the `RecordingUrl` of a callback.
+    """
     media = _media_request(request, sid, byte_range)
     answer = service.stream_recording_media_of_account(account.caller, account.account_id, account.account_sid, media)
     return streaming_response(await stack.enter_async_context(answer))

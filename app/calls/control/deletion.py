@@ -20,9 +20,10 @@ logger = structlog.stdlib.get_logger(__name__)
 async def delete_at_twilio(control: CallControl, call: Call) -> None:
     """Deletes the call at Twilio. Callgate's record stays for audit but is not shown under Twilio's paths (/2010-04-01).
 
-    If the record does not show how the call ended, first reads the call from Twilio, which does not show it after the deletion.
-    Raises NoUsableCredentials if none of the account's credentials can be used, and ActionUnknown if Twilio's answer was lost
-    or the deletion could not be recorded.
+    If the record does not show how the call ended, first reads the call from Twilio, because this is not possible after the
+    deletion. Raises UpstreamUnreachable if the answer to this read was lost: the call is then not deleted. Raises
+    NoUsableCredentials if none of the account's credentials can be used. Raises ActionUnknown if the answer to the deletion was
+    lost, or the deletion could not be recorded.
     """
     await control.require_usable_account(call)
     delete = partial(control.twilio.delete_call, sid=call.sid or "", deadline_s=control.deadline_s)

@@ -34,14 +34,13 @@ async def record_update_by_client(
     """Records a change that Twilio has made for a client. Returns the record. `columns` are further columns to set.
 
     If Postgres fails, usually returns the call as Twilio shows it, because a client would repeat the change after an error.
-    Raises ActionUnknown in these cases:
+    Raises an error in three cases:
 
-    1. Postgres fails, and `columns` are to be recorded.
-    2. Postgres fails, and the request ends a call that may be redialled.
-    3. The request ends a call that may be redialled, but the call had already ended as `busy`, `failed` or `no-answer`. Its
-       redial may therefore be scheduled.
-
-    If the request does nothing but end the call, raises DatabaseUnavailable in case 2 and WrongCallState in case 3 instead.
+    1. Postgres fails, and `columns` are to be recorded: ActionUnknown.
+    2. Postgres fails, and the update ends a call that may be redialled: DatabaseUnavailable if the update does nothing but end
+       the call, otherwise ActionUnknown.
+    3. The update ends a call that may be redialled, but the call had already ended as `busy`, `failed` or `no-answer`, so a
+       redial may be scheduled: WrongCallState if the update does nothing but end the call, otherwise ActionUnknown.
     """
     may_be_redialled = update.status is not None and "redial" in call.parameters
     try:
@@ -70,11 +69,12 @@ async def record_update(
     """Records a change of the call, and the event `call.updated`. Returns the record.
 
     `resource` is Twilio's answer, or None if the change concerns only Callgate's own record and was not sent to Twilio.
-    `columns` are further columns of the record to set. `pending` is the stored request that caused the change, if any.
+    `columns` are further columns of the record to set. `pending` is the stored request to end the call that caused the
+    change, or None if the change has another cause.
 
-    If the update has a `status`, also deletes the call's stored request to end it, unless a later request has replaced
-    `pending`. A stored `completed` stays after `canceled` until the call has ended, because `canceled` does not end an answered
-    call.
+    If the update has a `status`, also deletes the stored request to end the call, except in two cases. If a later request has
+    replaced `pending`, the later request stays. If the update is `canceled` and the call has not ended, a stored `completed`
+    stays, because `canceled` does not end an answered call.
     """
     async with database.begin() as session:
         locked = await repository.lock_call(session, call.id)

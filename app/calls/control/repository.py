@@ -53,7 +53,7 @@ async def delete_pending_update(
 
 
 async def postpone_pending_update(session: AsyncSession, pending: PendingUpdate, wait: timedelta) -> None:
-    """Makes a stored request to end a call due again after `wait`. Does nothing if a later request has replaced it."""
+    """Postpones a stored request to end a call by `wait`, counted from now. Does nothing if a later request has replaced it."""
     is_same = (PendingUpdate.call_id == pending.call_id) & (PendingUpdate.due_at == pending.due_at)
     await session.execute(update(PendingUpdate).where(is_same).values(due_at=func.now() + wait))
 
@@ -61,10 +61,11 @@ async def postpone_pending_update(session: AsyncSession, pending: PendingUpdate,
 async def claim_pending_updates(
     session: AsyncSession, *, lease: timedelta, limit: int, busy_accounts: Collection[UUID]
 ) -> Sequence[tuple[PendingUpdate, Call]]:
-    """Claims up to `limit` stored requests to end calls that are due, and returns each with its call.
+    """Claims up to `limit` due requests to end a call (`PendingUpdate`), and returns each request with its call.
 
-    Other workers skip the claimed requests until `lease` has passed. Leaves out calls of `busy_accounts`. Also leaves out calls
-    for which a callback or a search may still show whether Twilio has started them: such a request waits for this outcome.
+    Other workers skip the claimed requests until `lease` has passed. Leaves out calls of `busy_accounts`, whose earlier
+    requests this worker has not finished. Also leaves out calls for which a callback or a search may still show whether Twilio
+    has started them: their requests wait until this is known.
     """
     due = (
         select(PendingUpdate.call_id)

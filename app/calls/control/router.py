@@ -53,9 +53,9 @@ CallControlDep = Annotated[CallControl, Depends(call_control)]
 
 
 def indeterminate_update_error(call: Call, body: Mapping[str, Any]) -> ActionUnknown | None:
-    """Returns the error to answer with if this process fails or stops during the change, so that the result is unknown.
+    """Returns the error for the client if this process fails or stops during a change: whether it was made is then unknown.
 
-    Returns None if the request only ends the call: the client may safely repeat such a request.
+    Returns None if the request only ends the call. The client may safely repeat such a request, and gets the usual error.
     """
     return None if body.keys() == {"status"} else ActionUnknown(call_id=call.id)
 

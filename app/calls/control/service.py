@@ -75,9 +75,9 @@ class CallControl:
     async def update(self, caller: Caller, call: Call, body: Mapping[str, Any]) -> ControlResult:
         """Changes a call with the parameters of Twilio's *update call* in `body`.
 
-        ActionUnknown means that the change may have been made, wholly or in part. DatabaseUnavailable for a request that only
-        ends the call means that the call may have ended, or may end later; the client may repeat such a request. In all other
-        cases, an error means that this request has not changed the call.
+        Raises ActionUnknown if the change may have been made, wholly or in part. For a request that only ends the call, raises
+        DatabaseUnavailable instead: the call may have ended, or may end later, and the client may repeat the request. Any other
+        error means that this request has not changed the call.
         """
         update = validate_update(body)
         if caller.suspended and not update.only_ends_call:
@@ -107,7 +107,7 @@ class CallControl:
         return ControlResult(call, done=True)
 
     async def _record_change_of_callbacks(self, call: Call, update: CallUpdate, callbacks: StatusCallbacks) -> Call:
-        """Records new settings for the status callbacks that Callgate sends to the tenant. They need no request to Twilio."""
+        """Records a change of the status callbacks that Callgate sends to the tenant. It needs no request to Twilio."""
         try:
             return await record_update(self.database, call, None, update, columns=callbacks.columns)
         except DatabaseUnavailable as error:
@@ -153,11 +153,11 @@ class CallControl:
             logger.info("queued_call_canceled", call_id=str(call.id), call_sid=call.sid)
 
     async def _cancel_call_or_store_update(self, call: Call, update: CallUpdate) -> Call:
-        """Cancels the call if it is scheduled. If it is unknown whether it was started, stores the update. Returns the record.
+        """Cancels a scheduled call, or stores the update if it is unknown whether the call was started. Returns the record.
 
-        Tries again, a few times, if the call is scheduled once more, because a worker has dialled it and Twilio refused it for
-        a temporary reason. Raises WrongCallState if the call is scheduled or its outcome is unknown, and `update` does more
-        than end the call.
+        A call is scheduled again if a worker dials it and Twilio refuses it for a temporary reason. If this happens each time,
+        raises DatabaseUnavailable after a few attempts. Raises WrongCallState if `update` does more than end the call, and the
+        call is scheduled or it is unknown whether it was started.
         """
         for _ in range(_MAX_CANCEL_ATTEMPTS):
             if call.execution == "scheduled":
@@ -215,9 +215,9 @@ class CallControl:
         raise ActionUnknown(call_id=call.id) from error
 
     async def _store_update_unless_ended(self, session: Session, call: Call, update: CallUpdate) -> ControlResult:
-        """Stores the request to end the call, unless the call has ended by now. Returns the record.
+        """Stores the request to end the call, unless the call has ended by now.
 
-        `done` in the result is True if the call has ended. Raises WrongCallState if it ended as `busy`, `failed` or
+        `done` in the result is True if the call has ended. Raises WrongCallState if the call ended as `busy`, `failed` or
         `no-answer`, because its redial may be scheduled.
         """
         locked = await repository.lock_call(session, call.id) or call
@@ -256,7 +256,7 @@ class CallControl:
         """Sends the update and returns Twilio's answer. Raises TwilioError if the update was refused or the answer was lost.
 
         Twilio may answer 404 to a request to end a call that has just ended (pipecat-ai/pipecat#2145). In this case, reads the
-        call from Twilio. If it has ended, records this and raises TwilioWrongState.
+        call from Twilio. If the call has ended, records this and raises TwilioWrongState.
         """
         addresses = (call.to, call.from_)
         send = partial(
