@@ -63,7 +63,10 @@ class StatusCallback:
 
 @dataclass(frozen=True, slots=True)
 class CallbackEffect:
-    """The result of applying a callback, and the events to write, in order. A repeated callback has no events."""
+    """The result of applying a callback to a call's record: whether the callback was new, late or a repetition.
+
+    `events` are to be written, in this order. A repetition has none.
+    """
 
     result: CallbackResult
     events: tuple[Event, ...] = ()

@@ -48,7 +48,7 @@ class ReceivedCallback:
 
 @dataclass(frozen=True, slots=True)
 class _AppliedCallback:
-    """The result of a callback, and values of its call for the log and the trace."""
+    """The result of applying a callback, and values of the call for the log and the trace."""
 
     result: CallbackResult
     traceparent: str | None
@@ -182,7 +182,10 @@ class CallbackService:
             self._settlement.count_and_log_critical_events(each.call, each.events)
 
     def _apply_to_record(self, changed: ChangedCall, callback: StatusCallback, taken: Mapping[str, UUID]) -> _AppliedCallback:
-        """Applies a callback to its call's record in memory. `taken` maps CallSids to the ids of the records that have them."""
+        """Applies a callback to its call's record in memory, and adds the events and deliveries to write to `changed`.
+
+        `taken` maps CallSids to the ids of the records that have them.
+        """
         call, resource = changed.call, callback.resource
         effect = apply_callback(call, callback)
         reported_by = len(changed.events)

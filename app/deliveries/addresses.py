@@ -81,7 +81,10 @@ class AllowList:
         return cls(*parse_delivery_allow(text or ""))
 
     def includes_host(self, host: str) -> bool:
-        """Returns whether an entry is the host, or begins with a dot and ends the host (`.example.com` for `a.example.com`)."""
+        """Returns whether an entry of `hosts` is `host`, or is a domain that contains the host.
+
+        A domain begins with a dot: `.example.com` contains `a.example.com`.
+        """
         return any(host.endswith(entry) if entry.startswith(".") else host == entry for entry in self.hosts)
 
     def includes_address(self, address: Address) -> bool:
@@ -122,7 +125,7 @@ def parse_delivery_url(url: str, allowed: AllowList, *, max_length: int | None =
 
 
 def is_address_allowed(address: str, host: str, allowed: AllowList) -> bool:
-    """Returns whether a connection for `host` may use `address`, to which the host was just resolved."""
+    """Returns whether a connection may use the IP address `address`, to which the name `host` was just resolved."""
     return "%" not in address and _check_address(ip_address(address), host.lower(), allowed) is None
 
 

@@ -9,9 +9,10 @@ from weakref import WeakValueDictionary
 
 _MAX_LOOKUPS: Final = 100
 MAX_LOOKUPS_PER_TENANT: Final = 12
-"""Also the maximum number of attempts that a tenant has in flight (app.jobs.deliver).
+"""The maximum number of threads that look up addresses for one tenant.
 
-So a lookup waits only if earlier lookups of the tenant still hold threads after their attempts have ended.
+It is also the maximum number of the tenant's delivery attempts in flight (app.jobs.deliver). So a lookup waits only if earlier
+lookups of the tenant still hold threads after their attempts have ended.
 """
 
 ResolveHost = Callable[[str], Sequence[str]]
@@ -27,7 +28,7 @@ def resolve_by_system(host: str) -> Sequence[str]:
 
 
 class HostLookups:
-    """Runs lookups in threads of its own. Blocked lookups would otherwise hold all default threads of the event loop.
+    """Looks up IP addresses of hosts in its own threads. Blocked lookups would otherwise hold all threads of the event loop.
 
     A thread cannot be stopped. So a lookup counts for its tenant until the thread is free again, even if nobody waits for the
     result any more. A tenant whose name servers do not answer holds at most MAX_LOOKUPS_PER_TENANT threads.
@@ -40,7 +41,10 @@ class HostLookups:
         self._slots: WeakValueDictionary[str, asyncio.Semaphore] = WeakValueDictionary()
 
     async def addresses(self, tenant_id: str, host: str) -> Sequence[str]:
-        """Returns the addresses of a host, and raises the errors of `resolve`. Waits while the tenant has too many lookups."""
+        """Returns the IP addresses of a host. Waits while the tenant has MAX_LOOKUPS_PER_TENANT lookups in threads.
+
+        Raises the errors of `resolve`, the function that was given to the constructor, and RuntimeError if no thread can start.
+        """
         slots = self._slots.setdefault(tenant_id, asyncio.Semaphore(MAX_LOOKUPS_PER_TENANT))
         await slots.acquire()
         try:

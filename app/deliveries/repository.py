@@ -23,8 +23,8 @@ _NOTIFY = select(func.pg_notify(DELIVERIES_CHANNEL, ""))
 class DeliveryBacklog:
     """The number of pending deliveries, when the oldest became pending, and when the most overdue one was due.
 
-    Only MAX_COUNTED_PENDING pending deliveries are read, in no order. If there are more, the values describe only the ones that
-    were read. `oldest` is None if none is pending, and `most_overdue` is None if none is due.
+    At most MAX_COUNTED_PENDING deliveries are read, in no particular order. If more are pending, the values describe only the
+    ones that were read. `oldest` is None if none is pending, and `most_overdue` is None if none is due.
     """
 
     pending: int

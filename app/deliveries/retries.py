@@ -24,8 +24,9 @@ def delay_until_next_attempt(
 ) -> timedelta | None:
     """Returns the time to wait before the next attempt at a delivery that has now failed `failures` times.
 
-    `status` is the receiver's answer to the last attempt. Returns None if Callgate gives up: if the status is 410 (Gone), or if
-    the next attempt would begin more than GIVE_UP_AFTER after `pending_since`.
+    `status` is the HTTP status of the receiver's answer to the last attempt, and None if there was no answer. `first` is the
+    wait after the first failure. Returns None if Callgate gives up: if the status is 410 (Gone), or if the next attempt would
+    begin more than GIVE_UP_AFTER after `pending_since`.
     """
     delay = retry_delay(failures, first)
     return None if status == _STATUS_GONE or datetime.now(UTC) + delay > pending_since + GIVE_UP_AFTER else delay

@@ -67,8 +67,8 @@ class DeliveryService:
         """Makes the tenant's given-up deliveries due again, the oldest first, if they were written at `since` or later.
 
         If `failed_only` is False, also makes delivered ones due again. One replay covers at most 10,000 deliveries and commits
-        them in batches. If the database fails after the first batch, the result is that of the committed batches. With `actor`,
-        the audit log records the replay, unless there was nothing to send again.
+        them in batches. If the database fails after the first batch, the result covers the committed batches only. With
+        `actor`, the audit log records the replay, unless there was nothing to send again.
         """
         # Clamp to the times that an id can have: others may not exist in UTC.
         since = ids.creation_time_of_id(ids.lowest_call_id_at(since))

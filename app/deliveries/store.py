@@ -41,9 +41,10 @@ _JSON_COLUMNS = ("parameters", "warnings", "problem", "own_subresource_uris", "s
 
 @dataclass(frozen=True, slots=True)
 class ClaimedDelivery:
-    """A delivery that this worker may send until its lease ends.
+    """A due delivery that this worker has claimed.
 
-    A `held` delivery waits for an earlier event of its call and must not be sent yet.
+    If the delivery is `held`, it waits for an earlier event of its call and must not be sent yet. Otherwise, no other worker
+    claims it for a limited time, its lease.
     """
 
     id: UUID
@@ -64,7 +65,7 @@ class ClaimedDelivery:
     """None if retention has deleted the call or the event."""
     traceparent: str | None
     record: CallRow | None
-    """With the attributes of `CallRecord`; None if retention has deleted the call."""
+    """The call's row with the attributes of `CallRecord`; None if retention has deleted the call."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,14 +115,17 @@ def tenants_with_pending_deliveries_sql(condition: str = "true") -> str:
 def _claim_deliveries_sql(months: MonthRange | None) -> str:
     """Returns the statement that claims due deliveries of `months`; None: of all months.
 
-    A claimed delivery is held, and not sent yet, if an earlier delivery of its call is pending, has failed fewer than
-    MAX_ATTEMPTS_HOLDING_LATER_EVENTS times, was written at most $8 before or after it, and is not in $7. A held delivery is due
-    again when no earlier delivery holds it any more, and at the latest after $6.
+    The statement marks a claimed delivery as `held` if it must wait for an earlier delivery of its call. It must wait while the
+    earlier one is pending and has failed fewer than MAX_ATTEMPTS_HOLDING_LATER_EVENTS times. It does not wait for the
+    deliveries in $7, nor for those that were written more than $8 before or after it.
 
-    The parameters are: $1 the tenant id to begin after, $2 the tenants to leave out, $3 the maximum number of rows for each
-    tenant, $4 the maximum number of rows in all, $5 the lease, $6 the longest wait of held deliveries, $7 the deliveries that
-    were delivered or given up but are not recorded yet, $8 _MAX_DELIVERY_SPAN_OF_CALL. $4 also limits the number of tenants
-    that are read: each of them costs a scan of every partition.
+    The parameters of the statement:
+
+    - $1: the tenant id to begin after. $2: the tenants to leave out.
+    - $3: the maximum number of rows for each tenant. $4: the maximum number of rows in all. $4 also limits the number of
+      tenants that are read, because each of them costs a scan of every partition.
+    - $5: the lease, the time until a claimed delivery is due again. $6: the same time for a held delivery.
+    - $7: deliveries that were delivered or given up, which is not recorded yet. $8: _MAX_DELIVERY_SPAN_OF_CALL.
     """
     due_months = months.condition_sql("at") if months else "true"
     # The months of the other deliveries of the same calls.
@@ -167,10 +171,10 @@ def _claim_deliveries_sql(months: MonthRange | None) -> str:
 def _record_attempts_sql(months: MonthRange) -> str:
     """Returns the statement that records the results of attempts at deliveries that were written in these months.
 
-    The statement also makes held deliveries due that need not wait for an earlier event of their call any more. It locks all
-    pending deliveries of each call in a fixed order, which prevents deadlocks. If another worker is about to mark a delivery as
-    held, the statement waits, and then sees the mark. The result of an attempt is ignored if the delivery is no longer pending,
-    for example because the lease ended and another worker has sent it.
+    The statement ignores the result of a delivery that is no longer pending, for example because its lease has ended and
+    another worker has sent it. It also makes a `held` delivery due if it need not wait for an earlier event of its call any
+    more. It locks all pending deliveries of the calls in a fixed order, which prevents deadlocks. If another worker is about to
+    mark one as held, the statement waits, and then sees the mark.
     """
     in_months = months.condition_sql("delivery.at")
     return f"""

@@ -10,8 +10,9 @@ from app.calls.callback_fields import RepeatedCallValues, restore_callback_field
 class StoredCallbackFields(NamedTuple):
     """The fields of a callback that Twilio sent, in the short form in which the call's event stores them.
 
-    `data` has the fields that are stored. A field is left out if the row of the call has the same value. The bits of `left_out`
-    say which fields are left out. `left_out` is None if `data` has all fields.
+    `data` has the fields that are stored. A field is left out if the row of the call has the same value, or if its value is a
+    known constant. The bits of `left_out` say which fields are left out (app.calls.callback_fields). `left_out` is None if
+    `data` has all fields.
     """
 
     data: Mapping[str, Any]

@@ -45,12 +45,13 @@ class DuePeriod:
 
 
 def due_periods(*, since: datetime, until: datetime, calls_kept_for: timedelta | None) -> list[DuePeriod]:
-    """Returns the periods whose counting became due after `since` and not after `until`.
+    """Returns the minutes and hours whose figures became due to be counted, or counted again, after `since` and until `until`.
 
-    A period is a minute or an hour, whose figures are counted. Each period is in the list once; the one that became due first
-    comes first. `since` and `until` are whole minutes. Leaves out periods that became due more than MAX_COUNTING_BACKLOG before
-    `until`. Calls are deleted `calls_kept_for` after their request (None: never). Also leaves out a period whose calls may be
-    deleted already, so that its figures stay as they are.
+    Each period is in the list once; the one that became due first comes first. `since` and `until` are whole minutes. Leaves
+    out periods that became due more than MAX_COUNTING_BACKLOG before `until`.
+
+    Also leaves out periods whose calls may be deleted already, so that their figures stay as they are. `calls_kept_for` is the
+    time from the request for a call to its deletion; None: calls are never deleted.
     """
     since = max(since, until - MAX_COUNTING_BACKLOG)
     readable_for = _FOR_EVER if calls_kept_for is None else calls_kept_for - _RETENTION_MARGIN

@@ -39,8 +39,9 @@ _NEXT_CREDENTIAL_DETAIL = "Twilio refused a credential of the account, and the a
 class DialTimeBudget:
     """Time limits in seconds for the creation of one call.
 
-    `attempt` is the limit for one request to Twilio. `connect` is the limit for the first part of a request, in which nothing
-    is sent yet. `total` is the limit for all attempts together. This time begins before the call's first record is committed.
+    `attempt` is the limit for one request to Twilio. `connect` is the limit for connecting: a request that cannot be sent
+    within this time is not sent. `total` is the limit for all requests and the waits between them. It also includes the time in
+    which the call's first record is committed.
     """
 
     total: float
@@ -49,10 +50,10 @@ class DialTimeBudget:
 
     @property
     def min_first_attempt_s(self) -> float:
-        """The least time, in seconds, that must be left of `total` when the first attempt begins.
+        """The seconds that must be left of `total` for a first attempt: `attempt`, or half of `total` if that is less.
 
-        Any further attempt needs the whole time `attempt`. The first attempt may begin with less time: the call's record is
-        committed already, and without an attempt the call would end as `not_started`.
+        Every further attempt needs the whole time `attempt`. The first may begin with less, because the call would otherwise
+        end as `not_started`.
         """
         return min(self.attempt, self.total / 2)
 
@@ -72,7 +73,7 @@ class DialAttempt:
     twilio_request_id: str | None = None
 
     def event_data(self) -> dict[str, Any]:
-        """Returns the attributes as JSON members for the call's event. Leaves out attributes that are None."""
+        """Returns the attributes that are not None, by name, as they are stored in the call's event."""
         return {name: value for name in self.__slots__ if (value := getattr(self, name)) is not None}
 
 
@@ -108,10 +109,10 @@ Outcome = StartedOutcome | NotStartedOutcome | UnknownOutcome
 
 @dataclass(frozen=True, slots=True)
 class RequeueValues:
-    """The values with which a scheduled call waits to be dialled again, if Twilio refuses it for a temporary reason.
+    """The values for putting a scheduled call back among the waiting calls, if it is not dialled or Twilio refuses it for now.
 
-    `row` is the call's new row in `scheduled_dial`, the table of waiting calls. `retry_in` is the shortest time until the call
-    is dialled again. `is_probe` says whether the call is the only one of its account that is dialled now, because Twilio has
+    `row` is the call's new row in `scheduled_dial`, the table of waiting calls. The call is dialled again after `retry_in` at
+    the earliest. `is_probe` says whether the call is the only one of its account that is dialled now, because Twilio has
     refused earlier ones (app.scheduling.refused_accounts).
     """
 
@@ -138,7 +139,10 @@ class PreparedCall:
 
 @dataclass
 class _DialProgress:
-    """The time limits and the attempts of one dial. `began` and `deadline` have the same meaning as in `PreparedCall`."""
+    """The time limits of one dial, and its attempts so far.
+
+    `began` is when the time budget began, and nothing may be sent after `deadline`: both are values of `monotonic_seconds()`.
+    """
 
     budget: DialTimeBudget
     began: float
@@ -153,14 +157,15 @@ class _DialProgress:
     def send_deadline(self) -> float:
         """Returns the latest time at which an attempt that begins now may send its request, by `monotonic_seconds()`.
 
-        The process may be suspended before it sends the request. After this time, the request is not sent.
+        If the attempt gets that far only later, for example because the process was suspended, the request is not sent.
         """
         return min(monotonic_seconds() + self.budget.connect, self.began + self.budget.total, self.deadline)
 
     def retry_delay_s(self, earlier_tries: int, retry_after_s: float | None) -> float:
         """Returns the seconds to wait after a failed attempt: the backoff, or `retry_after_s` (Retry-After) if that is longer.
 
-        The backoff doubles with each try. `earlier_tries` is the number of earlier attempts that failed for a temporary reason.
+        `earlier_tries` is the number of attempts before this one that failed for a temporary reason. The backoff doubles with
+        each of them, and varies at random by up to 10 %.
         """
         backoff: float = _FIRST_DELAY_S * 2**earlier_tries * random.uniform(1 - _JITTER_FRACTION, 1 + _JITTER_FRACTION)  # noqa: S311  # not a secret
         return max(backoff, retry_after_s or 0.0)
@@ -168,7 +173,8 @@ class _DialProgress:
     async def pause_before_retry(self, delay: float, may_repeat: Callable[[], Awaitable[bool]]) -> bool:
         """Waits for `delay` seconds, then calls `may_repeat`. Returns whether another attempt may begin.
 
-        Returns False without waiting if too little time would be left for an attempt.
+        Returns False if `may_repeat` does, or if too little time is left for an attempt. Does not wait if it is clear from the
+        beginning that too little time would be left.
         """
         if self.remaining_s - delay < self.budget.attempt or monotonic_seconds() + delay >= self.deadline:
             return False
@@ -188,10 +194,11 @@ async def dial(
     budget: DialTimeBudget,
     may_repeat: Callable[[], Awaitable[bool]],
 ) -> Outcome:
-    """Places one call. Repeats an attempt only if it is certain that Twilio has not processed it, and only within the budget.
+    """Places one call at Twilio, and returns the outcome: the call was created, was not created, or this is unknown.
 
-    `may_repeat` is called before each repetition. It must return False unless it is certain that the call is still pending and
-    that no client has asked to end it.
+    Repeats a request only if it is certain that Twilio has not processed it, and only within `budget`. After a rejected
+    credential, the next of `credentials` is tried. `may_repeat` is called before each repetition. It must return False unless
+    it is certain that the call is still pending and that no client has asked to end it.
     """
     progress = _DialProgress(budget, prepared.began, prepared.deadline)
     if progress.remaining_s < budget.min_first_attempt_s or monotonic_seconds() >= prepared.deadline:

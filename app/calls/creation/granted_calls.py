@@ -69,7 +69,10 @@ class GrantedCallDialer:
             await self.placement.place(call, account, prepared)
 
     async def _update_callbacks(self, call: NewCall, callbacks: StatusCallbacks) -> None:
-        """Updates the call's record if the sender of its status callbacks has changed since the call was scheduled."""
+        """Updates the callback columns of the call's record, if the sender of status callbacks to the tenant has changed.
+
+        The sender, Callgate or Twilio, was chosen when the call was scheduled. `callbacks` has the present choice.
+        """
         recorded = {name: getattr(call, name) for name in callbacks.columns}
         if changed := changed_callback_columns(recorded, callbacks, events_with_delivery=call.deliveries_written):
             async with self.placement.database.begin() as session:
@@ -78,7 +81,7 @@ class GrantedCallDialer:
                 setattr(call, name, value)
 
     async def _postpone_unprepared_call(self, grant: DialGrant, problem: CallgateError, prepared: PreparedCall) -> None:
-        """Makes a call that could not be prepared because of `problem` wait for another try, for at most 15 minutes."""
+        """Makes a call wait, at most 15 minutes, before it is tried again. It could not be prepared because of `problem`."""
         requeue = _requeue_values(grant, max_wait_s=_MAX_WAIT_FOR_FIX_S)
         await self.placement.commit_not_dialled(grant.call, problem, replace(prepared, requeue=requeue))
 
@@ -92,9 +95,9 @@ class GrantedCallDialer:
 
 
 def _requeue_values(grant: DialGrant, *, max_wait_s: int = _MAX_RETRY_WAIT_S) -> RequeueValues:
-    """Returns the values with which the call waits again if it is not dialled, or if Twilio refuses it for a temporary reason.
+    """Returns the values for putting the call back among the waiting calls, if it is not dialled or Twilio refuses it for now.
 
-    The wait begins at 1 s and doubles with each earlier try, up to `max_wait_s`.
+    The call then waits for at least 1 s. This time doubles with each earlier try, up to `max_wait_s`.
     """
     tries = grant.dial_row["tries"]
     return RequeueValues({**grant.dial_row, "tries": tries + 1}, timedelta(seconds=min(2**tries, max_wait_s)), grant.is_probe)

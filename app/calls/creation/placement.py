@@ -98,7 +98,11 @@ class CallPlacer:
         )
 
     async def drain(self) -> None:
-        """Waits for at most DRAIN_COMMIT_TIMEOUT_S until all outcomes, undialled calls and scheduled intents are committed."""
+        """Waits until all dials have ended, and writes what is queued because Postgres was unavailable.
+
+        Queued are outcomes, first records of scheduled calls, and changes of calls that will not be dialled. Takes at most
+        DRAIN_COMMIT_TIMEOUT_S. Logs an error with the number of dials and writes that are left.
+        """
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(DRAIN_COMMIT_TIMEOUT_S):
                 retries = (self._late_outcomes, self.undialled_calls, self.scheduled_intents)
@@ -131,9 +135,9 @@ class CallPlacer:
     async def _commit_outcome_and_adapt_account(
         self, call: Call | NewCall, outcome: Outcome, prepared: PreparedCall
     ) -> Call | NewCall:
-        """Commits the outcome and returns the record. If the call is scheduled, also adapts the speed of its account.
+        """Commits the outcome and returns the record. After a scheduled call, also slows its account down or ends a slowdown.
 
-        An account dials more slowly while Twilio refuses its calls for temporary reasons (refused_accounts.py).
+        An account dials more slowly while Twilio refuses its scheduled calls for temporary reasons (refused_accounts.py).
         """
         settled = await self._commit_outcome(call, outcome, prepared)
         if prepared.requeue:
@@ -200,16 +204,17 @@ class CallPlacer:
     async def _commit_change(
         self, call: Call | NewCall, outcome: Outcome, change: RecordChange, dial_row: DialRow | None
     ) -> Call | NewCall:
-        """Commits the change and returns the record. Calls `_commit_to_settled_record` if the record is not pending any more.
+        """Commits `change`, which records `outcome`, and returns the record.
 
-        `dial_row` is a scheduled call's row for `scheduled_dial` (`RequeueValues.row`). It is None for any other call.
+        Uses `_commit_to_settled_record` if the record is missing or not pending any more. `dial_row` is a scheduled call's row
+        for `scheduled_dial` (`RequeueValues.row`), and None for any other call.
         """
         try:
             changed_at = await self._outcomes.submit((call, change))
         except SidTaken:
             return await self._commit_unknown_for_taken_sid(call, outcome, dial_row)
         if changed_at is None:
-            # A callback or the worker has settled it meanwhile.
+            # A callback or a worker has written an outcome meanwhile.
             return await self._commit_to_settled_record(call, outcome, change, dial_row)
         change.apply_to(call, now=changed_at)
         call.updated_at = changed_at
@@ -236,11 +241,11 @@ class CallPlacer:
     async def _commit_to_settled_record(
         self, call: Call | NewCall, outcome: Outcome, change: RecordChange, dial_row: DialRow | None
     ) -> Call | NewCall:
-        """Commits the outcome to a record for which something else, such as a callback, has already written an outcome.
+        """Commits the outcome to a record that is not pending any more, for example because of a callback. Returns the record.
 
-        A `StartedOutcome` binds Twilio's call to the record in any state. Any other outcome is applied only if the record is
-        `pending` or `unknown` and still in the same attempt. Returns the record. If Postgres has lost the record or the
-        attempt, writes it again.
+        If Postgres has lost the record or the attempt, first writes it again, as pending. A `StartedOutcome` is applied to a
+        record in any state (`Settlement.bind_twilio_call`). Any other outcome is applied only if the record is `pending` or
+        `unknown` and still in the same attempt.
         """
         async with self.database.begin() as session:
             if dial_row is not None:

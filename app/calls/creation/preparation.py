@@ -46,7 +46,7 @@ class CallPreparer:
     def prepare_call(
         self, request: CallRequest, account: UsableAccount, sip_auth: SipAuth | None, call_id: UUID, began: float
     ) -> tuple[StatusCallbacks, PreparedCall]:
-        """Returns the call's status callbacks, and the form for Twilio with every parameter and secret.
+        """Returns the call's callback parameters, and the request that creates it at Twilio, with every parameter and secret.
 
         `began` is the value of the clock `monotonic_seconds()` at which the time budget of the creation began.
         """

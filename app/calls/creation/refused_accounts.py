@@ -1,8 +1,8 @@
 """Slows the dialling of an account down while Twilio refuses its scheduled calls for temporary reasons.
 
-The next calls of the account would most probably be refused, too. So a single call, the probe, is dialled after a while. If
-it is refused, another probe follows after a longer time. Otherwise the account dials as before. Other accounts are not
-affected.
+After such a refusal, the account's calls wait, because Twilio would most probably refuse them, too. After a while, a single
+call is dialled: the probe. If Twilio refuses the probe, another one follows after a longer time. Otherwise the account dials as
+before. Other accounts are not affected.
 """
 
 from datetime import timedelta
@@ -23,11 +23,14 @@ _DEFAULT_REFUSAL_WAIT_S = 1
 
 
 async def apply_outcome_to_account(database: Database, call: Call | NewCall, outcome: Outcome, requeue: RequeueValues) -> None:
-    """Slows the account down if Twilio refused its scheduled call for a temporary reason.
+    """Slows the account down if Twilio refused `call`, which is scheduled, for a temporary reason.
 
-    The calls of a slowed account wait, except a single one, the probe. The account dials as before if Twilio gives any other
-    answer to the probe, or if the outcome of the probe is unknown. If the probe did not reach Twilio, or if not every
-    credential was tried, another probe follows: at once if no request was attempted, otherwise after a wait.
+    The calls of a slowed account wait, except a single one that is dialled after a while: the probe. If `call` was the probe
+    (`requeue.is_probe`), other outcomes have these effects:
+
+    - Twilio has answered otherwise, or the outcome is unknown: the account dials as before.
+    - No request to Twilio was attempted: another probe may be dialled at once.
+    - Twilio could not be reached, or not every credential could be tried: another probe is dialled after a wait.
     """
     if not isinstance(outcome, NotStartedOutcome):
         if requeue.is_probe:

@@ -1,4 +1,4 @@
-"""SQL that prepares the record of a call for an attempt to place it, or restores a lost attempt. The functions never commit."""
+"""SQL that changes the record of a call for a new attempt to dial it, or for one that Postgres has lost. Never commits."""
 
 from collections.abc import Mapping
 from dataclasses import fields
@@ -27,7 +27,7 @@ _ATTRIBUTES_OF_ATTEMPT = tuple(each.name for each in fields(NewCall) if each.nam
 async def reopen_call(session: AsyncSession, call: Call, new_intent: NewCall) -> Call | None:
     """Makes a `not_started` call pending or scheduled again, for another attempt, with the values of `new_intent`.
 
-    Returns None if another request has reopened the call already.
+    Returns the changed record, or None if another request has reopened the call already.
     """
     recorded, wanted = ({name: getattr(each, name) for name in CALLBACK_COLUMNS} for each in (call, new_intent))
     callbacks = callback_columns_for_new_attempt(recorded, wanted, events_with_delivery=call.deliveries_written)
@@ -46,13 +46,13 @@ async def reopen_call(session: AsyncSession, call: Call, new_intent: NewCall) ->
 
 
 async def update_pending_call(session: AsyncSession, call: NewCall, columns: Mapping[str, Any]) -> None:
-    """Sets columns of the record of `call`, if the record is still pending in the same attempt."""
+    """Sets `columns` of the record of `call`. Changes nothing unless the record is pending in the same attempt as `call`."""
     is_same = Call.attempt == call.attempt, Call.pending_since == call.pending_since
     await session.execute(update(Call).where(Call.id == call.id, Call.execution == "pending", *is_same).values(**columns))
 
 
 async def lock_scheduled_dial(session: AsyncSession, call_id: UUID) -> bool:
-    """Locks the call's row of `scheduled_dial`. The row exists while the call waits to be dialled. Returns False without one.
+    """Locks the call's row of `scheduled_dial`, which exists while the call waits to be dialled. Returns whether there is one.
 
     Callers lock this row before the row of the call, because a fixed order prevents deadlocks.
     """
@@ -63,12 +63,15 @@ async def lock_scheduled_dial(session: AsyncSession, call_id: UUID) -> bool:
 async def restore_lost_attempt(
     session: AsyncSession, record: Call, call: Call | NewCall, *, dial_row: Mapping[str, Any] | None
 ) -> None:
-    """Makes the record pending in the attempt of `call`, which Postgres has lost after its commit.
+    """Restores, in a call's record, an attempt to dial that Postgres has lost, for example in a failover.
 
-    `dial_row` is a scheduled call's row for `scheduled_dial` (`RequeueValues.row`), and None for any other call. A scheduled
-    call also gets a dial slot, so that it counts toward `max_concurrent`. If Postgres has lost the grant (a worker's right to
-    dial the call), the call has a row in `scheduled_dial` and would be dialled again. So this function deletes that row. The
-    caller must have locked that row (`lock_scheduled_dial`) before it locked the record.
+    The call is then pending in that attempt. `call` is this process's copy of the call in the attempt; `record` is the locked
+    row, which shows an older state. `dial_row` is a scheduled call's row for `scheduled_dial` (`RequeueValues.row`), and None
+    for any other call.
+
+    A scheduled call also gets a dial slot, so that it counts toward `max_concurrent`. Its row in `scheduled_dial`, which may be
+    there again, is deleted, so that the call is not dialled again. The caller must have locked that row
+    (`lock_scheduled_dial`) before it locked the record.
     """
     restored = {"execution": "pending", "pending_since": call.pending_since, "attempt": call.attempt}
     for name, value in (_values_for_new_attempt(call) | restored).items():
@@ -80,6 +83,6 @@ async def restore_lost_attempt(
 
 
 def _values_for_new_attempt(intent: Call | NewCall) -> dict[str, Any]:
-    """Returns the attributes to set when a record gets another attempt: those of `intent`, and empty ones for the outcome."""
+    """Returns the values with which a record begins another attempt: those of `intent`, and no outcome."""
     values = {name: getattr(intent, name) for name in _ATTRIBUTES_OF_ATTEMPT}
     return values | {"problem": None, "settled_by": None, "settled_at": None, "clean_searches": 0}

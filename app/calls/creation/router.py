@@ -97,7 +97,7 @@ async def create_call(request: Request) -> Response:
 def call_id_observer(request: Request) -> CallIdObserver:
     """Returns a function that stores the id of the call in `request.state`.
 
-    If the drain timeout ends during the request, the middleware answers with this id.
+    If a process that stops cuts the request off at the end of its drain timeout, the middleware answers with this id.
     """
     return partial(setattr, request.state, "intent")
 

@@ -166,9 +166,10 @@ class CreationService:
     async def replay_or_raise(
         self, caller: Caller, body: Mapping[str, Any], idempotency_key: str | None, error: CallgateError
     ) -> CreationResult:
-        """Returns the call of an earlier request with the same key, or raises the error that `create` would raise.
+        """Returns the call of an earlier request with this idempotency key. `error` is why the new request is refused.
 
-        Raises `error` if there is no such call, or if `create` would dial the call again.
+        Raises `error` if there is no such call, or if the call may be dialled again. Raises another CallgateError if the body
+        differs from the earlier one, if the call is pending, or if a lasting problem prevented its start.
         """
         existing = await self._find_call_by_key(caller.tenant_id, idempotency_key)
         if existing is None or self._may_be_retried(existing, _canonical_request_bytes(body)):

@@ -10,7 +10,10 @@ from app.calls.store import insert_deliveries_sql
 
 
 def interval_sql(name: str, *, json_value: str = "given") -> str:
-    """Returns SQL for an interval of as many seconds as the member `name` of a JSON object, the SQL expression `json_value`."""
+    """Returns SQL that converts a number of seconds in a JSON object to an interval.
+
+    `json_value` is SQL for the object, and `name` is the member with the number.
+    """
     return f"make_interval(secs => ({json_value} ->> '{name}')::float8)"
 
 
@@ -20,7 +23,7 @@ def quoted_columns_sql(columns: Sequence[str], prefix: str = "") -> str:
 
 
 def json_rows_sql(*extra_columns: str) -> str:
-    """Returns SQL that reads rows from the JSON array $1: the columns of `call` and of its event, and `extra_columns`."""
+    """Returns SQL that reads the JSON array $1 as rows with the columns of `call`, of one event, and `extra_columns` (SQL)."""
     event = ("(given ->> 'event_id')::uuid AS event_id", "given ->> 'event' AS event", "given -> 'data' AS data")
     return f"""SELECT {", ".join(("wanted.*", *event, *extra_columns))}
         FROM jsonb_array_elements($1::jsonb) AS given, jsonb_populate_record(NULL::call, given) AS wanted"""  # noqa: S608  # own names
@@ -32,10 +35,10 @@ def rows_as_json(rows: Sequence[Mapping[str, Any]]) -> str:
 
 
 def new_deliveries_sql(from_clause: str) -> str:
-    """Returns a CTE that inserts a delivery (webhook request to a tenant) for each row whose column `delivery` is not null.
+    """Returns SQL of a CTE that inserts a delivery (webhook request to a tenant) for each row that has one.
 
-    The column has the delivery as JSON. `from_clause` is SQL that names the rows. The CTE begins with a comma, to be appended
-    to a WITH clause.
+    `from_clause` is SQL that names the rows. Their column `delivery` has the delivery as JSON, or null. The SQL begins with a
+    comma, to be appended to a WITH clause.
     """
     source = (
         f"{from_clause} CROSS JOIN LATERAL jsonb_populate_record(NULL::delivery, delivery) AS new WHERE delivery IS NOT NULL"

@@ -32,7 +32,10 @@ from app.twilio.schemas import CallResource
 
 
 class _NewCallState(RecordColumns):
-    """The attributes of a new call that are not in its first record (the intent). They have a default or become known later."""
+    """Base class of NewCall with the attributes that are no columns of the intent, the call's first record.
+
+    They have a default, or are set once they are known.
+    """
 
     # These are known once the intent is written.
     pending_since: datetime
@@ -108,11 +111,13 @@ def insert_calls_sql(
 ) -> str:
     """Returns SQL that inserts a call, and one event of it, for each row of a JSON array (`rows_as_json`).
 
-    Sets the columns of an intent (the first record of a call) and `columns`. A row's members `event` and `data` are the type
-    and the data of the event. `pending_since` is the time of the write, unless the row has this member. `on_conflict` is the
-    conflict target. `json_columns` is SQL for further columns of the JSON rows. `ctes_before` is SQL of a CTE `admitted` with
-    the rows to insert, or "" to insert all rows. `ctes_after` is SQL of CTEs that may read the CTEs `given` (all rows) and
-    `inserted`. Rows are inserted in a fixed order, so that two processes that insert the same keys do not deadlock.
+    Sets the columns of an intent (the first record of a call) and `columns`. `pending_since` is the time of the write, unless
+    the row has this member. A row's members `event` and `data` are the type and the data of the event. Rows are inserted in a
+    fixed order, so that two processes that insert the same keys do not deadlock.
+
+    The other parameters are SQL. `on_conflict` is the conflict target ("" for any conflict): a row in conflict is left out.
+    `json_columns` are further columns of the JSON rows. `ctes_before` defines a CTE `admitted` with the rows to insert; ""
+    inserts all. `ctes_after` are CTEs that may read the CTEs `given` (all rows) and `inserted`.
     """
     return f"""
         WITH given AS MATERIALIZED (
@@ -151,13 +156,13 @@ _INSERT_WITHDRAWN = insert_calls_sql(
 def _write_outcomes_sql(*, complete: bool) -> str:
     """Returns SQL that writes the outcomes of calls, with one event each. The outcomes are rows of a JSON array.
 
-    With `complete`, the SQL also inserts the delivery (webhook request) in a row's member `delivery`, and the row of
-    `scheduled_dial` in the member `dial`, with which a call waits to be dialled again.
+    With `complete`, the SQL also inserts what a row has in two members: `delivery`, a webhook request, and `dial`, the row of
+    `scheduled_dial` with which a call waits to be dialled again.
 
-    A call that is not pending, or is in another attempt, has a newer outcome and is not changed. An attempt is identified by
-    its number and `pending_since`: if a failover loses an attempt, the next one gets the same number. Rows are locked in the
-    order of ids, which prevents deadlocks. Rows that another session has locked are skipped. The lock has no condition on
-    `execution`, because Postgres might then use an index of all calls that are not started.
+    Changes a call only if it is pending in the attempt of the row. An attempt is identified by its number and `pending_since`,
+    because after a failover that loses an attempt, the next one gets the same number. Skips calls that another session has
+    locked, and locks the others in the order of ids, which prevents deadlocks. The lock has no condition on `execution`,
+    because Postgres might then use an index of all calls that are not started.
     """
     times = [f"{interval_sql(f'{name}_in')} AS {name}_in" for name in _OUTCOME_TIME_COLUMNS]
     due_at = f"now() + {interval_sql('due_in', json_value='given.dial')}"
@@ -204,7 +209,7 @@ class AttemptOutcome:
     deliveries_written: Sequence[str] = ()
     """The events for which a delivery is written, including the event of `delivery`. Empty if `delivery` is None."""
     pending_since: datetime | None = None
-    """When the attempt began. None for a new call whose insert is in doubt: no other attempt has its id."""
+    """When the attempt began. None for a new call of which it is unknown whether it was inserted: it has only one attempt."""
 
     @classmethod
     def from_change(cls, call: Call | NewCall, change: RecordChange) -> Self:

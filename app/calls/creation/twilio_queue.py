@@ -31,7 +31,10 @@ class TwilioQueueWatch:
         return len(self._warned_at)
 
     def record_queued_call(self, call: Call | NewCall, *, queue_time_ms: int) -> None:
-        """Records that Twilio dials this call only after `queue_time_ms`, as Twilio's answer to the creation says."""
+        """Counts a call that Twilio will dial only after `queue_time_ms`, a value in Twilio's answer to the creation.
+
+        Also logs a warning, at most one per account and minute.
+        """
         self._metrics.queued.inc()
         now = self._clock()
         warned_at = self._warned_at.get(call.account_id)

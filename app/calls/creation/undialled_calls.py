@@ -27,7 +27,7 @@ _MAX_QUEUED_WITHDRAWALS = 10_000
 
 @dataclass(frozen=True, slots=True)
 class _UndialledAttempt:
-    """A further attempt to place an existing call that will not be dialled, so its outcome must become `not_started`.
+    """A further attempt to dial an existing call, in which nothing will be sent. Its outcome must become `not_started`.
 
     The transaction that made the record pending again also wrote the event with the id `event_id`. If this event exists, the
     transaction was committed.
@@ -86,7 +86,7 @@ class UndialledCallRecorder:
         self._queue.add(_UnusedGrant(call.id, call.attempt, call.pending_since, requeue))
 
     async def close(self) -> None:
-        """Tries once more to write what is still queued: that calls will not be dialled."""
+        """Writes the queued changes at once. Stops if Postgres fails; what was not written stays queued."""
         await self._queue.close()
 
     async def _write_withdrawal(self, item: NewCall | _UndialledAttempt | _UnusedGrant) -> None:
@@ -103,7 +103,7 @@ class UndialledCallRecorder:
         return await write_undialled_outcomes(self._database, calls, self._change_to_not_started())
 
     async def _withdraw_unknown_intent(self, intent: NewCall) -> None:
-        """Records that a call is `not_started`, even if a worker has marked it as `unknown` because it was pending for long."""
+        """Writes `not_started` to the record of a new call, if the record is pending or a worker has marked it as `unknown`."""
         async with self._database.begin() as session:
             call = await repository.lock_call(session, intent.id)
             if call is not None and _is_attempt_open(call, intent.attempt):

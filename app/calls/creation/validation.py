@@ -121,7 +121,7 @@ def _sip_credential_findings(body: Mapping[str, Any]) -> Iterator[tuple[FieldErr
 
 
 def _ignored_with_application(request: CallRequest) -> tuple[str, ...]:
-    """Returns the parameters that Twilio ignores because `application_sid` is given."""
+    """Returns the names of the parameters that Twilio ignores, given or not, because `request` has an `application_sid`."""
     events = request.status_callback_event or ()
     if SETTLED_EVENT not in events:
         return *_IGNORED_WITH_APPLICATION, *_CALLBACKS_IGNORED_WITH_APPLICATION

@@ -1,4 +1,1 @@
-"""SQL for the deadlines (`ring_by`) of scheduled calls that were dialled, or that a worker is about to dial.
-
-Also deletes idle rows of `dial_turn`, the table of the order in which API keys and workloads take turns.
-"""
+"""SQL for scheduled calls that may be in Twilio's queue at their `ring_by`, the latest time at which they may begin to ring."""

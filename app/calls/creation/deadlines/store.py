@@ -1,7 +1,9 @@
-"""SQL for dial slots, the rows that stand for calls under way, and for their deadlines (`ring_by`).
+"""SQL for scheduled calls that may be in Twilio's queue at their `ring_by`, the latest time at which they may begin to ring.
 
-Also deletes idle rows of `dial_turn`, the table of the order in which API keys and workloads take turns. A row has the time at
-which a worker last took the right to dial a call of one API key or workload. The one with the oldest time is next.
+`ring_by` is stored in the call's dial slot, a row of `dial_slot` that stands for one concurrent call of an account.
+
+Also deletes rows of `dial_turn` that are not needed any more. The table has a row for each API key and workload that schedules
+calls, with the time at which a worker last took the right to dial one of its calls. The row with the oldest time is next.
 """
 
 from collections.abc import Collection, Sequence
@@ -53,9 +55,10 @@ async def accounts_with_taken_dial_slots(database: Database) -> list[UUID]:
 async def claim_calls_past_deadline(
     session: AsyncSession, *, lease: timedelta, limit: int, busy_accounts: Collection[UUID]
 ) -> Sequence[Call]:
-    """Claims and returns at most `limit` calls that were dialled, or are about to be, and whose deadline `ring_by` has passed.
+    """Claims and returns at most `limit` calls whose `ring_by` has passed, the latest time at which a call may begin to ring.
 
-    Leaves out the calls of the accounts in `busy_accounts`. Other workers skip the claimed calls until `lease` has passed.
+    A worker has taken the right to dial each of these calls, and may have dialled it. Leaves out the calls of the accounts in
+    `busy_accounts`. Other workers skip the claimed calls until `lease` has passed.
     """
     due = (
         select(DialSlot.call_id)
@@ -77,10 +80,11 @@ async def postpone_deadline_check(database: Database, call_id: UUID, wait: timed
 async def delete_idle_dial_turn_rows(database: Database, idle_for: timedelta, *, limit: int) -> int:
     """Deletes at most `limit` rows of `dial_turn` that are not needed any more. Returns the number of deleted rows.
 
-    A row has the time at which a worker last took a grant (the right to dial one call) for a call of one API key or workload.
-    A row is not needed if this time is more than `idle_for` ago and no call of the API key or workload waits. Locks the table
-    `scheduled_dial` for some milliseconds, in which no call can be scheduled or granted. Returns 0 if the table cannot be
-    locked within 0.1 s.
+    A row belongs to an API key or a workload, and has the time at which a worker last took the right to dial one of its calls.
+    The row is not needed if this time is more than `idle_for` ago and no call of the key or workload waits to be dialled.
+
+    Locks the table `scheduled_dial` for some milliseconds, in which no call can be scheduled, and no worker can take the right
+    to dial one. Returns 0 if the table cannot be locked within 0.1 s.
     """
     if not await database.fetch(_IDLE_DIAL_TURNS, idle_for, 1):
         return 0

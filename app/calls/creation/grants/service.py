@@ -21,7 +21,7 @@ from app.scheduling.hours import callee_time_zones, next_time_within_hours
 from app.scheduling.schedule import MAX_TIME_AHEAD
 
 MAX_GRANTS_PER_TRANSACTION = 16
-"""The maximum number of grants in one transaction."""
+"""The maximum number of grants in one transaction, which keeps the account's limits locked until it ends."""
 _MAX_POSTPONED_CALLS = 500
 _ONE_MICROSECOND = timedelta(microseconds=1)
 
@@ -50,13 +50,13 @@ async def grant_calls(
 ) -> DialGrantBatch:
     """Takes grants, the right to dial waiting calls of the account: at most `limit` and at most MAX_GRANTS_PER_TRANSACTION.
 
-    Takes none if another worker is granting calls of the account, or if all grants are halted. `counters` has the number of
-    grants that this process knows for each account, and gets the new ones. If Postgres counts fewer, the database has lost
-    grants, for example because a backup was restored. Then this function halts all grants.
+    Takes none if another worker is granting calls of the account, or if grants are halted for all accounts. Halts them if the
+    database may have lost grants, for example because a backup was restored: the Postgres server has changed, or Postgres
+    counts fewer grants of the account than `counters`, the counts that this process knows. Adds the new grants to `counters`.
 
-    Raises DatabaseUnavailable if the transaction failed. If the grants may have been committed nevertheless, or if the task is
-    canceled during the commit, this function first calls `put_back` with each grant. `put_back` must make the call wait again;
-    otherwise the call stays pending. The caller must not dial these calls.
+    Raises DatabaseUnavailable if the transaction failed. The caller must dial no call then. If the grants may have been
+    committed nevertheless, or if the task is canceled during the commit, first calls `put_back` with each grant. `put_back`
+    must make the grant's call wait again. Otherwise the call stays pending.
     """
     counters = counters or DialGrantCounters()
     grants: list[DialGrant] = []
@@ -101,9 +101,10 @@ async def grant_calls(
 
 @dataclass(slots=True)
 class _GrantTransaction:
-    """Takes the right to dial calls, in one transaction that has locked the `pace` rows of the account and the queues.
+    """One transaction that takes grants (the right to dial one call) for due calls of an account.
 
-    `allowed_calls` maps the id of each queue that has limits to the number of calls that these limits still allow.
+    The caller has locked the rows of `pace`, which have the limits of the account and of its queues. `allowed_calls` maps the
+    id of each queue that has limits to the number of calls that these limits still allow.
     """
 
     connection: Connection
@@ -131,11 +132,17 @@ class _GrantTransaction:
         return grants
 
     async def _grant_next(self) -> Sequence[DialGrant] | None:
-        """Grants the next due call. Returns None if no call is due, and an empty sequence if the call no longer waits."""
+        """Grants the next due call, and returns a sequence of one grant.
+
+        Returns None if no call is due, and an empty sequence if the next call no longer waits.
+        """
         return await store.grant_next_call(self.connection, self.account_id, self.at, self._queues_that_allow_calls())
 
     async def _grant_within_hours(self) -> Sequence[DialGrant] | None:
-        """Grants the next due call as `_grant_next` does. Postpones a call outside its calling hours, and returns None."""
+        """Grants the next due call if it may ring now by its calling hours, and returns what `_grant_next` would return.
+
+        Otherwise postpones the call and returns None.
+        """
         candidate = await store.next_waiting_call(self.connection, self.account_id, self.at, self._queues_that_allow_calls())
         if candidate is None:
             return None
@@ -155,11 +162,11 @@ class _GrantTransaction:
         return [queue_id for queue_id in self.queues if self.allowed_calls.get(queue_id, 1) > 0]
 
     async def _postpone_outside_hours(self, candidate: WaitingCall) -> bool:
-        """Postpones the candidate and returns True if it is outside its calling hours. Otherwise returns False.
+        """Postpones `candidate`, the next call, if it is outside its calling hours. Returns whether it was postponed.
 
-        Also postpones the calls after the candidate, of the same queue and priority, that are outside their hours. Does not
-        read calls that are due before the candidate: some may be within their hours, and each round would read these again.
-        A call is postponed to the beginning of its hours, or to its `ring_by`, at which it expires, if that is earlier.
+        A call is postponed to the beginning of its hours, or to its `ring_by` if that is earlier: the call then expires. Also
+        postpones calls of the same queue and priority that are due after the candidate and outside their hours. Does not read
+        calls that are due before the candidate: some may be within their hours, and each transaction would read these again.
         """
         hours = self.queues[candidate.queue_id].hours
         if hours is None:

@@ -146,9 +146,9 @@ _POSTPONE = """
 class LockedPace:
     """A locked row of `pace`, with the limits of an account or a queue: call rate and concurrent calls.
 
-    `allowed_calls` is the number of calls that may be dialled at the time `at`. It respects the limits of the row and, for an
-    account, also the wait after a refusal by Twilio (app.scheduling.refused_accounts). `wait_s` is the time in seconds until
-    the call rate and this wait allow another call, and None if both allow a call now.
+    `allowed_calls` is the number of calls that the limits allow at the time `at`. `wait_s` is the time in seconds until the
+    call rate allows another call, and None if it allows one now. If Twilio refuses the calls of an account for the moment,
+    both values also depend on when the next one may be tried (app.scheduling.refused_accounts).
     """
 
     at: datetime
@@ -215,16 +215,16 @@ async def lock_account_pace(connection: Connection, account_id: UUID) -> LockedP
 
 
 async def lock_queue_paces(connection: Connection, queue_ids: Collection[UUID]) -> dict[UUID, LockedPace]:
-    """Locks the rows of `pace` (dialling limits) of queues. The caller must have locked the row of the account before.
+    """Locks and returns the queues' rows of `pace` (dialling limits), by queue id. Waits while other sessions have locked them.
 
-    Returns the rows by queue id. Leaves out a queue without a row, which has no limits of its own.
+    Leaves out a queue without a row, which has no limits of its own. The caller must have locked the account's row before.
     """
     found = await connection.fetch(_LOCK_QUEUE_PACES, list(queue_ids))
     return {row["subject_id"]: LockedPace(*row[1:]) for row in found}
 
 
 async def due_queues(connection: Connection, account_id: UUID, at: datetime) -> list[DueQueue]:
-    """Returns the queues of the account's tenant with calls due at `at`, after an entry (NO_QUEUE) for calls in no queue."""
+    """Returns an entry (NO_QUEUE) for calls in no queue, then the queues of the account's tenant with calls due at `at`."""
     rows = await connection.fetch(_DUE_QUEUES, account_id, at)
     none = DueQueue(NO_QUEUE, not rows[0]["suspended"], _parse_hours(rows[0]["tenant_hours"]))
     return [none] + [
@@ -249,8 +249,8 @@ async def next_waiting_call(
 async def grant_call(connection: Connection, call_id: UUID, at: datetime) -> Sequence[DialGrant]:
     """Takes the right to dial one call. Makes the call pending, and counts it against the limits of its account and queue.
 
-    API keys and workloads take turns: the one that scheduled the call becomes the last. Returns a sequence of one grant, or an
-    empty sequence if the call does not wait any more or its `ring_by` has passed.
+    Returns a sequence of one grant, or an empty one if the call does not wait any more or its `ring_by` has passed. API keys
+    and workloads take turns: the one that scheduled this call now comes after all others.
     """
     return _grants_from_rows(await connection.fetch(_GRANT_CALL, call_id, at))
 
@@ -267,7 +267,7 @@ async def grant_next_call(
 
 
 def _grants_from_rows(rows: Sequence[Mapping[str, Any]]) -> Sequence[DialGrant]:
-    """Converts the result of the statement `_GRANT` to a sequence of one grant, or an empty one if no grant was taken."""
+    """Returns the result of the statement `_GRANT` as a sequence of one grant, or an empty one if no grant was taken."""
     if rows[0]["dial_call_id"] is None:
         return ()
     row = rows[0]
@@ -281,7 +281,7 @@ def _grants_from_rows(rows: Sequence[Mapping[str, Any]]) -> Sequence[DialGrant]:
 async def list_due_calls_from(
     connection: Connection, account_id: UUID, call: WaitingCall, at: datetime, *, limit: int
 ) -> Sequence[WaitingCall]:
-    """Returns `call` and the due calls after it that have the same queue and priority, in order of due time."""
+    """Returns at most `limit` calls with the queue and priority of `call` that are due from its due time to `at`, in order."""
     rows = await connection.fetch(_DUE_CALLS_FROM, account_id, call.queue_id, call.priority, call.due_at, at, limit)
     return [WaitingCall(**row) for row in rows]
 

@@ -62,9 +62,12 @@ class LostRecordWriter:
     async def restore_attempt(
         self, session: Session, record: Call, call: Call | NewCall, dial_row: Mapping[str, Any] | None
     ) -> dict[str, Any] | None:
-        """Makes the record pending in the attempt of `call`. If the call waited to be dialled, the wait ends.
+        """Restores, in a call's record, an attempt to dial that Postgres has lost. The call is then pending in that attempt.
 
-        Returns the result `not_started` that the record showed. This result is wrong if the attempt has started the call.
+        `call` is this process's copy of the call in that attempt; `record` is the locked row, which shows an older state. If
+        the row shows that the call waits to be dialled, the wait ends.
+
+        Returns the result `not_started` that the record showed, because it is wrong if the attempt has started the call.
         Returns None if the record showed no such result, or if the result was Twilio's response to an earlier attempt.
         """
         is_refutable = record.execution == "not_started" and record.settled_by != "response"
@@ -91,6 +94,9 @@ class LostRecordWriter:
         self._count_and_log_loss(call, lost_attempt)
 
     def _count_and_log_loss(self, call: Call | NewCall, attempt: int) -> None:
-        """Counts and logs a lost record or attempt. Call this method once the record or attempt may be written again."""
+        """Counts in the metrics, and logs, that Postgres has lost a record or an attempt.
+
+        The caller has written it again, or does not know whether its commit succeeded.
+        """
         self.metrics.calls.records_lost.inc()
         logger.error("record_lost", call_id=str(call.id), attempt=attempt)

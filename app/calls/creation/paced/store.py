@@ -34,7 +34,7 @@ _INSERT_PACED_INTENTS = insert_calls_sql(
 
 
 async def insert_paced_intents(database: Database, calls: Sequence[NewCall]) -> dict[UUID, datetime | PaceRefusal | RowLocked]:
-    """Inserts pending calls with their events: for each account the oldest ones, and only as many as its pace allows.
+    """Inserts pending calls with their events: for each account as many as its pace (dialling limits) allows, the oldest first.
 
     Returns a result for each call, by call id: the time of the write, a PaceRefusal if the pace does not allow the call now, or
     LOCKED if another session has locked the account's pace. Leaves out a call if another call has its idempotency key.

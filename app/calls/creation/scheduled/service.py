@@ -35,8 +35,9 @@ logger = structlog.stdlib.get_logger(__name__)
 class _CallInsert:
     """The first record (intent) of a scheduled call, which is to be inserted, perhaps more than once.
 
-    `began` is the time of the first insert, as a value of the clock `monotonic_seconds()`. `server` is the Postgres server
-    (CURRENT_SERVER_SQL) of the first insert, and None before it. `is_in_doubt` says whether an earlier insert may be committed.
+    `began` is when the first insert was requested, as a value of the clock `monotonic_seconds()`. `server` is the Postgres
+    server (CURRENT_SERVER_SQL) to which the first insert was sent, and None if none was sent yet. `is_in_doubt` is True if an
+    earlier insert may have been committed.
     """
 
     scheduled: ScheduledCall
@@ -70,7 +71,7 @@ class ScheduledIntentWriter:
         self._server: str | None = None
 
     def __len__(self) -> int:
-        """Returns the number of inserts of which it is unknown whether they were committed, and which are to be repeated."""
+        """Returns the number of inserts that will be repeated, because it is unknown whether they were committed."""
         return len(self._in_doubt)
 
     async def commit_intent(self, scheduled: ScheduledCall) -> bool:
@@ -97,7 +98,7 @@ class ScheduledIntentWriter:
         return True
 
     async def close(self) -> None:
-        """Tries once more to repeat the inserts that are still queued."""
+        """Repeats the queued inserts at once. Stops if Postgres fails; what was not inserted stays queued."""
         await self._in_doubt.close()
 
     async def _write_intents(self, intents: Sequence[_CallInsert]) -> Sequence[_InsertResult]:

@@ -28,7 +28,10 @@ from app.scheduling.schedule import CallSchedule
 from app.scheduling.scheduled_dial_sql import SCHEDULED_DIAL_COLUMN_SQL, insert_scheduled_dials_sql
 
 MAX_SCHEDULED_ROWS_PER_STATEMENT = 250
-"""The maximum number of scheduled calls in one statement. It is higher than for calls whose clients wait for the dial."""
+"""The maximum number of scheduled calls in one statement.
+
+It is higher than MAX_ROWS_PER_STATEMENT, because no client waits until a scheduled call is dialled.
+"""
 
 # The clocks of two Postgres servers may differ by this time.
 _MAX_CLOCK_DIFFERENCE_S = 60
@@ -142,9 +145,11 @@ async def insert_scheduled_calls(
 ) -> InsertedCalls:
     """Inserts scheduled calls with their events and their rows of `scheduled_dial`.
 
-    Leaves out a call that has been inserted already, or whose idempotency key another call has. `only_on` maps the id of a call
-    to the only Postgres server on which it may be inserted. A call without such a server may be inserted on any, and so may a
-    call whose `not_before` is more than a minute ahead, because no worker can have dialled it yet.
+    Leaves out a call that has been inserted already, or whose idempotency key another call has.
+
+    `only_on` has the ids of calls whose earlier insert may have been committed, with the Postgres server of that insert (None:
+    it was not sent). On another server, such a call is inserted only if its `not_before` is more than a minute ahead: otherwise
+    a worker may have dialled the call before a failover that has lost its record.
     """
     rows = [call.row_to_insert() | {"only_on": only_on.get(call.call.id)} for call in calls]
     found = await database.fetch(_INSERT_SCHEDULED_CALLS, rows_as_json(rows))
