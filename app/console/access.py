@@ -55,9 +55,9 @@ async def current_session(request: Request) -> ActiveSession | None:
 async def authenticate_session(request: Request) -> Caller | OperatorCaller:
     """Returns the client of the request's session: a Caller if a tenant's client has logged in, an OperatorCaller otherwise.
 
-    Raises Unauthorized without a session. Raises ScopeRequired, TenantKeyRequired or OperatorKeyRequired if the client lacks
-    the route's scope, or if the route does not accept a client of this kind (tenant or operator). Raises TenantSuspended if the
-    tenant is suspended and may therefore not send this form.
+    Raises Unauthorized without a session. Raises ScopeRequired if the client lacks the route's scope. Raises TenantKeyRequired
+    if the route is for tenants only, and OperatorKeyRequired if it is for operators only. Raises TenantSuspended if the request
+    sends a form, the tenant is suspended, and the endpoint does not have the decorator `allowed_while_suspended`.
     """
     session = await current_session(request)
     if session is None:
@@ -73,7 +73,7 @@ async def authenticate_session(request: Request) -> Caller | OperatorCaller:
 
 
 def allowed_while_suspended(endpoint: Endpoint) -> Endpoint:
-    """Decorator for the endpoint of a form that a suspended tenant may send, too. Returns the same endpoint.
+    """Marks the endpoint of a form, so that a suspended tenant may send the form, too. Returns the same endpoint (a decorator).
 
     Use it only for actions that a suspended tenant may also take with an API key under /v1.
     """
@@ -158,8 +158,8 @@ class ConsoleRoute(ScopedRoute):
 def console_router(path: str = "") -> APIRouter:
     """Returns a router whose routes are of the class ConsoleRoute. Their paths begin with `/console`, followed by `path`.
 
-    The response to a POST may be a page, such as a refused form. When the URL of this page is opened again, the browser sends a
-    GET. Add a route for this GET to the router: a redirect to the page that has the form.
+    If the response to a POST may be a page, such as the form with an error text, add a GET route with the same path, which
+    redirects to the page that has the form. A browser sends this GET when a person opens the URL of the response again.
     """
     return APIRouter(prefix=CONSOLE_PREFIX + path, include_in_schema=False, route_class=ConsoleRoute)
 
@@ -191,14 +191,16 @@ def safe_redirect_path(text: str) -> str:
 
 
 def _redirect_to_login(request: Request) -> Response:
-    """Returns a redirect to the login page. After the login, the user comes back to the page that was open or requested.
+    """Returns a response that opens the login page. After the login, the user returns to the page that was open or requested.
 
-    htmx would follow a redirect and put the login page into a part of the current page. The response to a request of htmx is
-    therefore a 401 with `HX-Redirect`, which opens the login page instead.
+    If htmx sent the request, the response is a 401 with `HX-Redirect`, which opens the login page instead of the current page.
+    (htmx would put a page to which a normal redirect leads into a part of the current page.)
 
-    After a click on another site, the browser omits the session's cookie, which is `SameSite=Strict`, from the request and from
-    all redirects that follow. The response to such a request is therefore a page that opens the login page by a new request,
-    which has the cookie. The login page then redirects to the requested page if the session has not ended.
+    If the request comes from a click on another site and has no session's cookie, the response is a page that opens the login
+    page by a new request. The browser sends the cookie, which is `SameSite=Strict`, with this new request only. If the session
+    has not ended, the login page then redirects to the requested page.
+
+    Otherwise, the response is a normal redirect.
     """
     page = safe_redirect_path(_path_of_page(request))
     target = f"{LOGIN_PATH}?{urlencode({'next': page})}"

@@ -30,9 +30,9 @@ _CONSOLE_TEXTS = {
 
 
 class ErrorPageRenderer:
-    """Renders the errors of requests below /console as HTML pages.
+    """Renders the errors of requests below /console as HTML pages. Implements app.http.error_renderers.ErrorRenderer.
 
-    `is_call_creation` is always false, because no request to the console creates a call.
+    `is_call_creation` always returns False, because no request to the console creates a call.
     """
 
     def is_call_creation(self, method: str, path: str) -> bool:

@@ -29,8 +29,8 @@ def render_response(
 ) -> HTMLResponse:
     """Renders the template, and returns the response to a request with this path and this ASGI state (`scope["state"]`).
 
-    The template gets the `context` and also `client` (None without a session), `is_operator`, `may_act`, `path` and
-    `navigation`.
+    The template gets the `context` and also these: `client`, who is logged in (None without a session); `is_operator`, whether
+    this is an operator; `may_act`, whether the client has the scope `admin`; `path`; and `navigation`, the links to show.
     """
     session: ActiveSession | None = state.get("console_session")
     client = session.client if session else None

@@ -65,9 +65,9 @@ CallActionsDep = Annotated[CallActions, Depends(call_actions)]
 
 
 async def call_id_in_path(id_or_sid: Annotated[str, Path(max_length=64)]) -> UUID:
-    """Returns `id_or_sid`, a part of the path, as a UUID.
+    """Returns the call's id from the path, in which its parameter is named `id_or_sid`.
 
-    Raises CallNotFound if it is no UUID, even if it is the sid of a call.
+    Raises CallNotFound if the text in the path is no UUID, even if it is the sid of a call.
     """
     try:
         return UUID(id_or_sid)
@@ -138,7 +138,7 @@ async def show_call(request: Request, client: ConsoleClientDep, id_or_sid: str, 
 @router.get("/{id_or_sid}/live")
 @needs(Scope.READ, clients="any")
 async def show_live_call(request: Request, client: ConsoleClientDep, call_id: CallIdDep) -> Response:
-    """Returns the part of the call's page that refreshes itself."""
+    """Returns the HTML of the part of the call's page that the page loads again every few seconds."""
     history = await _read_history(request, client, call_id)
     return page_response(request, "calls/live.html", **_template_context(history, reveal=False))
 
@@ -147,7 +147,7 @@ async def show_live_call(request: Request, client: ConsoleClientDep, call_id: Ca
 @router.get("/{id_or_sid}/end")
 @needs(Scope.READ, clients="any")
 async def redirect_to_call(call_id: CallIdDep) -> Response:
-    """Redirects to the page of the call, which shows personal data masked."""
+    """Redirects to the page of the call, with personal data masked. Answers a GET of a URL to which a form is sent."""
     return _redirect_to_call(call_id)
 
 
@@ -163,9 +163,9 @@ async def reveal_call(request: Request, actions: CallActionsDep, call_id: CallId
 @needs(Scope.ADMIN, clients="any")
 @allowed_while_suspended
 async def end_call(request: Request, actions: CallActionsDep, call_id: CallIdDep) -> Response:
-    """Ends the call, or stores the request to end it, and redirects to the call's page.
+    """Ends the call or, if it is not known yet whether the call has started, stores the request to end it.
 
-    If the call cannot be ended, shows its page with the reason.
+    Then redirects to the call's page. If the call cannot be ended, shows this page with the reason.
     """
     try:
         result = await actions.end(call_id)

@@ -65,7 +65,8 @@ class CallSearch:
 class CallQuery:
     """The filters of a page of the list of calls. A filter that is None does not apply.
 
-    A call matches if it was requested at `since` or later and before `until`, and if its id is smaller than the id `before`.
+    A matching call was requested at `since` or later, and before `until`. Its id is smaller than `before`, the id of the last
+    call on the previous page.
     """
 
     search: CallSearch | None = None
@@ -79,9 +80,9 @@ class CallQuery:
     before: UUID | None = None
 
     def with_default_since(self, *, now: datetime) -> "CallQuery":
-        """Returns a copy with a `since` if the query filters by problem and has no `since`; otherwise returns the query itself.
+        """Returns a copy with a default for `since` if the query has a `problem` and no `since`; otherwise the query itself.
 
-        The added `since` is PROBLEM_SEARCH_SPAN before `until` or, if `until` is None, before `now`.
+        The default is the time PROBLEM_SEARCH_SPAN before `until` or, if `until` is None, before `now`.
         """
         if self.problem is None or self.since is not None:
             return self

@@ -137,19 +137,19 @@ def _history_from_row(row: Mapping[str, Any]) -> CallHistory:
 
 
 def _event_from_stored(call: CallRow, stored: dict[str, Any]) -> EventRow:
-    """Makes an event from its row in the database, `stored`. An event that records a callback gets all fields of the callback.
+    """Returns the event that a database row (`stored`) contains.
 
-    The row lacks the fields that are the same in every callback of the call. Their values are taken from the call or are
-    constants.
+    If the event records a callback, the row lacks the fields that are the same in every callback of the call. These fields are
+    added to the event. Their values are taken from the call or are constants.
     """
     data = restore_callback_fields(call, stored["data"], stored.pop("data_left_out"))
     return _EVENT_ADAPTER.validate_python(stored | {"data": data})
 
 
 def _with_url_and_method(call: CallRow, delivery: dict[str, Any]) -> dict[str, Any]:
-    """Returns the delivery with the URL and the HTTP method of its requests.
+    """Returns `delivery`, a database row, with the URL and the HTTP method with which the delivery is sent.
 
-    If the delivery's row does not have them, they are the call's `status_callback` and `status_callback_method`.
+    If these are not in the row, they are the call's `status_callback` and `status_callback_method`.
     """
     target = {"url": delivery["url"] or call.status_callback, "method": delivery["method"] or call.status_callback_method}
     return delivery | target

@@ -33,7 +33,7 @@ def summarize_history(history: CallHistory, *, reveal: bool = False) -> HistoryS
 
 
 def _overall_tone(history: CallHistory, tone: Tone) -> Tone:
-    """Returns `tone`, or a more urgent tone if the call's history needs one.
+    """Returns `tone`, or a more urgent tone if something in the call's history requires attention.
 
     The result is "danger" if Twilio has reported a second call for the same request. It is at least "warning" if Twilio answers
     that it has no such call, or if a delivery was given up.
@@ -59,7 +59,10 @@ def _describe_scheduled(history: CallHistory) -> HistorySummary:
 
 
 def _describe_call_before_due_time(history: CallHistory, wait: str) -> str:
-    """Returns the sentence about a scheduled call that is not due yet. `wait` is the time until it is due, in words."""
+    """Returns a sentence, without its full stop, about a scheduled call before the time at which it is due to be dialled.
+
+    `wait` is how long it takes until that time, in words.
+    """
     refused = _last_problem(history)
     if refused:
         return f"Was not started: {problem_in_words(refused)}. It is tried again in {wait}"
@@ -67,7 +70,7 @@ def _describe_call_before_due_time(history: CallHistory, wait: str) -> str:
 
 
 def _wait_reason_clause(history: CallHistory) -> str:
-    """Returns why a scheduled call that is due still waits, such as "for its turn"."""
+    """Returns why a scheduled call still waits after the time at which it was due to be dialled, such as "for its turn"."""
     if history.is_queue_paused:
         return f"because the queue {history.queue} is paused"
     return f"for its turn{f' in the queue {history.queue}' if history.queue else ''}"
@@ -181,9 +184,9 @@ def _answerer_words(answered_by: str | None) -> str:
 def _additional_sentences(history: CallHistory) -> list[str]:
     """Returns sentences to add after the description of the call's state.
 
-    There is a sentence for each of these that applies: an unknown outcome that was resolved, a wrong outcome that was
-    corrected, a second call at Twilio, a stored request to end the call, a call that was deleted at Twilio or is missing there,
-    deliveries that failed or were given up, and a redial.
+    There is a sentence for each fact that applies. It was unknown whether the call had started. The call was wrongly reported
+    as not started. Twilio reports a second call for the request. A request to end the call is stored. The call was deleted at
+    Twilio, or Twilio does not find it. Deliveries failed or were given up. The call is a redial, or was redialled.
     """
     call = history.call
     more = []

@@ -71,14 +71,17 @@ def with_spaces(word: str) -> str:
 
 
 def reason_in_words(reason: str) -> str:
-    """Returns in words why a request or a search had no result. `reason` is a word such as `read_timeout` or `status_500`."""
+    """Returns in words why a request to Twilio, or a search of Twilio's list of calls, had no result.
+
+    `reason` is a word such as `read_timeout` or `status_500`.
+    """
     if reason.startswith("status_"):
         return f"the answer had {with_spaces(reason)}"
     return _REASON_TEXTS.get(reason) or with_spaces(reason)
 
 
 def problem_in_words(problem: object) -> str:
-    """Returns in words what a problem means. `problem` is its slug, the last part of the `type` in problem+json.
+    """Returns in words what an API error means. `problem` is its slug: the last part of its `type` in problem+json.
 
     Returns "" for None, and an unknown slug unchanged.
     """

@@ -27,8 +27,8 @@ _MAX_STATUS_DELAY = timedelta(milliseconds=50)
 class TimelineEntry:
     """A line of the timeline.
 
-    `after` is the time since the previous line, in words. If this time is MIN_GAP or longer, `gap` contains it instead, and
-    `after` is empty. `has_date` says whether the line shows its date as well as its time.
+    The time since the previous line, in words, is in `after` if it is shorter than MIN_GAP, and in `gap` if it is longer. A
+    field without a time is "". `has_date` says whether the line shows its date as well as its time.
     """
 
     at: datetime
@@ -58,7 +58,7 @@ def timeline_entries(history: CallHistory, *, reveal: bool = False) -> list[Time
 def time_since_last_entry(entries: Sequence[TimelineEntry], history: CallHistory) -> str:
     """Returns in words how much time has passed since the last line of the timeline.
 
-    Returns "" if it is less than MIN_GAP, or if the call has so many events that the history lacks the latest ones.
+    Returns "" if this time is shorter than MIN_GAP, or if the call has so many events that the history lacks the latest ones.
     """
     if history.has_more_events:
         return ""
@@ -202,7 +202,9 @@ def _describe_change(event: EventRow) -> tuple[str, str, Tone]:
 
 
 def _delivery_entry(delivery: DeliveryRow, *, written_at: datetime, now: datetime) -> TimelineEntry:
-    """Returns the timeline's line for a delivery. Its time is that of the last attempt; without one, it is `written_at`.
+    """Returns the timeline's line for a delivery. The line's time is that of the last attempt to send the delivery.
+
+    If there was no attempt, the time is `written_at`.
 
     `written_at` must not be earlier than the event that the delivery reports; otherwise the line would stand before that event.
     """

@@ -165,7 +165,10 @@ def make_call_view(history: CallHistory, *, reveal: bool = False) -> CallView:
 
 
 def can_be_ended(call: Any) -> bool:
-    """Returns whether a request to end the call can have an effect."""
+    """Returns whether a request to end the call can have an effect.
+
+    Returns True if the call is scheduled, may have started, or has started and not ended.
+    """
     if call.execution == "started":
         return call.status not in TERMINAL_STATUSES and call.deleted_at is None
     return call.execution == "scheduled" or is_outcome_open(call)

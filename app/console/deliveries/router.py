@@ -92,7 +92,7 @@ async def _show_list(request: Request, query: DeliveryQuery, *, error_text: str 
 @router.get("/{tenant_id}/replay")
 @needs(Scope.READ, clients="any")
 async def redirect_to_given_up_deliveries(client: ConsoleClientDep, tenant_id: str) -> Response:
-    """Redirects to the list of given-up deliveries, which has the form that sends them again."""
+    """Redirects to the list of given-up deliveries. Answers a GET of the URL to which the form of this list is sent."""
     return _redirect_to(delivery_list_url(require_accessible_tenant(client, tenant_id), "given_up"))
 
 
@@ -122,7 +122,8 @@ async def replay_deliveries(
 ) -> Response:
     """Sends a tenant's given-up deliveries again: those that were written at or after the time in the form.
 
-    One request sends a limited number. The response redirects to a list, which says how many are sent and whether more remain.
+    One request sends a limited number. The response redirects to the tenant's list of deliveries, which says how many are sent
+    again and whether more remain.
     """
     require_read_scope(client)
     caller = caller_for_tenant(client, tenant_id)

@@ -130,9 +130,9 @@ async def find_call_id(database: TransactionRunner, tenant_id: str, delivery_id:
 
 
 async def list_backlogs(database: TransactionRunner, *, after: str = "") -> tuple[list[TenantBacklog], bool]:
-    """Returns what the overview shows about at most MAX_TENANTS tenants that have waiting deliveries; and if there are more.
+    """Returns what the overview shows about tenants with waiting deliveries, and whether there are more such tenants.
 
-    The tenants are in the order of their ids, from the first id greater than `after`.
+    The result has at most MAX_TENANTS tenants, in the order of their ids. It begins with the first id greater than `after`.
     """
     rows = await fetch_with_time_limit(database, _LIST_BACKLOGS, after, MAX_TENANTS + 1)
     return [TenantBacklog(*row) for row in rows[:MAX_TENANTS]], len(rows) > MAX_TENANTS
@@ -154,9 +154,9 @@ async def list_waiting_deliveries(
 async def list_given_up_deliveries(
     database: TransactionRunner, tenant_id: str, *, before: UUID | None = None
 ) -> GivenUpDeliveriesPage:
-    """Returns a page of the tenant's given-up deliveries.
+    """Returns a page of the tenant's given-up deliveries. If `before` is given, all their ids are lower than `before`.
 
-    Searches the newest MAX_SEARCHED_DELIVERIES deliveries of the tenant or, with `before`, the newest ones with lower ids.
+    Reads at most MAX_SEARCHED_DELIVERIES of the tenant's deliveries, the newest first, so the page may have few lines or none.
     """
     last = before or _LATEST_ID
     rows = await fetch_with_time_limit(database, _LIST_GIVEN_UP, tenant_id, ids.creation_time_of_id(last), last, PAGE_SIZE + 1)

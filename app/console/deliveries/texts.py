@@ -18,7 +18,7 @@ _ERROR_TEXTS: Final = {
 
 
 class DeliveryAttemptState(Protocol):
-    """The fields of a delivery that this module reads.
+    """The fields of a delivery that this module reads. The data classes DeliveryRow and ListedDelivery have them.
 
     `held` says whether the delivery waits because an earlier event of its call is not delivered yet.
     """
@@ -52,8 +52,8 @@ def state_and_note_in_words(delivery: DeliveryAttemptState) -> tuple[str, str]:
 def can_be_sent_again(delivery: DeliveryAttemptState) -> bool:
     """Returns whether a person may send the delivery again.
 
-    A person may do so if the delivery has ended (delivered or given up). If it has not ended, an attempt must have failed, and
-    the delivery must not wait for an earlier event of its call.
+    Returns True if the delivery was delivered or given up. Returns True for any other delivery if an attempt to send it has
+    failed, and if it does not wait for an earlier event of its call.
     """
     return delivery.state != "pending" or (delivery.attempts > 0 and not delivery.held)
 

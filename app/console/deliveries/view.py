@@ -33,7 +33,7 @@ class DeliveryQuery:
 
     @property
     def done_message(self) -> str | None:
-        """The message about what the form that led to this page has done; None if no form led to it."""
+        """What a form that sends deliveries again has done, in words; None if no form has led to this page."""
         if self.sent is None:
             return None
         if not self.sent:
@@ -72,7 +72,10 @@ class DeliveryQuery:
 
 
 def delivery_list_url(tenant_id: str, state: str, cursor: str = "", *, sent: int | None = None, since: str = "") -> str:
-    """Returns the URL of a page of the list of deliveries. The fields of DeliveryQuery explain the parameters."""
+    """Returns the URL of a page of the tenant's list of deliveries. The page begins at `cursor`; "" means the first page.
+
+    `state` is `waiting` or `given_up`. `sent` and `since` are described at the fields of DeliveryQuery with these names.
+    """
     given = {"tenant": tenant_id, "state": state, "cursor": cursor, "since": since}
     if sent is not None:
         given["sent"] = str(sent)

@@ -53,8 +53,8 @@ def attention_items(
 ) -> list[AttentionItem]:
     """Returns what needs attention, the most urgent first.
 
-    `resolve_period` (CALLGATE_RESOLVE_PERIOD) is normally how long Callgate searches Twilio's call list for a call whose
-    outcome is unknown. `key_set_state` is the state of the key set that verifies service account tokens, such as "stale".
+    `resolve_period` (CALLGATE_RESOLVE_PERIOD) is how long Callgate normally searches Twilio's list of calls for a call whose
+    `execution` is `unknown`. `key_set_state` is the state of the key set that verifies service account tokens, such as "stale".
     """
     found = [*_system_attention_items(facts, for_operator, key_set_state), *_attention_items_about_calls(facts, resolve_period)]
     found += [*_attention_items_about_scheduled_calls(facts, for_operator), *_attention_items_about_missing_calls(facts)]

@@ -84,8 +84,7 @@ TABLE_COLUMNS: Final = (
 def sum_figures_per_period(read: RolledUpFigures, *, span: timedelta, length: timedelta) -> list[PeriodFigures]:
     """Returns the figures of the last `span`, summed for periods of this `length`; None for a period without figures.
 
-    A worker may not have counted the newest periods yet. Newest periods without figures are left out, unless they ended more
-    than two minutes ago.
+    Leaves out the newest periods if they have no figures and ended at most two minutes ago: they may not be counted yet.
     """
     now, found = read.now, defaultdict[datetime, list[CallFigures]](list)
     for start, each in read.figures:

@@ -25,9 +25,10 @@ RangeNameDep = Annotated[RangeName, Query(alias="range")]
 
 
 async def shown_tenant_id(client: ConsoleClientDep, tenant: str = "") -> str | None:
-    """Returns the id of the tenant whose calls are shown; None for all tenants.
+    """Returns the id of the tenant whose calls are shown: `tenant` from the URL or, without it, the tenant of the session.
 
-    Raises TenantNotFound if the session belongs to another tenant.
+    Returns None, which means all tenants, if an operator names no tenant. Raises TenantNotFound if the client may not see
+    `tenant`, or if it is no valid id.
     """
     return require_accessible_tenant(client, tenant) if tenant else client.tenant_id
 
@@ -61,7 +62,7 @@ async def show_now(
 @router.get("/summary")
 @needs(Scope.READ, clients="any")
 async def show_now_summary(request: Request, client: ConsoleClientDep, tenant_id: ShownTenantDep) -> Response:
-    """Shows the part of the page *Now* that refreshes itself."""
+    """Returns the HTML of the sentence and the list on the page *Now*. The page loads both again every ten seconds."""
     tenant = tenant_id if client.tenant_id is None and tenant_id else ""
     return page_response(request, "now/summary.html", view=await _read_now_view(request, client, tenant_id), tenant=tenant)
 

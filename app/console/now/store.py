@@ -41,8 +41,8 @@ class WaitingCount:
 class WaitingQueue:
     """A queue in which calls wait. `number` is the number of these calls, counted up to MAX_COUNTED_ROWS.
 
-    `last_due_at` is the time at which the last waiting call is due. A call must ring by its time `ring_by`. `last_ring_by` is
-    the latest `ring_by` of the counted calls and of the call that is due last.
+    `last_due_at` is the time at which the last waiting call is due to be dialled. A call expires if it is not dialled by its
+    `ring_by`. `last_ring_by` is the latest `ring_by` of the counted calls and of the call that is due last.
     """
 
     tenant_id: str
@@ -73,10 +73,10 @@ class RejectedCredential:
 
 @dataclass(frozen=True, slots=True)
 class CallsMissingAtTwilio:
-    """The calls that count toward `max_concurrent`, although Twilio answers that it has no such call.
+    """The calls that count as concurrent calls of their account and queue, although Twilio answers that it has no such call.
 
-    At most MAX_COUNTED_ROWS are counted. `oldest` is the id of the call that Twilio has not found for the longest time. `since`
-    is when Twilio began to answer that it does not have this call.
+    `number` is the number of these calls, counted up to MAX_COUNTED_ROWS. `oldest` is the id of the call that Twilio has not
+    found for the longest time. `since` is when Twilio began to answer that it does not have this call.
     """
 
     number: int
@@ -86,12 +86,12 @@ class CallsMissingAtTwilio:
 
 @dataclass(frozen=True, slots=True)
 class LastHourCallCounts:
-    """The numbers of calls that were requested in the last hour, by `execution`: Callgate's state of a call, such as "pending".
+    """The numbers of calls that were requested in the last hour. The first five are numbers by `execution`.
 
     `not_started` leaves out the calls that somebody canceled before they were dialled. `called_back` is the number of started
     calls for which a callback has arrived. `callback_missing` is the number of started calls for which a callback is expected
-    and none has arrived. For the minutes whose figures a worker has counted, `rolled_up` is the number of calls that are
-    `started`, `not_started` or `unknown`, and `server_errors` is how many of these calls Twilio answered with a 5xx status.
+    and none has arrived. `server_errors` counts the calls that Twilio answered with a 5xx status, but only those of the minutes
+    whose figures a worker has counted. `rolled_up` counts the started, not started and unknown calls of the same minutes.
     """
 
     scheduled: int = 0
@@ -106,7 +106,7 @@ class LastHourCallCounts:
 
     @property
     def settled_or_unknown_count(self) -> int:
-        """The number of calls that have started, have not started, or may have started (`unknown`)."""
+        """The number of calls whose `execution` is `started`, `not_started` (without the canceled ones) or `unknown`."""
         return self.started + self.not_started + self.unknown
 
 

@@ -34,8 +34,8 @@ class NowView:
 def now_view(facts: NowPageFacts, *, for_operator: bool, resolve_period: timedelta, key_set_state: str = "ok") -> NowView:
     """Returns what the page *Now* shows: a sentence about the calls of the last hour, and the list of what needs attention.
 
-    `resolve_period` (CALLGATE_RESOLVE_PERIOD) is normally how long Callgate searches Twilio's call list for a call whose
-    outcome is unknown. `key_set_state` is the state of the key set that verifies service account tokens, such as "stale".
+    `resolve_period` (CALLGATE_RESOLVE_PERIOD) is how long Callgate normally searches Twilio's list of calls for a call whose
+    `execution` is `unknown`. `key_set_state` is the state of the key set that verifies service account tokens, such as "stale".
     """
     items = attention_items(facts, for_operator=for_operator, resolve_period=resolve_period, key_set_state=key_set_state)
     level, head = _main_sentence(facts)

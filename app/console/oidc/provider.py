@@ -1,7 +1,7 @@
 """Asks an OpenID Connect provider who a person is: authorization code with PKCE, `state` and `nonce`, then the ID token.
 
-Authlib and joserfc build the requests and check the ID token. app.twilio.client, which also sends the requests to Twilio, sends
-these requests. The provider's key set is read again for each login, because logins are rare and keys change.
+Authlib and joserfc build the requests and check the ID token. The HTTP client of app.twilio.client sends the requests.
+The provider's key set is read again for each login, because logins are rare and keys change.
 """
 
 import asyncio
@@ -102,10 +102,10 @@ class OidcProvider:
         return HttpClient(transport, timeout=httpx.Timeout(_TIMEOUT_S), user_agent=f"callgate/{__version__}")
 
     async def _discover(self) -> dict[str, Any]:
-        """Returns the discovery document. Raises ProviderFailed if it cannot be read or is invalid.
+        """Returns the provider's discovery document, which names its endpoints.
 
-        The document is cached for a minute, and a failure for five seconds. Logins that need the document at the same time
-        share one request. So no client can make Callgate flood the provider.
+        Raises ProviderFailed if the document cannot be read or is invalid. The document is cached for a minute, and a failure
+        for five seconds. Logins that need the document at the same time share one request to the provider.
         """
         if time.monotonic() > self._read_again_at:
             if self._reading is None or self._reading.done():
@@ -116,7 +116,7 @@ class OidcProvider:
         return self._metadata
 
     async def _read_metadata(self) -> None:
-        """Reads the discovery document, and stores it or the reason of the failure."""
+        """Requests the discovery document, and stores the document or, if this fails, the reason in this object."""
         try:
             async with self._new_http_client() as client:
                 metadata = await _get_json(client, self.issuer.rstrip("/") + OPENID_DISCOVERY_PATH)
@@ -150,7 +150,10 @@ class OidcProvider:
     def _validate_id_token(
         self, tokens: Mapping[str, Any], keys: Any, metadata: Mapping[str, Any], attempt: LoginAttempt
     ) -> dict[str, Any]:
-        """Validates the ID token and returns its claims. Raises ProviderFailed if the token is missing or invalid."""
+        """Validates the ID token in `tokens`, and returns its claims. `keys` is the provider's key set.
+
+        Raises ProviderFailed if the token is missing or invalid.
+        """
         supported = _metadata_list(metadata, "id_token_signing_alg_values_supported", "RS256")
         algorithms = [algorithm for algorithm in _SIGNATURE_ALGORITHMS if algorithm in supported]
         try:

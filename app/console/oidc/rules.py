@@ -1,6 +1,6 @@
-"""Maps a signed-in person to the API client as which the person may act: a client of one tenant, or an operator.
+"""Decides what a person may do who has logged in with OpenID Connect: act for one tenant, act as an operator, or nothing.
 
-The rules are settings. They match claims of the provider's ID token and user info.
+The rules for this are settings. They match claims of the provider's ID token and user info.
 """
 
 from collections.abc import Mapping, Sequence

@@ -119,7 +119,7 @@ async def show_queue(request: Request, queue: QueueDep, service: QueueReadsDep, 
 @router.get("/{tenant_id}/{name}/live")
 @needs(Scope.READ, clients="any")
 async def show_live_queue(request: Request, queue: QueueDep, service: QueueReadsDep) -> Response:
-    """Returns the part of the queue's page that refreshes itself."""
+    """Returns the HTML of the part of the queue's page that the page loads again every few seconds."""
     return await _render_queue(request, queue, service, "queues/live.html")
 
 

@@ -38,9 +38,10 @@ _HALTING_REASONS: Final = frozenset({"halted", "tenant_suspended", "paused"})
 
 
 def wait_reason_in_words(reason: WaitReasonName | None, *, waits: bool) -> str:
-    """Returns in words what the next call waits for, such as "waits for its time"; "–" if `waits` is false.
+    """Returns in words why the queue's next call waits, such as "waits for its time".
 
-    `reason` is None if the call is dialled now.
+    `waits` says whether any call waits in the queue; if not, the result is "–". `reason` is None if the next call is dialled
+    now.
     """
     if not waits:
         return "–"
@@ -70,7 +71,7 @@ def queue_calls_url(tenant_id: str, name: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class QueueItem:
-    """A queue as the pages show it, without the number of its calls."""
+    """A queue as its own page and the list of queues show it: its state, its limits, and why its next call waits."""
 
     path: str
     tenant_id: str
@@ -105,7 +106,7 @@ class QueueItem:
 
 @dataclass(frozen=True, slots=True)
 class QueueView:
-    """A queue on its own page, with its progress."""
+    """What the page of one queue shows: the queue, the numbers of its calls, and when no call will wait any more."""
 
     item: QueueItem
     read_at: datetime

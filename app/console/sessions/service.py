@@ -50,7 +50,10 @@ class ActiveSession:
 
 @dataclass(frozen=True, slots=True)
 class ConsoleSessions:
-    """Sessions in the database. A session ends after the time `idle` without use, at the latest after the time `lifetime`."""
+    """Starts, finds, lists and ends the console's sessions, which are in the database.
+
+    A session ends after the time `idle` without use, at the latest after the time `lifetime`.
+    """
 
     database: StatementPool
     idle: timedelta
@@ -136,8 +139,8 @@ class ConsoleSessions:
 async def add_login_link(database: TransactionRunner, actor: Actor) -> str:
     """Creates a one-time link, which logs in an operator with all scopes, and returns the secret in the link.
 
-    The link is a row of the table of sessions. While the link is unused, no cookie has the hash in this row, so the row is not
-    a session yet.
+    Adds a row to the table of sessions. The row becomes a session when the link is used. Until then, it has the hash of the
+    secret instead of the hash of a cookie.
     """
     link = secrets.token_urlsafe(32)
     session = NewSession(

@@ -38,7 +38,10 @@ class StoredSession:
 
 @dataclass(frozen=True, slots=True)
 class ListedSession:
-    """A session that has not ended, or a one-time link that can still be used. Both may have the kind `link`."""
+    """A session that has not ended, or a one-time link that can still be used.
+
+    `kind` says how the person logged in (or will): `key`, `link` or `oidc`. `is_unused_link` tells a link from a session.
+    """
 
     id: UUID
     kind: str
@@ -78,7 +81,7 @@ _LIST_SESSIONS = f"""
 async def find_session(database: StatementPool, token_hash: bytes, *, idle: timedelta) -> StoredSession | None:
     """Returns the session whose cookie has this hash; None if there is no such session, or if it has ended.
 
-    A session ends when it or its API key expires or is revoked, and after the time `idle` without a request.
+    A session ends when it or its API key expires or is revoked, and after the time `idle` without use by the person.
     """
     rows = await database.fetch(_FIND_SESSION, token_hash, idle)
     return StoredSession(*rows[0]) if rows else None

@@ -1,6 +1,6 @@
-"""Turns forms of tenants into bodies of the admin API, and errors of the admin API into forms with error texts.
+"""Turns the forms on the pages of tenants into request bodies of the admin API, and errors of this API into error texts.
 
-The models of the admin API check the bodies, so a form is refused for the same reasons as a request to the admin API.
+The models of the admin API check these bodies, so a form is refused for the same reasons as a request to the admin API.
 """
 
 from collections.abc import Mapping
@@ -39,7 +39,7 @@ _CREDENTIAL_ERROR_TEXT: Final = "Give either the auth token, or the SID and the 
 
 
 class SubmittedFormFields(Protocol):
-    """Gives access to the fields of a form that was sent."""
+    """Gives access to the fields of a form that the browser has sent. Implemented by app.console.access.SubmittedForm."""
 
     def first_value(self, name: str) -> str: ...
 
@@ -69,9 +69,10 @@ class FormState:
 def refused_form(
     form: SubmittedFormFields, field_names: tuple[str, ...], error: CallgateError | AdministrationError
 ) -> FormState:
-    """Returns the form as it was sent, without secrets, and with an error text beside each field that the error names.
+    """Returns the form to show again: the values that were sent, without secrets, and an error text for each wrong field.
 
-    Raises the error if it is not about the form.
+    Raises `error` if it is not about the form, such as DatabaseUnavailable. An AdministrationError is raised as the
+    corresponding API error.
     """
     problem = api_error_for_operator_error(error) if isinstance(error, AdministrationError) else error
     if not isinstance(problem, _ERRORS_SHOWN_IN_FORM):

@@ -95,8 +95,8 @@ async def render_tenant(
 ) -> Response:
     """Renders the page of a tenant. `account`, `credential` and `key` are refused forms, which the page shows unfolded.
 
-    `credential` also has the SID of an account, because each account on the page has a form for a new credential. Raises
-    TenantNotFound if the tenant does not exist.
+    The page has a form for a new credential at each account, so `credential` is a pair: the SID of the account, and the form.
+    Raises TenantNotFound if the tenant does not exist.
     """
     details = await store.find_tenant_details(slot_limited_transactions(request), tenant_id)
     if details is None:

@@ -1,4 +1,4 @@
-"""Reads the list of tenants, and a tenant with its records, such as accounts. The records' store modules define the columns."""
+"""Reads the list of tenants, and one tenant with its accounts, credentials, API keys, SIP credentials and workloads."""
 # ruff: noqa: S608  # The statement is put together from constants.
 
 from dataclasses import dataclass

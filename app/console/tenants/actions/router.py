@@ -35,7 +35,7 @@ router = console_router("/tenants/{tenant_id}")
 @router.get("/keys")
 @needs(Scope.READ, clients="any")
 async def redirect_to_tenant(tenant_id: VisibleTenantDep) -> Response:
-    """Redirects to the page of the tenant, which has the forms."""
+    """Redirects to the page of the tenant. Answers a GET of a URL to which a form on this page is sent."""
     return _redirect_to_tenant(tenant_id)
 
 
