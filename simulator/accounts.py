@@ -31,10 +31,10 @@ class Account:
 
     @property
     def callback_signing_key(self) -> str | None:
-        """Returns the key of callback signatures: the auth token, or the first password of an open account.
+        """Returns the key that signs the account's callbacks: the auth token, or else the password of its first request.
 
-        None if the account has only API keys, or is open and has had no request yet.
-        Twilio signs with the auth token even if requests are authenticated with an API key.
+        Returns None if the account has only API keys, or is open and has had no request yet. Twilio signs with the auth token
+        even if requests are authenticated with an API key.
         """
         return self.auth_token if self.auth_token is not None else self.first_password
 
@@ -74,7 +74,10 @@ class Accounts:
         return self._accounts.get(account_sid)
 
     def promote_secondary_auth_token(self, account_sid: str) -> Account:
-        """Replaces the auth token by the secondary auth token. Raises error 20404 if there is no secondary auth token."""
+        """Replaces the account's auth token by its secondary auth token, and returns the changed account.
+
+        Raises error 20404 if there is no secondary auth token.
+        """
         account = self._accounts.get(account_sid)
         if account is None or account.secondary_auth_token is None:
             raise TwilioError(20404, f"/_simulator/accounts/{account_sid}/promote")
@@ -83,11 +86,11 @@ class Accounts:
         return account
 
     def authenticate(self, account_sid: str, authorization: str | None) -> Account:
-        """Returns the account if `authorization` has its credentials.
+        """Returns the account if `authorization`, a request's header, has valid credentials of this account.
 
         Raises error 20003 for missing or wrong credentials, and 20404 for a malformed account sid. In open mode, an account
-        that is not registered accepts any password. A registered account with credentials still requires them, so that tests
-        can send wrong credentials.
+        that is not registered is created, and accepts any user and password. A registered account with credentials requires
+        them even then, so that tests can send wrong credentials.
         """
         credentials = basic_credentials(authorization)
         if credentials is None:
@@ -105,6 +108,9 @@ class Accounts:
         return account
 
     def reset(self) -> None:
-        """Removes the accounts that open mode has created, and the first passwords of the others."""
+        """Removes the accounts that open mode has created.
+
+        The other accounts stay. Those without credentials forget the password of their first request.
+        """
         registered = {sid: account for sid, account in self._accounts.items() if account.is_registered}
         self._accounts = {sid: replace(account, first_password=None) for sid, account in registered.items()}

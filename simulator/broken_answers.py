@@ -11,21 +11,21 @@ from simulator.connection import Connection, hold_open
 
 
 class NoAnswer(Response):
-    """Closes the connection without an answer."""
+    """A response that closes the connection without an answer."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         await Connection(receive).close()
 
 
 class ConnectionReset(NoAnswer):
-    """Resets the connection (RST) without an answer."""
+    """A response that resets the connection (RST) without an answer."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         await Connection(receive).reset()
 
 
 class SilentOpenConnection(NoAnswer):
-    """Sends nothing and keeps the connection open until the client closes it."""
+    """A response that sends nothing and keeps the connection open until the client closes it."""
 
     def __init__(self, held_connections: BackgroundTaskSet) -> None:
         super().__init__()
@@ -38,7 +38,7 @@ class SilentOpenConnection(NoAnswer):
 
 
 class HalfAnswer(Response):
-    """Sends the headers and the first half of the body, then closes the connection."""
+    """A response that sends the headers and the first half of the body, and then closes the connection."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
@@ -47,7 +47,10 @@ class HalfAnswer(Response):
 
 
 class AnswerWithStrayPage(Response):
-    """Sends the answer, then a proxy's error page that belongs to no request, and keeps the connection open."""
+    """A response that sends the answer and then, although no other request arrived, an error page as of a proxy.
+
+    The connection stays open.
+    """
 
     def __init__(self, created: Response, page: Response) -> None:
         super().__init__(created.body, created.status_code, media_type=JSONResponse.media_type)

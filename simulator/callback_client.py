@@ -84,7 +84,7 @@ class CallbackClient:
 
     @cached_property
     def _tls(self) -> ssl.SSLContext:
-        """Makes the TLS context at first use, because loading the certificates is slow."""
+        """Returns the TLS context. Creates it at first use, because loading the certificates is slow."""
         return ssl.create_default_context()
 
     async def send(
@@ -92,7 +92,7 @@ class CallbackClient:
     ) -> int:
         """Sends a request and returns the status of the answer. Raises CallbackError if there is no usable answer.
 
-        If the receiver closes a kept connection before it answers, the request is sent again on another connection, as HTTP
+        If the receiver closes a reused connection without an answer, sends the request again on another connection, as HTTP
         clients do: https://www.rfc-editor.org/rfc/rfc9112#section-9.3.1.
         """
         address = _parse_receiver_url(url)
@@ -149,9 +149,9 @@ class CallbackClient:
 
 
 class _Connection(asyncio.Protocol):
-    """A connection to a receiver. It adds itself to the list `idle` after each answer that allows another request.
+    """A connection to a receiver of callbacks, which can be used for several requests, one after another.
 
-    The HTTP parser calls the methods `on_…`.
+    It adds itself to the list `idle` after each answer that allows another request. The HTTP parser calls the methods `on_…`.
     """
 
     def __init__(self, idle: list["_Connection"]) -> None:
@@ -170,7 +170,10 @@ class _Connection(asyncio.Protocol):
         return self._transport is not None and not self._transport.is_closing()
 
     async def send_and_read_status(self, request: bytes) -> int:
-        """Sends the request. Returns the status of the answer, even if the connection breaks after its headers."""
+        """Sends the request and returns the status of the answer. Raises RemoteProtocolError if no status arrives.
+
+        Returns the status even if the connection breaks after the headers of the answer.
+        """
         self._answer, self._status = asyncio.get_running_loop().create_future(), None
         self._is_finished = self.has_answered = False
         if self._transport is None or self._transport.is_closing():

@@ -37,7 +37,7 @@ NO_FAULTS = CallbackFaults()
 
 
 class CallbackFaultSettings(BaseModel):
-    """Settings that decide which share of all callbacks gets which fault, and how long callbacks are delayed."""
+    """The faults of callbacks (`PUT /_simulator/callbacks`): the share with each fault, and the delays."""
 
     shuffle: bool = Field(False, description="Send half of the callbacks after a later one of their call.")
     duplicate: Probability = Field(0, description="The share of callbacks that are sent twice.")
@@ -53,7 +53,7 @@ class CallbackFaultSettings(BaseModel):
     def draw_callback_faults(self, call: Call, event: CallEvent) -> CallbackFaults:
         """Returns the faults of the callback for an event of the call, drawn at random.
 
-        The draw depends only on the seed, the call's `to`, its number among the calls to this destination, and the event. So
+        The draw depends only on the seed, the call's `to`, the number of the call among those with this `to`, and the event. So
         every run draws the same faults.
         """
         if self.has_no_faults:

@@ -2,7 +2,7 @@
 
 The schedule has only the times at which to check a call. The callbacks to send are computed at such a time, because an update
 may have changed the call's plan (the times at which its state changes). The callbacks of one call are sent one after another,
-unless the faults say that they overlap. Calls do not wait for each other.
+unless the fault setting `overlap` is on. Callbacks of different calls do not wait for each other.
 """
 
 import asyncio
@@ -68,7 +68,7 @@ class CallbackScheduler:
     async def running(self) -> AsyncIterator[None]:
         """Sends each callback at its time, until the `async with` block ends.
 
-        With a test's own clock, nothing is sent automatically: the test has to call `send_due`.
+        If the simulator uses a test's own clock, sends nothing by itself: the test has to call `send_due`.
         """
         try:
             async with self._sending, BackgroundTaskSet() as firing:
@@ -79,7 +79,10 @@ class CallbackScheduler:
             self._client.close()
 
     def schedule_callbacks(self, call: Call) -> None:
-        """Schedules the callbacks of a call. Must be called for each new call and after each change of `call.plan`."""
+        """Schedules the callbacks of a call. Does nothing if the call has no StatusCallback.
+
+        Must be called for each new call and after each change of `call.plan`, which has the times at which its state changes.
+        """
         if call.subscription is not None:
             watched = self._watched.setdefault(call.sid, WatchedCall(call))
             watched.unsent_computed_with = None
@@ -126,7 +129,10 @@ class CallbackScheduler:
             self._schedule_next_check_or_unwatch(watched, moment)
 
     def _take_due_callbacks(self, watched: WatchedCall, now: datetime) -> Iterator[PlannedCallback]:
-        """Yields the callbacks of a call that are to be sent by `now`, in the order of sending, and marks them as sent."""
+        """Yields the callbacks of a call that are to be sent by `now`, in the order of sending, and marks them as sent.
+
+        A callback that a fault holds back comes after the next callback of the call, or last if there is no other.
+        """
         unsent = self._unsent_callbacks(watched)
         while unsent and unsent[0][0] <= now:
             _, callback = unsent.pop(0)
@@ -140,7 +146,7 @@ class CallbackScheduler:
             yield from self._take_held_back(watched)
 
     def _take_held_back(self, watched: WatchedCall) -> Iterator[PlannedCallback]:
-        """Removes and returns the callbacks that a fault held back. They follow a later callback of the call, if it has one."""
+        """Removes the callbacks that a fault held back from the list of the call, and returns them."""
         held_back, watched.held_back = watched.held_back, []
         return iter(held_back)
 
@@ -160,10 +166,10 @@ class CallbackScheduler:
         )
 
     def _schedule_next_check_or_unwatch(self, watched: WatchedCall, now: datetime) -> None:
-        """Schedules the next check of the call, or stops watching it once it has ended and all its callbacks were sent.
+        """Schedules the next check of a call: when its next callback is to be sent, or else at its planned end.
 
-        A call without unsent callbacks is watched until it ends, because an update may add callbacks. The record of its sent
-        callbacks keeps them from being sent again.
+        Stops watching a call that has ended and has no unsent callbacks. Until its end, every call is watched, because an
+        update may add callbacks. `watched` also has the events whose callbacks were sent, so that none is sent again.
         """
         ended_at = watched.call.plan.ended_at
         if unsent := self._unsent_callbacks(watched):

@@ -50,7 +50,10 @@ def authenticate(account_sid: str, request: Request) -> Account:
 
 
 def get_call(account_sid: str, sid: str, request: Request) -> Call:
-    """Authenticates the request and returns the call. Raises error 20404 if the account has no such call."""
+    """Authenticates the request and returns the call.
+
+    Raises error 20404 if the account has no such call, or if the call is deleted or still hidden by a fault.
+    """
     state = get_state(request)
     call = state.calls.get(authenticate(account_sid, request).sid, sid)
     if call is None or not call.is_visible(state.now()):
@@ -63,7 +66,7 @@ def get_call(account_sid: str, sid: str, request: Request) -> Call:
 async def create_call(account_sid: str, request: Request) -> Response:
     """Creates a call from a form with Twilio's parameters.
 
-    The user part of a SIP `To` decides the outcome: docs/simulator.md.
+    The user part of a SIP `To` can decide how the call ends: see docs/simulator.md.
     """
     return await CallCreation(get_state(request)).handle_creation(request, account_sid)
 
@@ -73,7 +76,7 @@ async def create_call(account_sid: str, request: Request) -> Response:
 async def list_calls(account_sid: str, request: Request) -> Response:
     """Lists calls. Supports `PageSize`, `PageToken` and Twilio's ten filters.
 
-    An operator is part of a filter's name: `StartTime>`.
+    The name of a filter by date may end with an operator, such as `StartTime>`.
     """
     account, state = authenticate(account_sid, request), get_state(request)
     now = state.now()
@@ -97,9 +100,10 @@ async def fetch_call(account_sid: str, sid: str, request: Request) -> Response:
 async def update_call(account_sid: str, sid: str, request: Request) -> Response:
     """Cancels, ends or redirects a call.
 
-    `Status=canceled` ends a call that is queued or ringing, and does not change a call in progress. `Status=completed` ends
-    a call in any of these states. `Url` or `Twiml` redirects a call in progress. A call that has ended cannot be updated:
-    a request with `Status` gets the error `SimulatorConfig.ended_call_code`, and any other request gets error 21220.
+    `Status=canceled` ends a call that is queued or ringing, and does not change a call in progress. `Status=completed` ends a
+    call that is queued, ringing or in progress. `Url` or `Twiml` redirects a call in progress, and gets error 21220 before
+    that. A call that has ended cannot be updated: a request with `Status` gets the error `SimulatorConfig.ended_call_code`, and
+    any other request gets error 21220.
     """
     state, call = get_state(request), get_call(account_sid, sid, request)
     parameters = validate_update(await read_form(request))

@@ -17,7 +17,10 @@ LINGER_FOR_ZERO_SECONDS = struct.pack("ii", 1, 0)
 
 
 class Connection:
-    """The connection of a request. After `close`, `reset` or `detach` no answer can be sent, and uvicorn expects none."""
+    """The TCP connection on which a request arrived.
+
+    After `close`, `reset` or `detach` no answer can be sent, and uvicorn expects none.
+    """
 
     def __init__(self, receive: Receive) -> None:
         self._receive = receive
@@ -41,9 +44,9 @@ class Connection:
         await self._wait_until_lost()
 
     async def detach(self) -> socket.socket | None:
-        """Detaches the connection from the server and returns its socket; None if the client has closed it.
+        """Detaches the connection from the server and returns its socket, which stays open.
 
-        The socket stays open. The server can stop without waiting for it.
+        The server can then stop without waiting for the socket. Returns None if the client has closed the connection.
         """
         if self._transport.is_closing():
             return None

@@ -73,7 +73,7 @@ async def read_ledger(
 
 @router.get("/requests", summary="Count the requests to Twilio's own paths")
 async def read_request_counts(state: StateDep, account_sid: str | None = None) -> dict[str, int]:
-    """Counts requests by method and resource (`POST Calls`, `GET Calls`, `GET Call`), since the start or the last reset."""
+    """Returns how often each method was used on each resource (such as `GET Call`) since the start or the last reset."""
     return state.requests.request_counts_of(account_sid)
 
 
@@ -124,5 +124,5 @@ def _to_registered_account(account: Account) -> RegisteredAccount:
 
 @router.post("/reset", status_code=204, summary="Remove calls, ledger, callbacks and faults")
 async def reset(state: StateDep) -> None:
-    """Resets the simulator. Accounts that are registered with credentials stay."""
+    """Removes calls, ledger, callbacks and faults, and restores the configured limits. Registered accounts stay."""
     state.reset()

@@ -1,7 +1,7 @@
 """Handles requests to create a call, with the faults that a test has asked for.
 
-The call exists from the step `_create_and_record_call` on. A fault acts before this step, on the new
-call within it, or on the answer after it.
+The step `_create_and_record_call` creates the call. A fault acts before this step (it refuses or delays the request), within it
+(it changes the new call) or after it (it changes the answer).
 """
 
 from fastapi import Request, Response
@@ -71,7 +71,11 @@ class CallCreation:
     def _create_and_record_call(
         self, entry: LedgerEntry, account: Account, parameters: CallParameters, nth: int, fault: Fault
     ) -> Call:
-        """Creates the call and records it in the ledger. There is no `await` in between, so other tasks see both or neither."""
+        """Creates the call, records it in the ledger, applies the fault to it, and schedules its callbacks.
+
+        `nth` is the number of the request among those with the same `To`. There is no `await` in between, so other tasks never
+        see the call without its entry in the ledger.
+        """
         now = self._state.now()
         call = self._state.create_call(account.sid, parameters, now, nth_to_destination=nth)
         self._state.ledger.record_acceptance(entry, call.sid, now)
@@ -88,7 +92,7 @@ class CallCreation:
     def _record_and_answer_error(self, entry: LedgerEntry, error: TwilioError) -> Response:
         """Records the error in the ledger and returns it as the answer.
 
-        The error is a refusal, or the answer of a fault that has let the call be created.
+        The error is a refusal, or comes from a fault that creates the call and answers with an error.
         """
         self._state.ledger.record_answer(entry, error.status, error.code)
         return error.response()

@@ -97,7 +97,11 @@ class Deliveries:
         return delivery
 
     async def send(self, client: CallbackClient, delivery: Delivery, auth_token: str | None) -> None:
-        """Sends the callback, with the retries that the fragment of its URL asks for (`#rc=3`). Does not follow redirects."""
+        """Sends the callback of `delivery`, and records each attempt in it. Does not follow redirects.
+
+        The fragment of the callback's URL may set the timeouts and the number of retries (`#rc=3`). Without `auth_token`, the
+        callback is not signed.
+        """
         url, fragment = urldefrag(delivery.url)
         settings = RetrySettings.parse(fragment)
         async with self._slots:
@@ -143,9 +147,9 @@ class SignedRequest:
 
 
 def _sign(delivery: Delivery, url: str, auth_token: str | None) -> SignedRequest:
-    """Returns the request, signed with `auth_token` unless that is None. Stores the signature in `delivery`.
+    """Returns the request for a callback to `url`, signed with `auth_token` unless that is None.
 
-    A GET has the fields in the query, which is part of the signed URL.
+    Stores the signature in `delivery`. A GET has the callback's fields in the query, which is part of the signed URL.
     """
     headers = {"User-Agent": USER_AGENT, "Accept": "*/*", "I-Twilio-Idempotency-Token": delivery.token}
     signed: Mapping[str, str] = delivery.fields

@@ -32,7 +32,7 @@ def is_sip(to: str) -> bool:
 
 
 def sip_user(to: str) -> str | None:
-    """Returns the user part of a SIP URI; None for every other destination."""
+    """Returns the user part of a SIP URI; None if the URI has none, and for every other destination."""
     match = SIP_ADDRESS_PATTERN.match(to)
     return match["user"] if match else None
 
@@ -48,9 +48,9 @@ def validate_to(to: str) -> None:
 
 
 def validate_from(caller: str, *, to: str) -> None:
-    """Raises error 21212 if the parameter `From` (`caller`) is invalid.
+    """Raises error 21212 if `caller`, the parameter `From`, is invalid for a call to `to`.
 
-    In a call to a SIP URI, `From` becomes the user part of the SIP header From. It does not have to be a verified number.
+    In a call to a SIP URI, `From` becomes the user part of the SIP header From, and does not have to be a verified number.
     """
     if is_sip(to):
         valid = SIP_FROM_PATTERN.fullmatch(caller) is not None

@@ -19,7 +19,7 @@ _SIP_URI_PATTERN = re.compile(
 
 
 class DisplayRules(BaseModel):
-    """The rules by which fetches, updates and lists show calls.
+    """The rules by which fetches, updates and lists show calls (`PUT /_simulator/showing`).
 
     By default addresses are shown as they were sent, and times are those of the simulator's clock.
     """

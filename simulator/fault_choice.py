@@ -21,7 +21,7 @@ def _require_known_fault(text: str) -> str:
 
 
 class RandomFaultSettings(BaseModel):
-    """The share of creations that get a random fault, and the faults to draw from."""
+    """The share of creations that get a random fault, and the faults to draw from (`PUT /_simulator/faults`)."""
 
     share: float = Field(
         0,
@@ -42,11 +42,12 @@ class FaultChooser:
         self.random_faults = RandomFaultSettings()
 
     def choose(self, headers: Headers, to: str, nth_to_destination: int) -> tuple[str, Fault] | None:
-        """Returns the fault to inject, with its name; None for no fault.
+        """Returns the name of the fault to inject, and the fault; None for no fault.
 
-        The header X-Simulator-Fault names the fault. Without it, a SIP user `fault-NAME` in `to` does. Otherwise the fault is
-        drawn at random. Raises error 20422 for an unknown name. A random fault depends only on the seed, `to` and
-        `nth_to_destination` (the number of the creation among those with this `to`). So every run has the same faults.
+        The header X-Simulator-Fault names the fault. Without this header, a SIP user `fault-NAME` in `to` names it. Otherwise a
+        random fault is drawn for a share of the creations. Raises error 20422 for an unknown name. The random draw depends only
+        on the seed, `to` and `nth_to_destination` (the number of the creation among those with this `to`). So every run has the
+        same faults.
         """
         requested = headers.get(FAULT_HEADER)
         if requested is None:

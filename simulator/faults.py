@@ -25,7 +25,7 @@ PROXY_STATUSES = (400, 401, 403, 404, 429)
 
 @dataclass(frozen=True, slots=True)
 class FaultContext:
-    """The parts of the simulator that a fault uses."""
+    """The parts of the simulator that a fault may use for its answer: the callbacks, and the connections to keep open."""
 
     callbacks: CallbackScheduler
     held_connections: BackgroundTaskSet
@@ -33,18 +33,27 @@ class FaultContext:
 
 @dataclass(frozen=True)
 class Fault:
-    """A fault that changes nothing. Subclasses override one or two of the three methods."""
+    """The base class of the faults that tests inject into the creation of a call.
+
+    A fault of this class itself changes nothing. Subclasses override one or two of the three methods.
+    """
 
     seconds: float = 0
 
     async def before_accept(self, to: str) -> None:
-        """Raises TwilioError to refuse the creation, or waits to delay it. By default does nothing."""
+        """Runs before the call is created. By default does nothing.
+
+        Subclasses raise TwilioError to refuse the creation, or wait to delay it.
+        """
 
     def change_created_call(self, call: Call, now: datetime) -> None:
         """Changes the call that was just created. By default does nothing."""
 
     async def answer(self, call: Call, created: Response, context: FaultContext) -> Response:
-        """Returns the answer to send instead of the usual one, `created`, or raises TwilioError. The call exists either way."""
+        """Returns the answer to the request that created `call`: by default `created`, the usual answer.
+
+        Subclasses return another answer, or raise TwilioError. The call exists in either case.
+        """
         return created
 
 
@@ -198,7 +207,10 @@ FAULTS: Mapping[str, Fault] = {
 
 
 def parse_fault(text: str) -> tuple[str, Fault]:
-    """Reads `NAME` or `NAME;seconds=2.5`. Returns the name and the fault. Raises ValueError for an invalid text."""
+    """Reads the text `NAME` or `NAME;seconds=2.5`, and returns the name and the fault.
+
+    Raises ValueError if there is no such fault, or if the seconds are invalid or not a parameter of this fault.
+    """
     name, *parameters = (part.strip() for part in text.split(";"))
     if name not in FAULTS:
         raise ValueError(f"no fault is named {name!r}; there are {', '.join(FAULTS)}")

@@ -23,15 +23,15 @@ class Form:
         return [value for value in self._fields.get(name, ()) if value]
 
     def masked(self) -> dict[str, list[str]]:
-        """Returns all fields. A mask stands in place of each value of a secret field."""
+        """Returns the values of all fields, by name, with a mask in place of each value of a secret field."""
         return {
             name: [MASK] * len(values) if name in SECRET_PARAMETERS else list(values) for name, values in self._fields.items()
         }
 
     def secret_sha256(self) -> dict[str, str]:
-        """Returns the SHA-256, in hex, of the first value of each secret field.
+        """Returns the SHA-256, in hex, of the first value of each secret field, by the name of the field.
 
-        With it a test can check that the secret arrived unchanged.
+        With the hash, a test can check that the secret arrived unchanged.
         """
         return {name: sha256(self._fields[name][0].encode()).hexdigest() for name in SECRET_PARAMETERS if name in self._fields}
 

@@ -25,7 +25,7 @@ RECORDED_HEADERS = (
 
 
 class LedgerEntry(BaseModel):
-    """A request to create a call that arrived (`POST …/Calls.json` or `POST …/Calls`), and its answer."""
+    """A request to create a call that arrived, and its answer. An entry of `GET /_simulator/ledger`."""
 
     model_config = ConfigDict(validate_by_name=True, validate_by_alias=True)
 
@@ -56,7 +56,11 @@ class LedgerEntry(BaseModel):
 
 
 class Ledger:
-    """The newest `max_entries` requests to create a call. `received` and `accepted` also count older ones that were deleted."""
+    """The newest `max_entries` requests to create a call.
+
+    `received` counts all such requests, and `accepted` those that created a call. Both include requests whose entry was
+    deleted.
+    """
 
     def __init__(self, max_entries: int) -> None:
         self._entries: deque[LedgerEntry] = deque(maxlen=max_entries)

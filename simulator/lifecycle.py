@@ -42,7 +42,10 @@ ENDLESS_SIP_USER = "forever"
 
 @dataclass(frozen=True, slots=True)
 class CallPlan:
-    """The times of the clock at which a call reaches each state. None means that the call never reaches the state."""
+    """The times at which a call is dialled, answered and ended, and its final status (`outcome`).
+
+    A time of None means that this never happens to the call. All times are those of the simulator's clock.
+    """
 
     outcome: Status
     created_at: datetime
@@ -68,7 +71,7 @@ class CallPlan:
 
 @dataclass(frozen=True, slots=True)
 class CallProgress:
-    """The state of a call at one time."""
+    """The state of a call at one time: its status, and the times, duration and price that are known by then."""
 
     status: Status
     start_time: datetime | None
@@ -96,8 +99,9 @@ def plan_call(
 ) -> CallPlan:
     """Returns the plan of a new call: when it is dialled, answered and ended.
 
-    The user part of a SIP URI may decide how the call ends: as `busy`, `failed` or `no-answer`, or not by itself (`forever`).
-    A call without such an outcome is answered, unless it would ring for `timeout_s` seconds or longer.
+    The user part of a SIP URI may decide how the call ends: `busy`, `failed` or `no-answer` is its final status, and a call to
+    `forever` does not end by itself. Every other call is answered, unless it would ring for `timeout_s` seconds or longer: then
+    its final status is `no-answer`.
     """
     ringing_s, talks_for_s = random.randint(*RINGING_S), random.randint(*talking_s)
     user = sip_user(to) or ""
@@ -121,7 +125,7 @@ def plan_call(
 def plan_with_time_limit(plan: CallPlan, time_limit_s: int, now: datetime) -> CallPlan:
     """Returns the plan with at most `time_limit_s` seconds from the answer to the end.
 
-    If this time has passed already, the call ends now.
+    If this time has passed already, the call ends now. A plan without an answer does not change.
     """
     if plan.answered_at is None:
         return plan
@@ -130,7 +134,10 @@ def plan_with_time_limit(plan: CallPlan, time_limit_s: int, now: datetime) -> Ca
 
 
 def plan_ended_by_api(plan: CallPlan, now: datetime) -> CallPlan:
-    """Returns the plan of a call that an API request ends now. The call must not have ended yet."""
+    """Returns the plan of a call that an API request ends now. The call must not have ended yet.
+
+    A call that was not answered yet ends as canceled.
+    """
     if plan.answered_at is not None and plan.answered_at <= now:
         return replace(plan, ended_at=now)
     dialled_at = plan.dialled_at if plan.dialled_at is not None and plan.dialled_at <= now else None

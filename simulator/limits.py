@@ -19,7 +19,7 @@ MAX_QUEUE_S = 86_400
 
 
 class AccountLimits(BaseModel):
-    """The limits of an account. By default an account has no limits.
+    """The limits of an account (`PUT /_simulator/accounts/{sid}/limits`). By default an account has no limits.
 
     All times are seconds of the simulator's clock. `SimulatorConfig.speed` does not change them.
     """
@@ -42,7 +42,7 @@ class AccountLimits(BaseModel):
 
 
 class LimitedAccount:
-    """The queue and the concurrent calls of an account with limits."""
+    """The queue and the concurrent calls of an account with limits. Computes when each call leaves the queue."""
 
     def __init__(self, limits: AccountLimits) -> None:
         self.limits = limits
@@ -109,7 +109,10 @@ class LimitedAccount:
         return max(now, last + timedelta(microseconds=ceil(1_000_000 / rate)))
 
     def _recompute_queue_times(self, now: datetime) -> list[Call]:
-        """Computes again when each waiting call leaves the queue. Returns the calls for which this time has changed."""
+        """Computes again when each waiting call leaves the queue, and moves the plans of the calls accordingly.
+
+        Returns the calls for which this time has changed.
+        """
         changed, turn = [], self._last_turn
         for call in self._waiting.values():
             turn = self._dial_time_after(turn, now)
@@ -120,16 +123,16 @@ class LimitedAccount:
 
 
 class LimitedAccounts:
-    """The accounts that have limits, by account sid."""
+    """The accounts that have limits, by account sid. An account without limits of its own has the limits `default`."""
 
     def __init__(self, default: AccountLimits) -> None:
         self._default = default
         self._accounts: dict[str, LimitedAccount] = {}
 
     def get_or_create(self, account_sid: str) -> LimitedAccount | None:
-        """Returns the queue and concurrent calls of the account. Creates them at first use.
+        """Returns the queue and concurrent calls of the account; None if the account has no limits.
 
-        Returns None if the account has no limits.
+        Creates them at first use.
         """
         account = self._accounts.get(account_sid)
         if account is None and not self._default.is_unlimited:

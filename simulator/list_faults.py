@@ -15,7 +15,7 @@ AccountSid = Annotated[str, StringConstraints(pattern=f"^{ACCOUNT_SID_PATTERN.pa
 
 
 class ListFaults(BaseModel):
-    """The faults of all lists. By default a list shows all calls of the account in their current state.
+    """The faults of all lists (`PUT /_simulator/listing`). By default a list shows all calls in their current state.
 
     All times are seconds of the simulator's clock.
     """
@@ -36,7 +36,10 @@ class ListFaults(BaseModel):
 
 
 class ListFaultState:
-    """The settings of list faults, the number of list requests, and when the last request of each account was admitted."""
+    """The settings of list faults, and what is needed to apply them.
+
+    This is the number of list requests, and the time at which the last request of each account was accepted.
+    """
 
     def __init__(self, faults: ListFaults | None = None) -> None:
         self.faults = faults or ListFaults()

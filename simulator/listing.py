@@ -91,7 +91,10 @@ def _matches_text(shown: str | None, wanted: str) -> bool:
 def render_call_page(
     calls: Calls, account_sid: str, query: QueryParams, faults: ListRequestFaults, rules: DisplayRules
 ) -> bytes:
-    """Returns the JSON of a page of the account's calls, newest first, with the faults of this request."""
+    """Returns the JSON of a page of the account's calls, newest first, with the faults of this request.
+
+    Raises TwilioError if a filter or a paging parameter in `query` is invalid.
+    """
     filters = CallFilters.parse(query)
     page_size = parse_integer_parameter(query, "PageSize", DEFAULT_PAGE_SIZE)
     if page_size > MAX_PAGE_SIZE:
@@ -155,8 +158,9 @@ def _page_by_token(
 ) -> tuple[list[ListedCall], bool, bool]:
     """Returns the calls of a page, whether there is a page before this page, and whether there is one after it.
 
-    `edge` is the call that `token` names. The page begins after this call. With the token of a previous page, it ends before
-    this call. Without a token, returns the first page. `matching` yields those of the given calls that the filters select.
+    `token_call` is the call that `token` names. The page begins after this call. With the token of a previous page, it ends
+    before this call. Without a token, returns the first page. `matching` yields those of the given calls that the filters
+    select.
     """
     if token_call is not None and token.startswith(PREVIOUS_PAGE):
         found = list(islice(matching(calls.oldest_first(account_sid, after=token_call)), page_size + 1))
@@ -166,9 +170,10 @@ def _page_by_token(
 
 
 def _page_by_number(matching: Iterator[ListedCall], page: int, page_size: int) -> tuple[list[ListedCall], bool, bool]:
-    """Returns the calls of a page by its number, whether there is a page before this page, and whether there is one after it.
+    """Returns the calls of page `page` (from 0), whether there is a page before it, and whether there is one after it.
 
-    Pages are counted from the newest call at the time of the request, so calls move between pages.
+    `matching` yields the calls that the filters select, newest first. Pages are counted from the newest call at the time of the
+    request, so calls move between pages.
     """
     found = list(islice(matching, page * page_size, (page + 1) * page_size + 1))
     return found[:page_size], page > 0 and bool(found), len(found) > page_size

@@ -1,4 +1,7 @@
-"""The simulator as an application: `uvicorn.Config(create_app(SimulatorConfig(...)), date_header=False)`."""
+"""Builds the simulator as an ASGI application.
+
+Run it with `uvicorn.Config(create_app(SimulatorConfig(...)), date_header=False)`.
+"""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -28,8 +31,8 @@ users that decide how a call ends. The routes under `/_simulator` show what arri
 class SimulatorMiddleware:
     """A middleware that adds Twilio's headers to each answer and the simulator's state to the ASGI scope, and counts requests.
 
-    `Date` follows the simulator's clock, so the server must not add a `Date` of its own. HTML pages, such as those of a proxy,
-    get no `Twilio-Request-Id`.
+    The header `Date` follows the simulator's clock, so the server must not add another `Date`. HTML pages, such as those of a
+    proxy, get no `Twilio-Request-Id`.
     """
 
     def __init__(self, app: ASGIApp, state: SimulatorState) -> None:

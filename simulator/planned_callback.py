@@ -25,7 +25,7 @@ SIP_RESPONSE_CODE_BY_STATUS = {
 
 @dataclass(frozen=True, slots=True)
 class PlannedCallback:
-    """The callback for one event of a call."""
+    """A status callback that reports one event of a call, which happens at `happened_at`."""
 
     call: Call
     subscription: CallbackSubscription
@@ -40,7 +40,7 @@ class PlannedCallback:
 
     @property
     def idempotency_token(self) -> str:
-        """Returns the idempotency token of the callback, which stays the same in all its attempts and duplicates."""
+        """Returns the idempotency token of the callback. All attempts and duplicates of the callback have the same token."""
         return str(uuid5(NAMESPACE_URL, f"{self.call.sid}/{self.sequence}"))
 
     def fields(self) -> dict[str, str]:

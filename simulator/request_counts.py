@@ -7,7 +7,7 @@ _PATH = re.compile(r"/2010-04-01/Accounts/(?P<account>AC[0-9a-f]{32})/Calls(?P<c
 
 
 class RequestCounts:
-    """Counts requests by account sid, HTTP method and resource.
+    """The numbers of requests by account sid, HTTP method and resource.
 
     The resource is `Calls` (the list), `Call`, or `below` for every path below a call.
     """
@@ -21,7 +21,7 @@ class RequestCounts:
             self._counts[found["account"], method, what] += 1
 
     def request_counts_of(self, account_sid: str | None) -> dict[str, int]:
-        """Returns the counts by method and resource, such as `GET Calls`; of all accounts if `account_sid` is None."""
+        """Returns the number of requests by method and resource (`GET Calls`); of all accounts if `account_sid` is None."""
         counts: Counter[str] = Counter()
         for (account, method, what), number in self._counts.items():
             if account_sid in (None, account):

@@ -10,7 +10,7 @@ from urllib.parse import parse_qs
 
 
 class CallbackFailure(StrEnum):
-    """The failures that a retry policy (`rp`) can name."""
+    """The failures of a callback after which a retry policy (`rp` in the fragment of the URL) can ask for a retry."""
 
     CONNECT = "ct"
     """The TCP or TLS connection failed, or was not established in time."""
@@ -38,7 +38,10 @@ class RetrySettings:
     @classmethod
     @lru_cache(maxsize=256)
     def parse(cls, fragment: str) -> "RetrySettings":
-        """Reads the fragment of a URL. A value that is missing, or outside of Twilio's bounds, gets its default."""
+        """Returns the settings in the fragment of a callback's URL, such as `rc=3&rp=5xx`.
+
+        A value that is missing, or outside of Twilio's bounds, gets its default.
+        """
         overrides = {name: values[0] for name, values in parse_qs(fragment).items()}
         default = cls()
         policy = overrides.get("rp", "").split(",")

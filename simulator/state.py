@@ -46,10 +46,10 @@ class SimulatorState:
         return f"{letters}{self._random.getrandbits(128):032x}"
 
     def count_creation(self, to: str) -> int:
-        """Counts a creation to this destination. Returns how many there were since the last reset, this one included.
+        """Counts a request to create a call to this destination. Returns how many there were since the last reset.
 
-        Together with `to`, the number identifies a creation in the same way in every run, however concurrent the
-        clients are. Random faults are drawn from `to`, this number and a seed. After creations to `max_calls` other
+        This request is included. Together with `to`, the number identifies a creation in the same way in every run, even with
+        concurrent clients. Random faults are drawn from `to`, this number and a seed. After creations to `max_calls` other
         destinations, the count of a destination starts again.
         """
         nth = self._creations_by_destination.pop(to, 0) + 1
@@ -59,7 +59,10 @@ class SimulatorState:
         return nth
 
     def create_call(self, account_sid: str, parameters: CallParameters, now: datetime, *, nth_to_destination: int) -> Call:
-        """Creates a call, which may have to wait in the account's queue. Raises error 10004 or 22005 if it exceeds a limit."""
+        """Creates a call, which may have to wait in the account's queue. Raises error 10004 or 22005 if it exceeds a limit.
+
+        `nth_to_destination` is the number that `count_creation` has returned.
+        """
         limited_account = self.limited_accounts.get_or_create(account_sid)
         queue_time = NO_QUEUE_TIME if limited_account is None else limited_account.queue_time_of_new_call(now)
         self._created += 1
@@ -101,10 +104,10 @@ class SimulatorState:
             self.callbacks.schedule_callbacks(moved)
 
     def reset(self) -> None:
-        """Removes calls, subresources, ledger, counts, callbacks, open accounts and faults.
+        """Removes calls, subresources, ledger, counts, callbacks, faults and the accounts that open mode has created.
 
-        Restores the configured limits and the default display rules. The sids of new calls still differ from all earlier sids,
-        because clients may have kept records of earlier calls.
+        Registered accounts stay. Restores the configured limits and the default display rules. The sids of new calls still
+        differ from all earlier sids, because clients may have kept records of earlier calls.
         """
         self.calls.clear()
         self.limited_accounts = LimitedAccounts(self.config.limits)

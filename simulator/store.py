@@ -16,7 +16,10 @@ _GET_SEQUENCE = attrgetter("sequence")
 
 @dataclass(slots=True)
 class CallStage:
-    """The state of a call from `progress.updated_at` until its next change."""
+    """The state of a call between two changes: from `progress.updated_at` until the time `until`.
+
+    If `until` is None, the state never changes again under this plan.
+    """
 
     plan: CallPlan
     progress: CallProgress
@@ -51,7 +54,7 @@ class Call:
     def stage_at(self, now: datetime) -> CallStage:
         """Returns the state of the call at the time `now`.
 
-        Keeps the result, and computes it again only if the call's plan was replaced or the kept state is not that at `now`.
+        Keeps the state. Computes it again only if the call's plan was replaced, or if another state applies at `now`.
         """
         if self._stage is None or not self._stage.is_current(self.plan, now):
             self._stage = CallStage(self.plan, progress_at(self.plan, now), time_of_next_change(self.plan, now))
@@ -63,7 +66,10 @@ class Call:
 
 
 class Calls:
-    """The newest `max_calls` calls, in the order of creation. A deleted call stays, so that a page token with its sid works."""
+    """The newest `max_calls` calls, in the order of creation.
+
+    A call that a client has deleted stays, so that a page token with its sid still works.
+    """
 
     def __init__(self, max_calls: int) -> None:
         self._calls: OrderedDict[str, Call] = OrderedDict()

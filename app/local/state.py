@@ -40,7 +40,10 @@ class RunningStack:
 
 
 class StateFolder:
-    """The state folder (`.callgate/`). Its files hold encryption keys and passwords, so only their owner can read them."""
+    """The state folder (`.callgate/`), which keeps the data of `callgate dev` and `callgate demo` between runs.
+
+    Its files hold encryption keys and passwords, so only their owner can read them.
+    """
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
@@ -71,7 +74,7 @@ class StateFolder:
 
     @contextmanager
     def _written_and_locked(self, file: Path, content: str) -> Iterator[TextIO]:
-        """Writes the file as `write` does, and yields it. Keeps it locked until the block ends.
+        """Writes the file as `write` does, yields it as an open file, and keeps it locked until the block ends.
 
         The file is locked before it gets its name, so no other process sees it unlocked.
         """
@@ -88,8 +91,8 @@ class StateFolder:
     def announced_as_running(self, running: RunningStack) -> Iterator[None]:
         """Writes `running` to a file for other commands, and deletes the file at the end of the block.
 
-        Keeps the file locked until then, so that other commands see that this process still runs. Raises AlreadyRunning if
-        another process does the same in this folder.
+        The file is locked until then, so that other commands see that this process still runs. Raises AlreadyRunning if another
+        `callgate dev` or `callgate demo` uses this folder.
         """
         self.require_not_running()
         with self._written_and_locked(self._running, json.dumps(asdict(running))) as held:
