@@ -15,8 +15,8 @@ EXECUTIONS: Final[tuple[ExecutionName, ...]] = get_args(ExecutionName)
 class FieldError:
     """An error in one part of a request, or a warning about this part.
 
-    `pointer` names the part: an RFC 6901 JSON pointer into the body, the name of a header, or `?` and the name of a query
-    parameter.
+    `pointer` names the part: an RFC 6901 JSON pointer into the body, the name of a header, `?` and the name of a query
+    parameter, or `path/` and the name of a path parameter. `code` is a stable name of the fault, and `detail` explains it.
     """
 
     pointer: str

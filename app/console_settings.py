@@ -11,7 +11,7 @@ _DAY_S = 86_400
 
 
 class OidcAccessRule(BaseModel):
-    """Gives `scopes` to people whose OpenID Connect claim `claim` has the value `value`.
+    """A rule of CALLGATE_CONSOLE_OIDC_ACCESS: gives `scopes` to people whose OpenID Connect claim `claim` is `value`.
 
     `tenant` is the tenant for which they may act. If `tenant` is None, they are operators and may act for all tenants.
     """

@@ -26,13 +26,13 @@ __all__ = ["CallgateError", "ExecutionName", "FieldError", "TwilioErrorResponse"
 
 
 class CommandFailed(Exception):
-    """A command failed. The message gives the reason in one line, for the operator."""
+    """A `callgate` command failed. The message gives the reason in one line, for the operator."""
 
     exit_code: ClassVar[int] = 1
 
 
 class CommandUnfinished(CommandFailed):
-    """A command has not finished. Running the same command again continues it."""
+    """A `callgate` command ended before its work was complete. Running the same command again continues it."""
 
     exit_code: ClassVar[int] = 3
 

@@ -9,8 +9,8 @@ _OIDC_SETTINGS = ("console_oidc_issuer", "console_oidc_client_id", "console_oidc
 def require_serve_settings(settings: Settings) -> None:
     """Raises SettingsError if `callgate serve` cannot run with the settings. The message names every fault.
 
-    CALLGATE_MAX_CONNECTIONS must be more than CALLGATE_MAX_IN_FLIGHT. If one of the settings in `_OIDC_SETTINGS` is
-    given, all of them and CALLGATE_CONSOLE_URL must be given.
+    CALLGATE_MAX_CONNECTIONS must be more than CALLGATE_MAX_IN_FLIGHT. If one of the settings for the login with OpenID Connect
+    is given, all of them and CALLGATE_CONSOLE_URL must be given.
     """
     faults = []
     if settings.max_connections <= settings.max_in_flight:

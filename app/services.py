@@ -51,7 +51,7 @@ from app.twilio.schemas import Credential, OnCredentialUse
 
 
 class Services(TypedDict):
-    """The services that handlers find in `request.state` and that jobs receive."""
+    """All services of a process, by name. Handlers find them in `request.state`; the worker passes them to its jobs."""
 
     database: Database
     keyring: Keyring
@@ -257,7 +257,7 @@ def _http_client(settings: Settings) -> HttpClient:
 
 
 def _twilio_concurrency_limit(settings: Settings) -> ConcurrencyLimit:
-    """Returns a limit of concurrent requests to Twilio for one pool of connections. A tenant can use a quarter of the pool."""
+    """Returns a limit of concurrent requests for one pool of connections to Twilio. A tenant can use a quarter of the pool."""
     return ConcurrencyLimit(per_process=settings.max_in_flight, per_tenant=max(1, settings.max_in_flight // 4))
 
 

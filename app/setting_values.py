@@ -20,12 +20,12 @@ _HOST_OR_SUFFIX_PATTERN = re.compile(r"\.?(?:[a-z0-9_-]+\.)*[a-z0-9_-]*[a-z_][a-
 
 
 def seconds_setting(default: float, description: str, *, maximum: float = 3600) -> Any:
-    """Declares a setting that is a time in seconds: more than 0, and at most `maximum`."""
+    """Returns the pydantic field of a setting that is a time in seconds: more than 0, and at most `maximum`."""
     return Field(default, gt=0, le=maximum, description=description)
 
 
 def decode_secret_keys(value: SecretStr) -> list[bytes]:
-    """Decodes a comma-separated list of keys, and returns them in the same order.
+    """Decodes a comma-separated list of encryption keys, and returns the keys in the same order.
 
     Raises ValueError if a key is not 32 bytes in base64. The error's text contains no part of a key.
     """
@@ -109,7 +109,7 @@ def parse_delivery_allow(text: str) -> tuple[list[IPv4Network | IPv6Network], li
 
 
 def check_key_set_location(text: str) -> str:
-    """Returns `text`, which must be the absolute path of a key set (RFC 7517), or the URL of a key set or discovery document.
+    """Returns `text` if it is the absolute path of a key set (RFC 7517), or the URL of a key set or discovery document.
 
     Raises ValueError for any other text, and for a URL that `is_https_or_loopback_url` does not accept.
     """

@@ -279,7 +279,7 @@ class Settings(ConsoleSettings):
 
 
 def load_settings(**overrides: object) -> Settings:
-    """Returns the settings from `overrides`, the environment or /run/secrets. Raises SettingsError if any of them is wrong."""
+    """Returns the settings from `overrides`, else the environment, else /run/secrets. Raises SettingsError if one is wrong."""
     known = {SETTING_PREFIX + name.upper() for name in Settings.model_fields}
     problems: list[str] = []
     try:

@@ -33,7 +33,7 @@ _LOCK_RETRY_MIN_DELAY_S, _LOCK_RETRY_MAX_DELAY_S = 0.005, 0.5
 
 
 class RowLocked(Enum):
-    """The type of LOCKED. A Batcher's `write` returns LOCKED for an item whose row another session has locked.
+    """The enum with the only member LOCKED, which a Batcher's `write` returns for an item whose row another session has locked.
 
     The Batcher then writes the item again in a later batch.
     """
@@ -61,10 +61,11 @@ class _PendingItem(Generic[Item, Result]):
 
 
 class Batcher(Generic[Item, Result]):
-    """Calls `write` with up to `max_batch` items at a time. `write` returns one result per item, in order.
+    """Collects the items that concurrent tasks submit, and calls `write` with up to `max_batch` of them at a time.
 
-    If a batch fails because of an item, its halves are written separately, then the halves of a half that fails, and so on.
-    Thus only this item gets the error. If the database fails, all items of the batch get the error.
+    `write` returns one result per item, in order. If a batch fails because of an item, the halves of the batch are written
+    separately, then the halves of a half that fails, and so on. Thus only this item gets the error. If the database fails, all
+    items of the batch get the error.
 
     Another session may have locked the row of an item. If `write` returns LOCKED for the item, the item is written again after
     a delay that doubles up to `lock_retry_max_delay_s`. If a batch fails with a lock timeout, each of its items is written
@@ -103,7 +104,7 @@ class Batcher(Generic[Item, Result]):
         self._slow_writer_count = 0
 
     async def submit(self, item: Item) -> Result:
-        """Waits until the item is committed, and returns its result.
+        """Queues the item, waits until the batch with the item is committed, and returns the item's result.
 
         Raises the error that `write` raises for this item, or DatabaseUnavailable if the item's row stays locked for too long.
 
@@ -130,9 +131,9 @@ class Batcher(Generic[Item, Result]):
             self._start_writer()
 
     def _start_writer(self) -> None:
-        """Starts a task that writes batches, unless _MAX_WRITERS of these tasks run or one of them is not slow.
+        """Starts a task that writes batches. Does nothing if one that is not slow runs: it takes the next batch itself.
 
-        A task is slow while its batch takes longer than `slow_after_s`. A task that is not slow takes the next batch itself.
+        Does nothing, too, if _MAX_WRITERS tasks run. A task is slow while its batch takes longer than `slow_after_s`.
         """
         # No item is left without a writer: neither this method nor a writer that has found the queue empty awaits anything.
         if self._writer_count > self._slow_writer_count or self._writer_count >= _MAX_WRITERS:
@@ -221,7 +222,9 @@ class Batcher(Generic[Item, Result]):
                 group.create_task(settle(waiting))
 
     async def _deliver_results(self, batch: list[_PendingItem[Item, Result]], results: Sequence[Result | RowLocked]) -> None:
-        """Sets the results of a few items at a time, so that the event loop runs other work in between.
+        """Passes the results to the waiting tasks, a few at a time, so that the event loop runs other work in between.
+
+        An item whose result is LOCKED is queued again, or gets an error if it has waited for too long.
 
         If all tasks that wait for a result woke up at once, they would all send their requests to Twilio at the same moment,
         and all answers would arrive at the same moment (docs/performance.md).

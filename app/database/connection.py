@@ -117,9 +117,9 @@ class Connector:
         raise translated from failure
 
     def _connection_targets(self) -> Iterator[tuple[tuple[str, int] | None, str | None]]:
-        """Yields the hosts to try one after another, each with the `target_session_attrs` that its server must satisfy.
+        """Yields each host to try, as name and port, with the `target_session_attrs` that its server must satisfy.
 
-        A host of None stands for asyncpg's default host.
+        None, as a host or as `target_session_attrs`, stands for asyncpg's default.
         """
         given = self.url.connect_arguments.get("target_session_attrs")
         hosts: list[tuple[str, int] | None] = list(self.url.hosts or (None,))
@@ -161,7 +161,7 @@ class Connector:
     async def _configure_session(self, connection: Connection) -> int:
         """Detects a pooler. Without a pooler, applies the settings to the session. Returns the pid of the Postgres backend.
 
-        There is a pooler if the pid that the connection reports is not that of the backend.
+        There is a pooler if this pid is not the one that the connection was told when it was opened.
         """
         pid = connection.get_server_pid()
         settings = _set_config_sql(
@@ -178,7 +178,9 @@ class Connector:
     async def _reject_shared_connection(self, arguments: Mapping[str, Any], pid: int) -> None:
         """Raises InvalidSQLStatementNameError if the pooler lets two clients share a server connection.
 
-        Connects a second time, and compares the process id of the Postgres backend with `pid`, that of the first connection.
+        Connects a second time with the same `arguments` of `asyncpg.connect`, and compares the process id of the Postgres
+        backend with `pid`, that of the first connection.
+
         Prepared statements would fail on a shared connection. A pooler in session mode is accepted, because it does not share a
         server connection while its client is connected.
         """
@@ -194,7 +196,7 @@ class Connector:
 def _set_config_sql(settings: Mapping[str, str], *, local_condition_sql: str) -> str:
     """Returns SQL expressions, separated by commas, that apply the settings and make each commit wait for the disk.
 
-    `local` is an SQL condition. If it is true, the settings end with the transaction; otherwise, with the session.
+    If the SQL condition `local_condition_sql` is true, the settings end with the transaction; otherwise, with the session.
     """
     values = {"synchronous_commit": _SYNCHRONOUS_COMMIT_SQL} | {name: f"'{value}'" for name, value in settings.items()}
     return ", ".join(f"set_config('{name}', {value}, {local_condition_sql})" for name, value in values.items())

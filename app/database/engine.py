@@ -43,7 +43,8 @@ def make_engine(
 ) -> AsyncEngine:
     """Returns a SQLAlchemy engine whose pool opens connections with a Connector. Raises DatabaseURLError if the URL is invalid.
 
-    `session_settings` has the Postgres settings of each session, by name.
+    `session_settings` has the Postgres settings of each session, by name. A statement that takes longer than
+    `statement_timeout_s` is canceled; with None, there is no limit.
     """
     connector = Connector(url, session_settings, statement_timeout_s=statement_timeout_s)
     adapted: dict[str, object] = {"async_creator_fn": connector.connect}
@@ -64,13 +65,13 @@ def make_engine(
 
 
 def _invalidate_unusable_connection(context: ExceptionContext) -> None:
-    """Makes SQLAlchemy discard a connection after an error that makes it unusable (`makes_connection_unusable`)."""
+    """Handles SQLAlchemy's event `handle_error`: discards the connection if the error has made it unusable."""
     if context.original_exception is not None and makes_connection_unusable(context.original_exception):
         context.is_disconnect = True
 
 
 def _replace_closed_connection(connection: DBAPIConnection, _record: object, _fairy: object) -> None:
-    """Makes the pool replace a connection that was lost while idle, so that no request fails because of it."""
+    """Handles SQLAlchemy's event `checkout`: makes the pool replace a connection that was lost while it was idle."""
     if connection.driver_connection.is_closed():
         raise DisconnectionError
 

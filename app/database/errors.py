@@ -77,7 +77,7 @@ def translate_error(error: BaseException, *, commit_in_doubt: bool = True) -> Da
 def translate_connect_error(error: BaseException) -> DatabaseUnavailable | None:
     """Returns the DatabaseUnavailable to raise for a failure to connect; None for a bug in Callgate.
 
-    Its `reason` is `configuration` if Postgres or the driver refuses a value in the database URL, such as unknown `options`.
+    The returned error's `reason` is `configuration` if Postgres or the driver refuses a value in the database URL.
     """
     reason = _failure_reason(error)
     if reason is None and isinstance(error, asyncpg.PostgresError | ValueError):
@@ -86,9 +86,9 @@ def translate_connect_error(error: BaseException) -> DatabaseUnavailable | None:
 
 
 def failure_log_fields(error: DatabaseUnavailable) -> dict[str, str | None]:
-    """Returns the fields that describe the error in the log. `sqlstate` and `hint` are None if there is none.
+    """Returns the log fields that describe the error: `reason`, `error` (a class name), `sqlstate` and `hint`.
 
-    The error's message is left out, because it may contain the values of the statement.
+    The last two may be None. The error's message is left out, because it may contain the values of the statement.
     """
     cause = error.__cause__ or error
     return {
@@ -110,7 +110,7 @@ def makes_connection_unusable(error: BaseException) -> bool:
 
 
 def sqlstate_of(error: BaseException) -> str:
-    """Returns the SQLSTATE of Postgres's answer, or an empty string if Postgres has not answered."""
+    """Returns the SQLSTATE of the error, also if SQLAlchemy has wrapped it; an empty string if the error has none."""
     return getattr(_unwrap(error), "sqlstate", None) or ""
 
 
@@ -120,7 +120,7 @@ def is_temporary_failure(error: DatabaseUnavailable) -> bool:
 
 
 def describe_failure(error: DatabaseUnavailable) -> str:
-    """Returns the first line of the message of the error that caused the failure. It contains no password."""
+    """Returns the first line of the message of the original error, which `error` replaces. The line contains no password."""
     return first_message_line(error.__cause__ or error)
 
 
@@ -136,7 +136,7 @@ def remedy_for(error: DatabaseUnavailable) -> str:
 
 
 def first_message_line(error: BaseException) -> str:
-    """Returns the first line of the error message of Postgres or the operating system. It contains no password.
+    """Returns the first line of the error message of Postgres or the operating system. The line contains no password.
 
     If the message is empty, returns the name of the error's class.
     """
@@ -194,5 +194,8 @@ def _is_partition_conflict(error: BaseException) -> bool:
 
 
 def _proves_rollback(error: BaseException, sqlstate: str) -> bool:
-    """Returns whether the error proves that nothing was committed. An error from a server that shuts down proves nothing."""
+    """Returns whether the error proves that nothing was committed. `sqlstate` is the SQLSTATE of the error, or empty.
+
+    A lost connection or a server that shuts down proves nothing.
+    """
     return _is_pool_timeout(error) or (sqlstate != "" and not sqlstate.startswith(("08", "57P", "40003")))

@@ -29,7 +29,7 @@ class MonthRange:
         return self.since <= at.astimezone(UTC).date() < self.until
 
     def with_earlier_start(self, span: timedelta) -> Self:
-        """Returns the range with its start moved back by `span`, and from there to the first day of the month."""
+        """Returns a range with the same end that begins `span` earlier, rounded down to the first day of a month."""
         return type(self)(_first_day_of_month(self.since - span, 0), self.until)
 
     def condition_sql(self, column: str) -> str:
@@ -96,7 +96,7 @@ async def expired_partitions(session: AsyncSession, table: str, *, before: datet
 async def try_lock_partition(session: AsyncSession, partition: Partition) -> bool:
     """Locks the partition and its parent table exclusively, so that all other sessions wait until the transaction ends.
 
-    Returns False if the lock is not free within 0.1 s, or if another worker has dropped the partition.
+    Returns whether both are locked: False if a lock is not free within 0.1 s, or if another worker has dropped the partition.
 
     Dropping a partition needs a lock of its parent table. `DETACH … CONCURRENTLY` needs no such lock, but Postgres refuses this
     command for a table with a default partition.

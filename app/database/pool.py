@@ -37,7 +37,7 @@ class _PooledConnection:
 
 
 class StatementRunner(Protocol):
-    """An object that can run one SQL statement without SQLAlchemy: a Pool, a Database or a Connection."""
+    """The interface of an object that runs single statements without SQLAlchemy: a Pool, a Database or a Connection."""
 
     async def fetch(self, statement: str, *arguments: object) -> Sequence[Any]: ...
 
@@ -49,13 +49,16 @@ class TransactionRunner(Protocol):
 
 
 class StatementPool(TransactionRunner, Protocol):
-    """The interface of an object that runs transactions and single statements. A single statement is its own transaction."""
+    """The interface of an object that runs transactions and single statements without SQLAlchemy: a Pool or a Database.
+
+    A single statement is its own transaction.
+    """
 
     async def fetch(self, statement: str, *arguments: object) -> Sequence[Any]: ...
 
 
 class _Slots(asyncio.Semaphore):
-    """A semaphore that counts how many of its slots are taken."""
+    """A semaphore that limits the connections of a Pool. `taken` is the number of connections in use."""
 
     taken = 0
 

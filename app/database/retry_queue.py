@@ -20,7 +20,9 @@ _MAX_PAUSE_S = 5.0
 
 
 class RetryQueue(Generic[Item]):
-    """Calls `write` for each item until the call succeeds, or until Postgres refuses the item's values (`is_value_refused`).
+    """Writes items in a background task: calls `write` for each item until the call succeeds.
+
+    Gives an item up if Postgres refuses its values (`is_value_refused`).
 
     Each attempt writes the `max_batch` oldest items concurrently. If no item of an attempt succeeds, the pause before the next
     attempt doubles, up to a limit. If the queue already holds `max_items`, a new item replaces the oldest one. If `max_items`

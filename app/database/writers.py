@@ -1,4 +1,4 @@
-"""Waits for open transactions that write a table. Does not block or wait for later ones."""
+"""Waits for open transactions that write a table. Transactions that begin later are neither blocked nor waited for."""
 
 import asyncio
 from typing import Final
@@ -18,9 +18,9 @@ _FIND_WRITERS_SQL: Final = """
 
 
 async def wait_for_writers(database: TransactionRunner, table: str, *, max_wait_s: float = MAX_WAIT_FOR_WRITERS_S) -> bool:
-    """Waits for the transactions, of all roles, that are open now and have written `table` or locked rows of it.
+    """Waits until all transactions have ended that are open now and have written `table` or locked rows of it.
 
-    Returns True when all of them have ended, and False after `max_wait_s`.
+    Transactions of all database roles count. Returns True when they have ended, and False after `max_wait_s` seconds.
     """
     before = await _open_writer_transactions(database, table)
     try:

@@ -41,7 +41,7 @@ async def authenticate_client(
 async def authenticate_caller(
     request: Request, credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(bearer_scheme)]
 ) -> Caller:
-    """Returns the client to which the API key or token belongs, for routes that only clients of tenants may use.
+    """Returns the client that sent the request, on a route that only clients of tenants may use.
 
     Raises the errors of `authenticate_client`.
     """
@@ -77,7 +77,10 @@ async def client_of_api_key(request: Request, key: str) -> Caller | OperatorCall
 
 
 async def _find_uncached_key(request: Request, directory: TenantDirectory, key: str) -> AuthenticatedApiKey:
-    """Looks up in the database an API key that is not in the cache. Raises the errors of `client_of_api_key`."""
+    """Looks up in the database an API key that is not in the cache. Counts a wrong key against the client's address.
+
+    Raises the errors of `client_of_api_key`.
+    """
     attempts: FailedAuthenticationLimiter = request.state.key_attempts
     address = attempts.client_address_of(request.scope)
     digest = api_key_digest(key)

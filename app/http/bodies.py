@@ -38,7 +38,7 @@ JsonBody = Annotated[dict[str, Any], Depends(read_json_object)]
 async def refuse_body(request: Request) -> None:
     """Raises InvalidRequest for a body that is not empty. Routes that change something without a body depend on this check.
 
-    Otherwise, a request to cancel a queue's calls would cancel all of them even if its body named only some.
+    Without this check, a request to cancel a queue's calls would cancel all of them, even if the body named only some.
     """
     if await request.body():
         raise InvalidRequest(field_errors=(FieldError("", "not_supported", "must be empty: this request takes no body"),))

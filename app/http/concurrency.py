@@ -49,11 +49,11 @@ class ConcurrencyLimit:
 
     @asynccontextmanager
     async def slot(self, tenant_id: str, *, is_wait_unlimited: bool = False) -> AsyncIterator[None]:
-        """Waits until a request of the tenant may be handled. Counts the request while the block runs.
+        """Waits until the limits allow another request of the tenant. The request counts while the block runs.
 
-        Raises Overloaded after `max_wait_s` seconds, unless `is_wait_unlimited` is true. Callers set `is_wait_unlimited` when a
-        response has started, because it can no longer become an error response, and after the request has changed something,
-        because Overloaded would say that nothing was done.
+        Raises Overloaded after `max_wait_s` seconds, unless `is_wait_unlimited` is true. It must be true if the response has
+        started, because no error response can follow then. It must also be true if the request has changed something, because
+        Overloaded says that nothing was done.
 
         The tenant's limit applies before the limit of the process, so a tenant that has reached its limit does not delay other
         tenants.
@@ -71,7 +71,7 @@ class ConcurrencyLimit:
 
 @dataclass(slots=True)
 class SlotLimitedTransactions:
-    """Runs the database transactions of one request. Each transaction waits for a slot of `limit`.
+    """Runs the database transactions of one request. Each transaction waits until `limit` allows another one.
 
     The limit keeps database connections free for the creation of calls.
     """
@@ -87,8 +87,8 @@ class SlotLimitedTransactions:
         """Runs one transaction of the request. Raises DatabaseUnavailable if the database cannot run it.
 
         The `detail` of DatabaseUnavailable says whether the request may have changed something. The request's first transaction
-        raises Overloaded if it gets no slot in time. Later transactions wait without a limit: an earlier one may have changed
-        something, and Overloaded would wrongly say that nothing was done.
+        raises Overloaded if it has to wait for too long. Later transactions wait as long as necessary: an earlier one may have
+        changed something, and Overloaded would wrongly say that nothing was done.
         """
         async with self.limit.slot(self.tenant_id or "", is_wait_unlimited=self._has_run_transaction):
             is_first, self._has_run_transaction = not self._has_run_transaction, True

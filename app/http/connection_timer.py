@@ -8,9 +8,8 @@ from weakref import WeakMethod
 class ConnectionTimer:
     """Calls the bound method `on_expiry` once, `seconds` after `start`, unless `cancel` is called first.
 
-    After `cancel`, the timer can be started again. Before `start` and after `cancel`, it holds only a weak reference to the
-    method's instance. Timer and instance then form no reference cycle, and the instance is freed as soon as nothing else refers
-    to it.
+    After `cancel`, the timer can be started again. Before `start` and after `cancel`, the timer holds only a weak reference
+    to the method's instance. So they form no reference cycle, and the instance is freed as soon as nothing else refers to it.
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop, on_expiry: Callable[[], None]) -> None:

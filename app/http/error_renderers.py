@@ -1,8 +1,9 @@
-"""Chooses the format of error responses by the path: problem+json, or Twilio's error format under /2010-04-01.
+"""Chooses the format of error responses by the path.
 
-Defines the interface of the renderers, one for each format.
+The formats are Twilio's error format under /2010-04-01, HTML pages under /console, and problem+json for all other paths. This
+module defines the interface of the renderers, one for each format.
 
-In both formats, the response to a request that creates a call has a status of 5xx or 429 only if no call was started.
+In every format, the response to a request that creates a call has a status of 5xx or 429 only if no call was started.
 """
 
 from collections.abc import Mapping
@@ -16,10 +17,10 @@ from app.errors import CallgateError
 
 
 class ErrorRenderer(Protocol):
-    """Renders the errors of all paths with the same prefix, in one format."""
+    """The interface of a class that renders error responses in one format, such as ProblemRenderer."""
 
     def is_call_creation(self, method: str, path: str) -> bool:
-        """Returns whether the request creates a call. Its response is then no 5xx or 429 once a call may have been started."""
+        """Returns whether the request creates a call. If so, it gets a 5xx or 429 only if it has started no call."""
 
     def render(self, error: CallgateError, *, method: str, path: str, state: Mapping[str, Any]) -> Response:
         """Returns the response for an error. `state` is the request's state, which always has `request_id`."""

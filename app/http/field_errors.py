@@ -39,12 +39,12 @@ _MESSAGES_BY_PYDANTIC_TYPE: Mapping[str, str] = {
 
 
 def field_errors_from(error: ValidationError) -> list[FieldError]:
-    """Returns every error of a failed validation. None of them contains a value of the request."""
+    """Returns a FieldError for every error of a failed validation. None of them contains a value of the request."""
     return [field_error_from(detail) for detail in error.errors(include_input=False, include_url=False)]
 
 
 def field_error_from(detail: ErrorDetails) -> FieldError:
-    """Converts one of pydantic's errors. The result has an RFC 6901 pointer and contains no value of the request."""
+    """Converts one of pydantic's errors to a FieldError. It has an RFC 6901 pointer and contains no value of the request."""
     # The location of an unknown member ends with the name that the client sent, which may look like a union tag.
     has_tags = detail["type"] != "extra_forbidden"
     parts = [part for part in detail["loc"] if not (has_tags and isinstance(part, str) and _is_union_tag(part))]

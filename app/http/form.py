@@ -18,8 +18,8 @@ ParameterValues = dict[str, list[str]]
 def parse_form_parameters(encoded: str) -> ParameterValues:
     """Returns the parameters of a form or query string.
 
-    Raises MalformedBody if a parameter is not UTF-8, if there are more than MAX_FORM_FIELDS parameters, or if the URLs in them
-    contain too many user names.
+    Raises MalformedBody if a parameter is not UTF-8, if there are more than MAX_FORM_FIELDS parameters, or if they contain
+    too many user names and passwords (`has_too_many_userinfos`).
     """
     try:
         pairs = parse_qsl(encoded, errors="strict", max_num_fields=MAX_FORM_FIELDS, keep_blank_values=True)

@@ -20,7 +20,7 @@ def idempotency_key_header(description: str, *, examples: list[str] | None = Non
 
 
 async def read_idempotency_key(request: Request) -> str | None:
-    """Returns the header's value, or None without the header.
+    """Returns the value of the Idempotency-Key header, or None if the request has no such header.
 
     Raises InvalidRequest if the header is repeated, or if its value is not 1 to 255 printable ASCII characters.
     """
@@ -40,7 +40,7 @@ async def refuse_idempotency_key(request: Request) -> None:
 
 
 def validate_idempotency_key(value: Any, pointer: str) -> str:
-    """Returns the value if it is a valid key. Otherwise raises InvalidRequest, with `pointer` as the place of the fault."""
+    """Returns the value if it is a valid Idempotency-Key. Otherwise raises InvalidRequest, whose errors have this `pointer`."""
     try:
         return _KEY_ADAPTER.validate_python(value)
     except ValidationError as error:

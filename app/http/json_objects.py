@@ -9,8 +9,8 @@ from app.errors import FieldError, InvalidRequest, MalformedBody
 def parse_json_object(text: bytes, text_name: str) -> dict[str, Any]:
     """Parses the text and returns its JSON object. `text_name` is the text's name in error messages, such as "The body".
 
-    Raises InvalidRequest if the text is JSON but not an object. Raises MalformedBody if it is not JSON, if it repeats a member
-    name, or if it is nested too deeply or has a number that is too long.
+    Raises InvalidRequest if the text is JSON but not an object. Raises MalformedBody if the text is not JSON,
+    repeats a member name, is nested too deeply, or has a number that is too long.
     """
     try:
         body = _decode_strictly(text)
@@ -35,7 +35,7 @@ class _NotAcceptedError(ValueError):
 
 
 def _refuse_repeated_members(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Returns the members as a dict. Raises _NotAcceptedError if a name is repeated.
+    """Returns the members of a JSON object as a dict. Raises _NotAcceptedError if a name is repeated.
 
     RFC 8259 §4 allows repeated names, but parsers disagree on which of the values counts.
     """

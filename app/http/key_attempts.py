@@ -28,7 +28,7 @@ _MAX_FORWARDED_ADDRESSES = 32
 class FailedAuthenticationLimiter:
     """Limits the wrong API keys and tokens that one client address may send, on average to `per_minute` in a minute.
 
-    An address that has sent no wrong key for a minute may send `per_minute` of them in a burst. Remembers the last 10,000
+    An address that has sent no wrong key for a minute may send `per_minute` of them at once. Remembers the last 10,000
     addresses that sent wrong keys, and the hashes of the last 10,000 keys that were valid.
     """
 
@@ -47,7 +47,7 @@ class FailedAuthenticationLimiter:
         self._valid_keys: OrderedDict[bytes, None] = OrderedDict()
 
     def require_below_failure_limit(self, address: str, key_hash: bytes) -> None:
-        """Raises TooManyAttempts if the address has sent too many wrong keys, unless this key was valid before."""
+        """Raises TooManyAttempts if the address has sent too many wrong keys, unless the hash is that of a known valid key."""
         if key_hash in self._valid_keys:
             return
         forgotten_at = self._forgotten_at.get(address)
@@ -58,7 +58,7 @@ class FailedAuthenticationLimiter:
             raise TooManyAttempts(retry_after_s=ceil(wait_s))
 
     def record_wrong_key(self, address: str, key_hash: bytes) -> None:
-        """Counts a wrong key for the address. If this key was valid before, forgets its hash."""
+        """Counts a wrong key for the client address. Removes the key's hash from the remembered hashes of valid keys."""
         self._valid_keys.pop(key_hash, None)
         now = self._clock()
         forgotten_at = max(self._forgotten_at.get(address, now), now) + self._seconds_per_key

@@ -22,8 +22,8 @@ NO_NUL_PATTERN = r"^[^\x00]+$"
 class ServerLimits:
     """The configurable limits of one HTTP server: the number of open connections, and the seconds for reads and writes.
 
-    `connections` does not apply to `ops_port`, the separate port for probes, metrics and operators: its limit is
-    MAX_OPERATIONS_CONNECTIONS. If `ops_port` is None, there is no such port.
+    `ops_port` is the separate port for probes, metrics and operators; None means that there is no such port. The limit of
+    connections at this port is MAX_OPERATIONS_CONNECTIONS, and not `connections`.
     """
 
     connections: int = 1000

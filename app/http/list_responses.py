@@ -1,4 +1,4 @@
-"""Builds responses with one long array. They are sent in chunks, so they neither fill the memory nor block the event loop."""
+"""Builds JSON responses with one long array. Sends them in chunks, to save memory and not block the event loop."""
 
 from collections.abc import AsyncIterator, Mapping
 from typing import Any
@@ -13,7 +13,7 @@ _MEDIA_TYPE = "application/json"
 
 
 async def list_response(name: str, chunks: AsyncIterator[bytes], other_members: Mapping[str, Any] | None = None) -> Response:
-    """Returns a response with a JSON object: an array in the member `name`, then the members of `rest`.
+    """Returns a response with a JSON object: an array in the member `name`, then `other_members`.
 
     Each of `chunks` holds some items of the array as JSON, joined by commas. An error while the first CHUNKS_BEFORE_RESPONSE
     chunks are read is raised by this function, before the response starts. A CallgateError in a later chunk becomes

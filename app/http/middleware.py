@@ -70,9 +70,11 @@ class RequestMiddleware:
         """Wraps the ASGI application `app`.
 
         `require_capacity` raises a CallgateError if a request that creates a call must be refused because too many are in
-        progress, or because the process is shutting down.
+        progress, or because the process is shutting down. `operations` decides which paths each port serves. Requests below
+        `untrusted_path_prefix` come from the internet, so their `traceparent` header is ignored.
+
         `fast_path_endpoint` returns the endpoint of a request that skips the routing of Starlette and FastAPI; None for all
-        other requests. Requests below `untrusted_path_prefix` come from the internet, so their `traceparent` header is ignored.
+        other requests.
 
         `large_body_limit` returns a limit in bytes, or None. With a limit, the body may be longer than MAX_BODY_BYTES, and the
         endpoint reads it itself after it has authenticated the client. With None, the middleware reads the body first.
@@ -195,7 +197,7 @@ class _HttpExchange:
         await self._send(message)
 
     async def _send_all_but_the_last_piece(self, message: Message) -> Message:
-        """Sends the pieces of a long body at the speed at which the client reads, except for the last piece.
+        """Splits a long body into pieces, and sends all but the last piece at the speed at which the client reads.
 
         Returns the message that is still to be sent: the last piece, or `message` itself if the body is short.
         """

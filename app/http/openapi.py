@@ -40,7 +40,7 @@ def header_references(*names: str) -> dict[str, Any]:
 
 
 def json_example_references(*examples: str) -> dict[str, Any]:
-    """Returns the `content` of a JSON response, with references to example components.
+    """Returns the `content` of an OpenAPI response. Its examples are references to the example components with these names.
 
     The examples are components because FastAPI removes nulls from the examples of a route.
     """
@@ -48,13 +48,20 @@ def json_example_references(*examples: str) -> dict[str, Any]:
 
 
 def json_request_body(schema: str, examples: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns the `openapi_extra` of a route that parses its JSON body itself. `schema` is the name of a schema component."""
+    """Returns the `openapi_extra` of a route that parses its JSON body itself.
+
+    `schema` is the name of a schema component. `examples` are OpenAPI's examples of the body, by name.
+    """
     content = {"application/json": {"schema": {"$ref": f"#/components/schemas/{schema}"}, "examples": examples}}
     return {"requestBody": {"required": True, "content": content}}
 
 
 def complete_document(document: dict[str, Any], *, schemas: Mapping[str, Schema], examples: Mapping[str, Any]) -> None:
-    """Adds components that no route declares, adds X-Request-Id to every response, and simplifies all schemas in place."""
+    """Changes the document in place: simplifies all schemas, and adds what FastAPI leaves out.
+
+    These are the components that no route declares, the header X-Request-Id of every response, and an empty `security` for
+    operations without one.
+    """
     components = document["components"]
     components["schemas"] |= schemas
     components["examples"] = dict(examples)

@@ -65,7 +65,7 @@ _ERRORS_WITH_HEADER: dict[str, tuple[type[CallgateError], ...]] = {
 
 
 class Retry(BaseModel):
-    """Whether the client may repeat the request, and how."""
+    """The member `retry` of a problem: whether the client may repeat the request, and how."""
 
     safe: bool = Field(description="Whether repeating the request can never place a second call.")
     same_key: bool = Field(description="Whether to repeat it with the same Idempotency-Key; if false, use a new one.")
@@ -112,7 +112,7 @@ class Problem(BaseModel):
 
 
 class UnknownOutcomeResponse(BaseModel):
-    """The body of a 202 if a creation was interrupted and may have started a call. It has the record's id, not the record."""
+    """The body of the 202 response to a creation that was interrupted after it may have started a call."""
 
     id: UUID = Field(description="The id of the call's record, in which the outcome will be.")
     execution: Literal["unknown"]
@@ -264,8 +264,8 @@ def error_responses(
 ) -> dict[int | str, dict[str, Any]]:
     """Returns the `responses` of an OpenAPI operation that can answer with these errors, with an example of each.
 
-    `instance` is the request path in the examples. The caller leaves out the errors of authentication, because
-    `describe_access` adds them to every route that needs a scope.
+    `method` and `instance` are the request's method and path in the examples. `describe_access` adds the errors of
+    authentication to every route that needs a scope, so `errors` does not include them.
     """
     documented: dict[int | str, dict[str, Any]] = {}
     for each in errors:

@@ -35,7 +35,7 @@ logger = structlog.stdlib.get_logger(__name__)
 
 
 class BoundedProtocol(HttpToolsProtocol):
-    """HTTP/1.1 with limits on the request head, on time and on open connections.
+    """One connection of uvicorn's HTTP/1.1 server, with limits on the request head, on time and on open connections.
 
     Counts the requests that it refuses, if the application's lifespan state has `metrics`.
     """
@@ -252,7 +252,7 @@ class BoundedProtocol(HttpToolsProtocol):
     # Deadlines and errors
 
     def _set_read_deadline(self, *, restart: bool = False) -> None:
-        """Starts the deadline for reading the current head or body. If it runs already, restarts it only if `again` is true."""
+        """Starts the deadline for reading the current head or body. If it runs already, `restart` restarts it."""
         part = (self._requests, self._reading)
         if part == self._read_deadline_for and not restart:
             return

@@ -23,7 +23,7 @@ async def refuse_unknown_parameters(request: Request) -> None:
 def query_parameter_errors(request: Request, known: Collection[str] | None) -> tuple[FieldError, ...]:
     """Returns an error for each query parameter that is not in `known`, and for each that is given more than once.
 
-    With more than MAX_FORM_FIELDS parameters, returns one error. `known` is None if the caller checks the names itself.
+    With more than MAX_FORM_FIELDS parameters, returns only one error, which says so. If `known` is None, every name is allowed.
     """
     query_string: bytes = request.scope["query_string"]
     if not query_string:

@@ -12,7 +12,10 @@ from app.http.problems import ProblemRenderer
 def raw_error_response(
     error: CallgateError, *, method: str, path: str, default_headers: Iterable[tuple[bytes, bytes]]
 ) -> bytes:
-    """Returns the bytes of a response that reports the error and says that the connection will be closed."""
+    """Returns the bytes of a problem+json response that reports the error and says that the connection will be closed.
+
+    `default_headers` are the headers that uvicorn adds to every response.
+    """
     request_id = uuid4().hex
     response = ProblemRenderer().render(error, method=method, path=path, state={"request_id": request_id})
     fields = [

@@ -56,8 +56,8 @@ class Readiness:
     async def check(self) -> Health:
         """Returns the current health. If the check takes longer than READY_TIMEOUT_S, the health has the reason `timeout`.
 
-        Requests that arrive during a check wait for the same check, which uses one database connection. A check that takes
-        longer is not cancelled, so that it reaches the second host of the database URL if the first one does not answer.
+        Requests that arrive during a check wait for the same check, which uses one database connection. A check that exceeds
+        READY_TIMEOUT_S is not cancelled, so that it reaches the second host of the database URL if the first does not answer.
         """
         if self._running_check is None or self._running_check.done():
             self._running_check = asyncio.create_task(self._check_database())
@@ -97,6 +97,7 @@ class Readiness:
     def _health_with_unusable_database(self, reason: str, revision: str | None = None) -> Health:
         """Returns the health while the database or its schema is not usable.
 
+        `reason` says why: `not_migrated` means that the schema is not usable. `revision` is the schema's revision, if known.
         The status is `degraded` if the process was ready before, and `unavailable` if not.
         """
         status: Literal["degraded", "unavailable"] = "degraded" if self._was_ready else "unavailable"

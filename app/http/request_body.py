@@ -77,7 +77,7 @@ def body_too_large_error(limit: int) -> BodyTooLarge:
 def replay_body(body: bytes, receive: Receive) -> Receive:
     """Returns an ASGI `receive` for a request whose body was already read.
 
-    Its first call returns `body`. Later calls return the later messages of the given `receive`.
+    The first call of the returned function returns a message with `body`. Later calls return what the given `receive` returns.
     """
     replayed = False
 

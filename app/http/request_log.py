@@ -28,7 +28,7 @@ def count_and_log_request(
 ) -> None:
     """Counts and logs a request that has ended, and adds the result to the request's tracing span.
 
-    `seconds` is the duration of the request. `seconds_by_part` holds the time that was spent in each part, such as `database`.
+    `seconds` is the duration of the request. `seconds_by_part` has the seconds of each part, such as `database`.
     """
     method, route = method_label(scope), _route_label(scope)
     metrics.http.requests_series(method, route, str(status)).inc()
@@ -51,8 +51,8 @@ def count_and_log_request(
 def count_error(metrics: Metrics, scope: Scope, error: CallgateError) -> None:
     """Counts an error that is the response to a request, or the result of one line of a bulk request.
 
-    Counts `database-unavailable` also by route, once per request, because an alert divides this number by the number of
-    requests.
+    DatabaseUnavailable is counted by route, too, and at most once per request, because an alert divides this number by the
+    number of requests.
     """
     metrics.http.refused.labels(error.slug).inc()
     if isinstance(error, DatabaseUnavailable) and not scope.get(_COUNTED_AS_UNAVAILABLE):

@@ -81,7 +81,7 @@ class ScopedRoute(APIRoute):
     def authentication_dependency(self) -> Callable[..., Any]:
         """Returns the FastAPI dependency that authenticates the client.
 
-        FastAPI calls it once per request, even if the endpoint depends on it as well.
+        FastAPI calls the dependency once per request, even if the endpoint depends on it as well.
         """
         return authenticate_caller if self.access.clients == "tenant" else authenticate_client
 

@@ -8,7 +8,10 @@ _UPGRADE_HEADERS = frozenset({b"upgrade", b"http2-settings"})
 
 
 def head_without_upgrade(method: str, target: bytes, version: str, headers: Iterable[tuple[bytes, bytes]]) -> bytes:
-    """Returns a request head without the headers that ask for a protocol upgrade. Raises MalformedRequest for CONNECT."""
+    """Builds the bytes of a request head, without the headers that ask for a protocol upgrade.
+
+    Raises MalformedRequest if the method is CONNECT.
+    """
     if method == "CONNECT":
         raise MalformedRequest
     lines = [b"%b %b HTTP/%b" % (method.encode("latin-1"), target, version.encode("latin-1"))]

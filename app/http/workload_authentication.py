@@ -24,7 +24,7 @@ def looks_like_token(text: str) -> bool:
 async def authenticate_workload(request: Request, token: str) -> Caller | OperatorCaller:
     """Returns the client that is registered for the token's service account. It acts for a tenant or for an operator.
 
-    Raises Unauthorized if the token is not valid, or if no client is registered; the error says which check failed. Raises
+    Raises Unauthorized if this Callgate accepts no tokens, if the token is not valid, or if no client is registered. Raises
     TooManyAttempts if the client's address has sent too many wrong keys, and WorkloadKeysUnavailable if the token cannot be
     checked at the moment.
     """
@@ -38,7 +38,10 @@ async def authenticate_workload(request: Request, token: str) -> Caller | Operat
 
 
 async def _service_account(request: Request, token: str) -> ServiceAccount:
-    """Returns the service account of a token. If the token is in the cache of valid tokens, does not validate it again."""
+    """Returns the service account of a token. Validates the token, unless it is in the cache of valid tokens.
+
+    Raises the errors of `authenticate_workload`.
+    """
     tokens: WorkloadTokenValidator | None = request.state.workload_tokens
     if tokens is None:
         raise _refused_token_error(
@@ -50,7 +53,7 @@ async def _service_account(request: Request, token: str) -> ServiceAccount:
 async def _validate_uncached_token(request: Request, tokens: WorkloadTokenValidator, token: str) -> ServiceAccount:
     """Validates a token that is not in the cache of valid tokens, and returns its service account.
 
-    Counts a refused token as a wrong key from the client's address.
+    Counts a refused token as a wrong key from the client's address. Raises the errors of `authenticate_workload`.
     """
     attempts: FailedAuthenticationLimiter = request.state.key_attempts
     address, digest = attempts.client_address_of(request.scope), api_key_digest(token)
@@ -67,7 +70,7 @@ async def _validate_uncached_token(request: Request, tokens: WorkloadTokenValida
 
 
 def _refused_token_error(request: Request, reason: RefusalReason, detail: str) -> Unauthorized:
-    """Counts a refused token, adds the reason to the request's log line, and returns the error to raise."""
+    """Counts a refused token in the metrics, adds the reason to the request's log line, and returns the error to raise."""
     metrics: Metrics = request.state.metrics
     metrics.workloads.refused.labels(reason).inc()
     bind_log_fields(token_refused=reason)

@@ -118,7 +118,7 @@ _json_encoder = json.JSONEncoder(default=_repr_or_type)
 def _exception_without_values(_: Any, __: str, event: structlog.types.EventDict) -> structlog.types.EventDict:
     """Replaces `exc_info` by `error_chain`: the class names and code locations of the exception and of its causes.
 
-    Exception messages are left out, because they may repeat values, such as request bodies.
+    This is a structlog processor. Exception messages are left out, because they may repeat values, such as request bodies.
     """
     error = event.pop("exc_info", None)
     if error is True:

@@ -3,8 +3,8 @@
 Workers measure the backlogs in Postgres, such as the number of waiting calls (app/jobs/gauges.py). API processes instead
 measure how many workers run (app/http/worker_gauges.py).
 
-Metrics that change with every created call have a cached variant of `labels`, named `…_series`, because `labels` takes longer
-than the update of the metric.
+Metrics that change with every created call have a function `…_series`, which caches the results of `labels`, because `labels`
+takes longer than the update of the metric.
 """
 
 import platform
@@ -214,7 +214,7 @@ class WorkloadMetrics:
 
 
 class Metrics:
-    """All metrics of /metrics. Labels come from short, fixed sets; ids, tenants and phone numbers are never labels."""
+    """All metrics that /metrics serves. Labels come from short, fixed sets; ids, tenants and phone numbers are never labels."""
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()

@@ -90,7 +90,8 @@ class Tracing:
     def tracing_enabled(self) -> Iterator[None]:
         """Makes `trace_background_work` open traces inside the block.
 
-        Workers need this. In the API, `trace_request` does the same for each request.
+        Workers run their jobs inside this block. In the API, `trace_request` has the same effect for each request. Without
+        either of them, `trace_background_work` opens no trace.
         """
         token = _current_tracer.set(self._tracer)
         try:
@@ -207,7 +208,10 @@ def trace_background_work(name: str, *, caused_by: str | None, attributes: Mappi
 
 
 def link_to_cause(caused_by: str | None) -> None:
-    """Links the open trace to the trace that has the `traceparent` `caused_by`. Does nothing if `caused_by` is None."""
+    """Links the open trace to the trace that caused its work. `caused_by` is the W3C `traceparent` of that trace.
+
+    Does nothing if `caused_by` is None or no trace is open.
+    """
     span = _root_span.get()
     if span is not None:
         for one in _links(caused_by):
@@ -220,7 +224,7 @@ def has_recording_span() -> bool:
 
 
 def annotate_span(attributes: Mapping[str, AttributeValue], *, name: str | None = None) -> None:
-    """Adds attributes to the current span, and renames the span to `name` if given.
+    """Adds attributes to the current span, if there is one, and renames the span to `name` if given.
 
     The values must be constants, numbers or ids, never an address, a URL or an SQL statement.
     """

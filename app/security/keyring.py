@@ -84,7 +84,10 @@ class Keyring:
         return list(self._by_id)
 
     def encrypt(self, secret: str, *, associated_data: str) -> bytes:
-        """Encrypts the secret with the newest key. `associated_data` names the secret's database row."""
+        """Returns the secret, encrypted with the newest key. `associated_data` names the secret's database row.
+
+        Decryption needs the same `associated_data`.
+        """
         nonce = os.urandom(_NONCE_BYTES)
         ciphertext = self._newest.cipher.encrypt(nonce, secret.encode(), associated_data.encode())
         return _FORMAT_VERSION + self._newest.id + nonce + ciphertext
@@ -109,18 +112,18 @@ class Keyring:
             raise SecretUnreadable("damaged, or moved from another row") from None
 
     def is_ciphertext_of(self, encrypted: bytes, secret: str, *, associated_data: str) -> bool:
-        """Returns whether `encrypted` decrypts to `secret`. Compares in constant time. False if it cannot be decrypted."""
+        """Returns whether `encrypted` decrypts to `secret`: False if it cannot be decrypted. Compares in constant time."""
         try:
             return hmac.compare_digest(self.decrypt(encrypted, associated_data=associated_data).encode(), secret.encode())
         except SecretUnreadable:
             return False
 
     def reencrypt(self, encrypted: bytes, *, associated_data: str) -> bytes:
-        """Decrypts the secret and encrypts it with the newest key. Raises SecretUnreadable if it cannot be decrypted."""
+        """Returns the secret, decrypted and encrypted with the newest key. Raises SecretUnreadable if `decrypt` does."""
         return self.encrypt(self.decrypt(encrypted, associated_data=associated_data), associated_data=associated_data)
 
     def pseudonym(self, value: str) -> str:
-        """Returns a pseudonym of the value: `tok_` and a short keyed hash. It changes when a newer key is configured."""
+        """Returns a pseudonym of the value: `tok_` and a short keyed hash, which changes when a newer key is configured."""
         return f"tok_{hmac.digest(self._newest.pseudonym_key, value.encode(), 'sha256')[:6].hex()}"
 
     def compute_mac(self, value: bytes) -> bytes:
@@ -136,7 +139,7 @@ class Keyring:
         return self._newest.id + hmac.digest(self._newest.hashing_key, value, "sha256")
 
     def is_outdated_hash(self, stored: bytes) -> bool:
-        """Returns whether a keyed hash was made with a key other than the newest."""
+        """Returns whether `stored`, a result of `keyed_hash`, was made with a key other than the newest."""
         return stored[:_KEY_ID_BYTES] != self._newest.id
 
     def matches_keyed_hash(self, stored: bytes, value: bytes) -> bool:

@@ -106,10 +106,9 @@ class _SecretFinder:
         self._partial_starts = {start[:length] for start in starts for length in range(1, len(start) + 1)}
 
     def redact(self, data: bytes, start: int, min_length: int) -> tuple[bytes, int]:
-        """Redacts the secrets that begin within the `min_length` bytes of `data` after `start`.
+        """Returns the bytes of `data` from `start` on, with `***` for each secret that begins in the first `min_length`.
 
-        Returns the redacted bytes, and how many bytes of `data` after `start` they replace: `min_length`, or more if a secret
-        ends later.
+        Also returns how many bytes of `data` were replaced or copied: `min_length`, or more if a secret ends later.
         """
         redacted, at, place, limit = [], start, start, start + min_length
         while (found := self._start_pattern.search(data, place)) and (begin := found.start()) < limit:
@@ -171,7 +170,7 @@ def redact(
 ) -> Any:
     """Returns text or JSON with `***` for each secret.
 
-    `member` is the name of the JSON member that holds the value. A value for which `keep(member, value)` is true is not
+    `member_name` is the name of the JSON member that holds `value`. Values for which `keep(member_name, value)` is true are not
     changed. Member names in snake_case are not changed either, because a short secret may equal a word in them, such as `user`.
     """
     if keep(member_name, value):
@@ -202,9 +201,9 @@ def mask_userinfo(text: str) -> str:
 
 
 def has_too_many_userinfos(*texts: str) -> bool:
-    """Returns whether the texts together have too many user names and passwords in URLs or for SIP, or one that is too long.
+    """Returns whether the texts have too many different user names and passwords in URLs or for SIP, or one that is too long.
 
-    The limits are MAX_USERINFOS, MAX_SIP_SECRETS and MAX_USERINFO_LENGTH.
+    The texts are counted together. The limits are MAX_USERINFOS, MAX_SIP_SECRETS and MAX_USERINFO_LENGTH.
     """
     found = {text[start:end] for text in texts for start, end in _find_userinfos(text)}
     of_sip = {text[start:end] for text in texts for start, end in find_sip_secrets(text)}

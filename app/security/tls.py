@@ -1,4 +1,4 @@
-"""Shares TLS contexts between the clients of a process, because reading the certificates takes 30 ms."""
+"""Shares TLS contexts between the HTTP clients of a process, because reading the certificates takes 30 ms."""
 
 import os
 import ssl
