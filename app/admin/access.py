@@ -55,11 +55,11 @@ _SUSPENDED_DETAIL = "The tenant of this API key is suspended: its own keys chang
 
 
 class AdminRoute(ScopedRoute):
-    """A route that replaces an AdministrationError of its endpoint with an API error for the client.
+    """A route that raises an API error in place of each AdministrationError of its endpoint.
 
     Also replaces the default text of DatabaseUnavailable, which is about the creation of calls, with
-    `database_unavailable_detail`. An error with the default text comes from authentication or from a read. Errors of changes
-    have another text already, which SlotLimitedTransactions sets.
+    `database_unavailable_detail`. Keeps other texts: SlotLimitedTransactions has set them, and they say whether the request may
+    have changed something.
     """
 
     database_unavailable_detail: ClassVar[str] = UNCHANGED_DETAIL
@@ -124,7 +124,7 @@ ActorDep = Annotated[Actor, Depends(audit_actor_of_request)]
 async def administration_transactions(request: Request, client: ClientDep) -> SlotLimitedTransactions:
     """Returns a runner of database transactions that limits how many transactions of one tenant run at the same time.
 
-    All operators together count as one tenant.
+    A transaction above the limit waits. All operators together count as one tenant.
     """
     return SlotLimitedTransactions(request.state.database, request.state.administration_limit, client.tenant_id)
 
@@ -141,13 +141,13 @@ TenantAdministrationDep = Annotated[TenantAdministration, Depends(tenant_adminis
 
 
 def require_operator(client: Caller | OperatorCaller, action: str) -> None:
-    """Raises OperatorKeyRequired, "Only an operator's API key may {what}.", if the request has a tenant's own key."""
+    """Raises OperatorKeyRequired, "Only an operator's API key may {action}.", if the request has a tenant's own key."""
     if isinstance(client, Caller):
         raise OperatorKeyRequired(f"Only an operator's API key may {action}.")
 
 
 def parse_body(model: type[Model], body: Mapping[str, Any]) -> Model:
-    """Returns the body as an instance of `model`. Raises InvalidRequest with all errors."""
+    """Returns the body as an instance of `model`. Raises InvalidRequest, which lists all invalid members."""
     try:
         return model.model_validate(body)
     except ValidationError as error:
@@ -175,6 +175,6 @@ def openapi_creation_responses(
 
 
 def mark_response_as_replayed(response: Response) -> None:
-    """Marks the response to a repeated creation, which has changed nothing: sets the status 200 and REPLAYED_HEADER."""
+    """Sets the status 200 and the header REPLAYED_HEADER. They tell the client that its creation was a repeated request."""
     response.status_code = 200
     response.headers[REPLAYED_HEADER] = "true"

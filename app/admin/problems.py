@@ -1,4 +1,4 @@
-"""Translates AdministrationError, the base class of the administration's errors, to API errors.
+"""Translates the errors of the administration (AdministrationError) to API errors.
 
 The message of NoSuchResource advises the user to run a command (`callgate tenants list`). A client of the API cannot do that,
 so the API error has another text.
@@ -25,7 +25,7 @@ NOTHING_CHANGED_DETAIL: Final = "Nothing was changed; `errors` lists every fault
 
 
 def api_error_for_operator_error(error: AdministrationError) -> CallgateError:
-    """Returns the API error that is raised in place of `error`."""
+    """Returns the API error to raise in place of `error`; InternalError if the class of `error` has no API error."""
     match error:
         case NoSuchResource(noun="tenant"):
             return TenantNotFound()

@@ -48,10 +48,15 @@ UNNAMED_ACTOR: Final = "?"
 
 @dataclass(frozen=True, slots=True)
 class Actor:
-    """Who makes a change: a person or program that runs a command or sends a request.
+    """Who does what the audit log records: the user of a command, or the client of a request.
 
-    `name` is the name of the operating system's user (None if the user has no name), the API key's id (`cgk_…`), the workload,
-    or the person who logged in to the console by a one-time link or by OpenID Connect. `request_id` is None for a command.
+    What `name` is depends on `kind`:
+    - "cli" and "apply", for commands: the operating system's user, or None if the user has no name.
+    - "key": the public part of the API key (`cgk_…`).
+    - "workload": the namespace and the name of the service account.
+    - "link" and "oidc": the person who logged in to the console by a one-time link or by OpenID Connect.
+
+    `request_id` is None for a command.
     """
 
     kind: ActorKind

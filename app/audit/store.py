@@ -29,9 +29,8 @@ class AuditRow:
 class AuditFilter:
     """Filters of a list of events. A filter that is None is not applied.
 
-    If `actor_name` is UNNAMED_ACTOR, only events whose actors have no name are listed.
-    `since` is inclusive, and `until` is exclusive. `before` is the time and id of an event: only events older than this one are
-    listed.
+    If `actor_name` is UNNAMED_ACTOR, only events whose actors have no name are listed. `since` is inclusive, and `until` is
+    exclusive. `before` is the time and id of an event: only events older than that event are listed.
     """
 
     tenant_id: str | None = None

@@ -34,7 +34,7 @@ class TenantAdministration(AccountAdministration, ApiKeyAdministration, SipCrede
     async def create_tenant(self, tenant_id: str, *, name: str) -> TenantRow:
         """Creates a tenant and returns it.
 
-        An existing tenant with this name is returned unchanged. Raises ResourceExists if the existing tenant has another name.
+        If the tenant exists with this name, returns it unchanged. Raises ResourceExists if it exists with another name.
         """
         try:
             tenant, _ = await self.ensure_tenant(tenant_id, {"name": name})
@@ -46,8 +46,8 @@ class TenantAdministration(AccountAdministration, ApiKeyAdministration, SipCrede
     async def ensure_tenant(self, tenant_id: str, settings: TenantSettings) -> tuple[TenantRow, bool]:
         """Creates a tenant with these settings, which must include `name`. Returns the tenant, and whether it was created now.
 
-        An existing tenant that has these settings is returned unchanged. Raises ResourceExists if the existing tenant has
-        another value for one of them.
+        If a tenant with this id exists and has these settings, returns it unchanged. Raises ResourceExists if it has another
+        value for one of them.
         """
         async with self.database.transaction() as connection:
             tenant = await self._insert_tenant(connection, tenant_id, name=settings["name"])

@@ -32,8 +32,10 @@ class AccountAdministration(Administration):
     ) -> CredentialRow:
         """Adds a credential to a Twilio account and returns the credential. Creates the account if the tenant lacks it.
 
-        An active credential with the same secret is returned unchanged. Requests to Twilio try older credentials of the account
-        first. If `base_url` is None, an existing account keeps its base URL, and a new account uses CALLGATE_TWILIO_BASE_URL.
+        `secret` is the secret of the API key with the SID `key_sid` or, if `key_sid` is None, an auth token. If the account has
+        an active credential with this secret already, returns that credential unchanged. Requests to Twilio try older
+        credentials of the account first. If `base_url` is None, an existing account keeps its base URL, and a new account uses
+        CALLGATE_TWILIO_BASE_URL.
         """
         check_sids(account_sid, key_sid)
         base_url = _valid_base_url(base_url)
@@ -45,11 +47,11 @@ class AccountAdministration(Administration):
     async def create_account(
         self, tenant_id: str, *, account_sid: str, secret: str, key_sid: str | None, base_url: str | None
     ) -> tuple[AccountRow, list[CredentialRow], bool]:
-        """Creates an account with its first credential.
+        """Creates an account with its first credential: an API key or, if `key_sid` is None, an auth token.
 
-        Returns the account, its active credentials, and whether it was created now. An existing account is returned unchanged
-        if it has this credential, and `base_url` is None or equal to the account's base URL. Raises ResourceExists for any
-        other existing account.
+        Returns the account, its active credentials, and whether the account was created now. If the tenant has the account
+        already, returns it unchanged. Raises ResourceExists if the existing account lacks this credential, or if `base_url` is
+        given and is not the account's base URL.
         """
         check_sids(account_sid, key_sid)
         base_url = _valid_base_url(base_url)
@@ -69,7 +71,8 @@ class AccountAdministration(Administration):
     ) -> tuple[CredentialRow, bool]:
         """Adds a credential to an existing account. Returns the credential, and whether it was created now.
 
-        An active credential with the same secret is returned unchanged.
+        `secret` is the secret of the API key with the SID `key_sid` or, if `key_sid` is None, an auth token. If the account has
+        an active credential with this secret already, returns that credential unchanged.
         """
         check_sids(account_sid, key_sid)
         async with self.database.transaction() as connection:
@@ -99,7 +102,7 @@ class AccountAdministration(Administration):
         return [(account, [c for c in credentials if c.account_id == account.id]) for account in accounts]
 
     async def revoke_credential(self, tenant_id: str, credential_id: UUID, *, account_sid: str | None = None) -> CredentialRow:
-        """Revokes a credential of the tenant. Idempotent.
+        """Revokes a credential of the tenant, and returns it. Revoking it again changes nothing.
 
         Raises NoSuchResource if the tenant has no such credential. If `account_sid` is given, also raises NoSuchResource if the
         credential belongs to another account.
@@ -162,7 +165,11 @@ class AccountAdministration(Administration):
     async def _insert_credential(
         self, connection: Connection, account: AccountRow, *, secret: str, key_sid: str | None
     ) -> CredentialRow:
-        """Inserts a credential and returns it. The transaction must have locked or inserted the credential's account."""
+        """Inserts a credential and returns it. The caller's transaction must have locked or inserted the account.
+
+        Raises InvalidValue if the secret does not match TWILIO_SECRET_PATTERN, or if the account already has
+        MAX_ACTIVE_CREDENTIALS_PER_ACCOUNT active credentials.
+        """
         pointer = "/secret" if key_sid else "/auth_token"
         if not TWILIO_SECRET_PATTERN.fullmatch(secret):
             raise InvalidValue(pointer, "invalid_secret", f"a secret of Twilio has {TWILIO_SECRET_ADVICE}")

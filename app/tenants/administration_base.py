@@ -14,7 +14,10 @@ from app.tenants.errors import no_such_tenant_error
 
 @dataclass(frozen=True, slots=True)
 class Administration:
-    """Base class of the classes that manage tenants and their resources. The audit log names `actor` for each change."""
+    """Base class of the classes that manage tenants and their resources.
+
+    `actor` is the person or program that the audit log names for each change.
+    """
 
     database: TransactionRunner
     keyring: Keyring

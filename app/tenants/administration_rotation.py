@@ -44,11 +44,11 @@ class CredentialReplacement:
 
 @dataclass(frozen=True, slots=True)
 class RotationProgress:
-    """The state of a rotation. `step` says what comes next.
+    """The state of a rotation. `step` says what comes next:
 
-    With `promote`, an operator must promote the new auth token at Twilio, because Twilio still accepts the old one. With
-    `wait`, the old credential can be revoked at `revoke_at`, or later if it is used again. With `done`, the old credential is
-    revoked.
+    - "promote": an operator must promote the new auth token at Twilio, because Twilio still accepts the old one.
+    - "wait": the old credential can be revoked at `revoke_at`, or later if it is used again.
+    - "done": nothing. The old credential is revoked.
     """
 
     step: RotationStep
@@ -135,7 +135,7 @@ class CredentialRotation(AccountAdministration):
 
         An old auth token is needed while Twilio accepts it. Every old credential is needed until it has been unused for
         `min_unused_time`, which should be more than a minute, because uses are stored up to a minute late.
-        Raises AdministrationError if one of the credentials has been revoked since, if Twilio does not answer, or if the new
+        Raises AdministrationError if the old or the new credential has been revoked, if Twilio does not answer, or if the new
         credential cannot be decrypted, is refused by Twilio, or was refused for an earlier request.
         """
         account, old, new = replacement.account, replacement.old, replacement.new

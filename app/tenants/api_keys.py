@@ -23,7 +23,7 @@ _TWILIO_KEY_PATTERN = re.compile(r"[0-9a-f]{32}")
 
 
 def generate_api_key(key_format: ApiKeyFormat) -> str:
-    """Returns a new random key: `cgk_…`, or 32 lower-case hexadecimal digits, which look like a Twilio auth token."""
+    """Returns a new random key: `cgk_…` or, for "twilio", 32 lower-case hexadecimal digits, like a Twilio auth token."""
     if key_format == "twilio":
         return secrets.token_hex(_TWILIO_KEY_BYTES)
     return f"{_KEY_START}_{secrets.token_hex(_ID_HEX_DIGITS // 2)}_{secrets.token_urlsafe(32)}"
@@ -32,7 +32,8 @@ def generate_api_key(key_format: ApiKeyFormat) -> str:
 def api_key_prefix(key: str) -> str:
     """Returns the public part of an API key, such as `cgk_0123456789ab`.
 
-    The public part is the beginning of a key that starts with `cgk_`. For a key of 32 hexadecimal digits, it contains a hash.
+    A key that starts with `cgk_` begins with its public part. The public part of a key of 32 hexadecimal digits is made from a
+    hash of the key.
     """
     if _TWILIO_KEY_PATTERN.fullmatch(key):
         return f"{_KEY_START}_{hashlib.sha256(b'callgate key id:' + key.encode()).hexdigest()[:_ID_HEX_DIGITS]}"

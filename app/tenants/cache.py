@@ -19,8 +19,8 @@ def never_coherent() -> bool:
 class TTLCache(Generic[Value]):
     """Keeps values for at most `lifetime_s` seconds, and returns them only while `is_coherent` returns true.
 
-    `is_coherent` must return false while a change of the data might not lead to a call of `invalidate`. If `invalidate` is
-    called while a value is read, the value is not kept, because it may be older than the change. None is not cached.
+    `is_coherent` may return true only while every change of the data leads to a call of `invalidate`. If `invalidate` is called
+    while a value is read, the value is not kept, because it may be older than the change. None is not cached.
     """
 
     def __init__(self, *, is_coherent: Callable[[], bool], lifetime_s: float = 30.0, max_entries: int = 10_000) -> None:

@@ -53,8 +53,8 @@ COMMAND_LINE_CALLER: Final = OperatorCaller(None, "command line", ALL_SCOPES)
 def command_caller(tenant_id: str, *, suspended: bool) -> Caller:
     """Returns a Caller for a command that acts for one tenant. `suspended` says whether the tenant is suspended.
 
-    The Caller of every command has the same `key_id`. API keys and workloads take turns when their scheduled calls are dialled:
-    all commands together have one turn, like one API key.
+    The Caller of every command has the same `key_id`. Scheduled calls of equal priority are dialled alternately for each
+    `key_id` (API key or workload), and all commands together count as one.
     """
     return Caller(tenant_id, UUID(int=0), COMMAND_LINE_CALLER.name, suspended, ALL_SCOPES)
 
@@ -68,8 +68,8 @@ def require_grantable_scopes(creator: Caller | OperatorCaller, scopes: frozenset
     """Checks that `creator` may give `scopes` to a new API key or workload of a tenant (of an operator if `tenant_id` is None).
 
     Raises OperatorKeyRequired if `creator` acts for a tenant and `tenant_id` is not the id of this tenant. Raises ScopeRequired
-    if `creator` lacks one of the scopes. An operator with the scope `admin` may give every scope to an API key or workload of a
-    tenant.
+    if `creator` lacks one of the scopes. One exception: an operator with the scope `admin` may give a tenant's API key or
+    workload also scopes that the operator lacks.
     """
     if isinstance(creator, Caller):
         if creator.tenant_id != tenant_id:

@@ -92,7 +92,7 @@ class TenantDirectory:
         self._database = database
         self._keyring = keyring
         self._on_key_use = on_key_use
-        # A read never joins a statement that is already running: its result could be older than a change made before the read.
+        # A read never joins a statement that is already running: that statement may have missed a change made before the read.
         self._stored_keys = Batcher(partial(find_api_keys, database))
         self._stored_workloads = Batcher(partial(find_workloads, database))
         self._stored_credentials = Batcher(partial(list_credentials_of_usable_accounts, database))

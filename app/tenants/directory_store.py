@@ -173,7 +173,10 @@ async def list_credentials_of_usable_accounts(
 
 
 def _credentials_of_account(credentials: Sequence[StoredCredential], account_sid: str | None) -> list[StoredCredential]:
-    """Returns the credentials of the account with this SID or, if the SID is None, of the account of the first credential."""
+    """Returns the credentials of the account with this SID or, if the SID is None, of the oldest account.
+
+    `credentials` are of one tenant. Those of its oldest account come first.
+    """
     sid = account_sid or next((credential.account_sid for credential in credentials), None)
     return [credential for credential in credentials if credential.account_sid == sid]
 

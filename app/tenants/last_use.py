@@ -1,7 +1,8 @@
-"""Records when each Twilio credential and each API key was last used, exact to about a minute. Requests do not wait for this.
+"""Records when each Twilio credential and each API key was last used, exact to about a minute.
 
 A credential is used when a request is sent with it. An auth token is also used when a callback is verified with it. An API key
-is used when a request with it is authenticated, even if the request is then refused.
+is used when a request with it is authenticated, even if the request is then refused. Requests do not wait until a use is
+stored.
 """
 
 import asyncio
@@ -54,7 +55,7 @@ class LastUseRecorder:
             await self._flush()
 
     async def _flush(self) -> None:
-        """Writes the collected uses to the database. If this fails or is cancelled, keeps them for the next attempt."""
+        """Writes the collected uses to the database. If the write fails or is cancelled, keeps them for the next write."""
         used, self._used = self._used, set()
         if not used:
             return

@@ -91,7 +91,7 @@ async def make_postponed_calls_due(
 
     A call is postponed if its `due_at` is in the future and after its `not_before`: the call was due outside its calling hours,
     or is to be tried again. If `queue_id` is None, changes the calls of all queues of the tenant. Skips calls that another
-    transaction has locked, because this transaction dials or cancels them. Goes through the calls once, in the order of their
+    transaction has locked, because that one grants or cancels them. Goes through the calls once, in the order of their
     ids, `batch_size` calls in each transaction. A call that a worker postpones again by the new hours is not changed again.
 
     The caller must first wait for all transactions that may have read the old hours (`apply_settings_to_waiting_calls`).

@@ -23,7 +23,7 @@ async def find_account_by_sid(session: AsyncSession, *, tenant_id: str, account_
 
 
 async def set_credential_rejection(session: AsyncSession, credential_ids: Collection[UUID], *, reason: str | None) -> None:
-    """Marks credentials as refused by Twilio, or, if `reason` is None, as accepted again."""
+    """Marks credentials as refused by Twilio now or, if `reason` is None, as accepted again."""
     statement = (
         update(TwilioCredential)
         .where(TwilioCredential.id.in_(credential_ids))
@@ -48,7 +48,7 @@ async def mark_api_keys_used(session: AsyncSession, prefixes: Collection[str]) -
 async def _mark_used(session: AsyncSession, table: type[Base], id_column: str, used_query: Any) -> None:
     """Stores times of last use in `table`, whose primary key is `id_column`.
 
-    The query `used` selects pairs of id and time. It must sort them by id, which prevents deadlocks.
+    `used_query` selects pairs of id and time. It must sort them by id, which prevents deadlocks.
     """
     statement = insert(table).from_select([id_column, "last_used_at"], used_query)
     await session.execute(
@@ -58,11 +58,10 @@ async def _mark_used(session: AsyncSession, table: type[Base], id_column: str, u
 
 @dataclass(frozen=True, slots=True)
 class EncryptedColumn:
-    """A column with encrypted secrets.
+    """A database column with encrypted secrets: the attribute `column` of the SQLAlchemy model `table`.
 
-    `noun` names a secret of the column in messages. `associated_data_attribute` is the name of the attribute of `table` that
-    returns the associated data of the encryption. This data names the row, so a secret that was copied to another row cannot be
-    decrypted.
+    Messages call a secret of the column `noun`. `associated_data_attribute` is the attribute of `table` with the associated
+    data of the encryption. This data names the row, so a secret that was copied to another row cannot be decrypted.
     """
 
     noun: str
@@ -96,7 +95,7 @@ ENCRYPTED_COLUMNS = (
 
 
 async def describe_secret(session: AsyncSession, column: EncryptedColumn, row: Any) -> str:
-    """Returns a description for operators that names the row's secret, such as `callback secret of tenant acme`."""
+    """Returns what messages call the secret of `row` in this column, such as `callback secret of tenant acme`."""
     if isinstance(row, SipCredential):
         return f"{column.noun} {row.name} of tenant {row.tenant_id}"
     if not isinstance(row, TwilioCredential):

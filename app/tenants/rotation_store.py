@@ -10,10 +10,11 @@ from app.database.connection import Connection
 
 
 async def put_credential_first(connection: Connection, credential_id: UUID, *, place: UUID) -> None:
-    """Gives a credential the sort key `place`, and puts the credential before all others with the same `place`.
+    """Makes Callgate try a credential before the one that it replaces. `place` is the sort key of the replaced one.
 
-    Callgate tries the credentials of an account in the order of `place` (app.tenants.credential_order). Also removes the mark
-    of an earlier refusal, so Twilio must have just accepted the credential.
+    Callgate tries the credentials of an account in the order of this key (app.tenants.credential_order). The credential gets
+    the same key, and comes first among all that have it. Also removes the mark that Twilio refused the credential. Call this
+    function only after Twilio has just accepted the credential.
     """
     await connection.execute(
         """UPDATE twilio_credential SET place = $2, preferred_at = now(), rejected_at = NULL, rejected_reason = NULL

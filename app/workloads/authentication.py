@@ -77,7 +77,10 @@ def _digest_of(token: str) -> bytes:
 async def workload_token_validator(
     settings: Settings, metrics: WorkloadMetrics
 ) -> AsyncIterator[WorkloadTokenValidator | None]:
-    """Yields a validator for the configured issuer, audience and key set; None if CALLGATE_WORKLOAD_ISSUER is not set."""
+    """Yields a validator for the configured issuer, audience and key set; None if CALLGATE_WORKLOAD_ISSUER is not set.
+
+    Until the block ends, a background task reads the validator's key set at intervals.
+    """
     if settings.workload_issuer is None:
         yield None
         return

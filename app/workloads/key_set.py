@@ -136,9 +136,9 @@ class JwkSet:
     async def find(self, key_id: str) -> PyJWK:
         """Returns the key with this id.
 
-        An unknown key may be new, so the set is read again first. This takes at most `min_interval_s` and the time of a read.
-        Raises KeyError if the set does not have the key, and JwkSetUnavailable if the read fails. Also raises JwkSetUnavailable
-        if the last read failed and the next one may not start yet.
+        If the set lacks the key, first reads the set again, because the key may be new. This takes at most `min_interval_s` and
+        the time of a read. Raises KeyError if the set still lacks the key, and JwkSetUnavailable if the read fails. Also raises
+        JwkSetUnavailable if the last read failed and the next one may not start yet.
         """
         key = self._keys.get(key_id)
         if key is not None:
@@ -213,9 +213,10 @@ class JwkSet:
         self._failure = None
 
     def _replace_keys(self, keys: KeysById, body: bytes | None) -> int:
-        """Replaces the keys. `body` is the document that was read, or None if the document has no usable key.
+        """Replaces the keys. Returns how many of the old keys were removed or replaced.
 
-        Returns how many of the old keys were removed or replaced.
+        `body` is the document with the new keys, or None if there are no usable keys. It is kept: a read that returns the same
+        document changes no keys.
         """
         old, self._keys, self._body = self._keys, keys, body
         removed = sum(not _has_same_key(keys, key_id, key) for key_id, key in old.items())

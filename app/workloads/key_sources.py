@@ -71,8 +71,10 @@ async def _read_within_timeout(read: Callable[[], Awaitable[bytes]]) -> bytes:
 
 
 async def _read_discovered_key_set(reader: "_HttpReader", url: str, issuer: str) -> bytes:
-    """Returns the key set that the issuer's discovery document at `url` names.
+    """Reads the issuer's discovery document at `url`, and returns the key set at the address (`jwks_uri`) that it contains.
 
+    Raises JwkSetUnreadable if the document or the key set cannot be read, if the document is of another issuer, or if the
+    address is neither HTTPS nor on this machine.
     https://openid.net/specs/openid-connect-discovery-1_0.html
     """
     try:

@@ -1,7 +1,7 @@
 """Validates Kubernetes service account tokens: https://kubernetes.io/docs/reference/access-authn-authz/service-accounts-admin/
 
-The signature is checked before the claims. If the key is unknown, the claims are checked first, so that a token that would be
-refused anyway does not cause a request to the issuer.
+The signature is checked before the claims if the token's key is known. If the key is unknown, the claims are checked before the
+key is requested from the issuer: a token with wrong claims causes no request.
 """
 
 import time
@@ -70,7 +70,7 @@ class ValidToken:
 
 @dataclass(frozen=True, slots=True)
 class TokenRules:
-    """The issuer and the audience that a token must have."""
+    """Checks tokens, which must be from `issuer` and for `audience`."""
 
     issuer: str
     audience: str
@@ -94,14 +94,14 @@ class TokenRules:
         return key_id
 
     def validate(self, token: str, key: PyJWK) -> ValidToken:
-        """Checks the signature and the claims. Raises TokenRefused if one of them is missing or wrong.
+        """Returns the token's service account, and when the token was issued and expires.
 
-        Returns the service account, and the times when the token was issued and when it expires.
+        Raises TokenRefused if the signature is wrong, or if a claim is missing or wrong.
         """
         return self._decode_and_validate(token, key, algorithms=JWT_ALGORITHMS)
 
     def check_claims(self, token: str) -> None:
-        """Raises TokenRefused if a claim is missing or wrong. Does not check the signature, so the claims prove nothing."""
+        """Raises TokenRefused if a claim is missing or wrong. Does not check the signature: the claims may be forged."""
         self._decode_and_validate(token, None, algorithms=None)
 
     def _decode_and_validate(self, token: str, key: PyJWK | None, *, algorithms: Sequence[str] | None) -> ValidToken:
@@ -198,5 +198,8 @@ def unverified_claims(token: str) -> Mapping[str, Any]:
 
 
 def seconds_until_expiry(token: ValidToken) -> float:
-    """Returns the seconds until the token is refused, LEEWAY_S seconds after it expires. Negative if it is refused already."""
+    """Returns the seconds until the token is refused; negative if it is refused already.
+
+    A token is refused from LEEWAY_S seconds after it expires.
+    """
     return token.expires_at + LEEWAY_S - time.time()

@@ -53,9 +53,9 @@ AccountSid = Annotated[
 def require_allowed_base_url(client: Caller | OperatorCaller, new: NewAccount) -> None:
     """Raises OperatorKeyRequired if a tenant's own key sets a base URL whose host is not a host of Twilio's API.
 
-    Callgate sends the account's secrets to this host. If another host answers, such as Twilio's web site, it is unknown whether
-    a call was created. Callgate then searches Twilio's call list for the call, and cannot tell it from calls of other tenants
-    with the same AccountSid whose creation is unknown, too.
+    Callgate sends the account's secrets to the host. Any other host, such as Twilio's web site, may answer so that it stays
+    unknown whether a call was created. Callgate then searches Twilio's call list. If other tenants with the same AccountSid
+    have calls whose creation is unknown, too, the search cannot tell their calls from this tenant's.
     """
     if new.base_url is not None and not _TWILIO_API_URL_PATTERN.fullmatch(new.base_url):
         require_operator(client, "use another base_url than https:// and a host of Twilio's API, such as api.ie1.twilio.com")
@@ -146,9 +146,9 @@ async def create_account(
 async def update_account(
     tenant_id: TenantIdDep, account_sid: AccountSid, administration: PaceAdministrationDep, body: JsonBody
 ) -> AccountRecord:
-    """Changes how fast the account's calls are dialled, and how many may be under way.
+    """Changes the account's `pace`: how fast its calls are dialled, and how many may be under way.
 
-    Members of `pace` that are missing stay as they are, and null removes a limit. `"pace": null` removes all of them.
+    Members of `pace` that are missing stay as they are, and null removes a limit. `"pace": null` removes all limits.
     """
     change = parse_body(AccountChange, body).pace_change
     return AccountRecord.from_row(*await administration.set_pace(tenant_id, account_sid=account_sid, change=change))

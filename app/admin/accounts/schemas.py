@@ -74,14 +74,14 @@ class AccountChange(BaseModel):
 
     @property
     def pace_change(self) -> PaceChange | None:
-        """The changes to the dialling limits. None removes all limits. Without `pace` in the body, this is an empty dict."""
+        """The changes to the dialling limits: None, which removes all limits, if `pace` is null; empty if it is missing."""
         if self.pace is not None:
             return self.pace.pace_change
         return None if "pace" in self.model_fields_set else PaceChange()
 
 
 class CredentialRecord(BaseModel):
-    """A credential, without its secret."""
+    """A Twilio credential of an account, without its secret."""
 
     id: UUID
     kind: Literal["auth_token", "api_key"]

@@ -15,7 +15,7 @@ class AuditActor(BaseModel):
 
 
 class AuditEventRecord(BaseModel):
-    """One change: who changed what. It has no old or new values."""
+    """An event of the audit log: who changed or did what, and when. It has no old or new values."""
 
     id: UUID
     at: datetime

@@ -58,7 +58,7 @@ async def document_idempotency_header(
 )
 @needs(Scope.ADMIN, clients="any", operator_scope=Scope.READ)
 async def list_keys(tenant_id: TenantIdDep, administration: TenantAdministrationDep, page: PageDep) -> KeyPage:
-    """Lists the records of the tenant's keys, oldest first, also of revoked and expired keys. No keys themselves are stored."""
+    """Lists the tenant's keys, oldest first, with the revoked and expired ones. The keys themselves cannot be shown again."""
     listed = await administration.list_keys(tenant_id, after=page.after_id, limit=page.fetch_limit)
     shown, next_cursor = page.page_and_next_cursor(listed, lambda row: row.id)
     return KeyPage(keys=[KeyRecord.from_row(row) for row in shown], next_cursor=next_cursor)

@@ -44,7 +44,7 @@ class NewKey(BaseModel):
 
 
 class KeyRecord(BaseModel):
-    """An API key, without the key itself."""
+    """The stored data of an API key. The key itself is not stored."""
 
     id: str = Field(description="The public part of the key, `cgk_` and 12 hexadecimal digits.")
     name: str | None
@@ -72,7 +72,7 @@ class CreatedKey(KeyRecord):
 
     @classmethod
     def from_row_and_key(cls, row: ApiKeyRow, key: str | None) -> Self:
-        """Returns the response body of a creation, from the stored record `row` and the key itself.
+        """Returns the response body of a creation, from the stored `row` and the key itself.
 
         `key` is None if an earlier request with the same Idempotency-Key created the key.
         """

@@ -18,7 +18,7 @@ _Name = Annotated[
 
 
 class NewSipAuth(BaseModel):
-    """A user name and a password. [SIP](/docs/sip) has the rules for both."""
+    """User name and password of a SIP credential. [SIP](/docs/sip) has the rules for both."""
 
     model_config = ConfigDict(extra="forbid", hide_input_in_errors=True)
 
