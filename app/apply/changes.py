@@ -14,7 +14,11 @@ from app.workloads.service_accounts import ServiceAccount
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Change:
-    """One change to make. `members` maps the name of each changed member to its old and its new value. No value is a secret."""
+    """One change that `callgate apply` makes to a tenant.
+
+    `members` maps each changed member of the file, such as `callbacks.url`, to its old and its new value. None of these values
+    is a secret.
+    """
 
     tenant_id: str
     action: Literal["create", "update", "add", "revoke", "delete"]

@@ -179,7 +179,10 @@ class _DocumentBuilder:
         return value
 
     def _count_values(self, count: int, event: Any, path: MemberPath) -> None:
-        """Adds `count` to the number of values in the document. Raises DocumentInvalid if the number exceeds the maximum."""
+        """Adds `count` to the number of values in the document. Raises DocumentInvalid if the number exceeds the maximum.
+
+        `event` and `path` say where the error is.
+        """
         self._count += count
         if self._count > _MAX_VALUES:
             raise _error_at_yaml_event(event, path, f"the file has more than {_MAX_VALUES} values, aliases written out")

@@ -14,7 +14,10 @@ _To = Annotated[str, Field(json_schema_extra={"pattern": f"^{END_TIME_PATTERN}$"
 
 
 class DeclaredHours(DeclarationModel):
-    """When scheduled calls may ring, in the callee's time zone. Replaces the stored hours as a whole."""
+    """The tenant's calling hours: when scheduled calls may ring, in the callee's time zone.
+
+    Replaces the stored hours as a whole.
+    """
 
     time_zone: str = Field(description="The zone (IANA) of callees whose own is unknown.")
     days: NonNull[list[Day]] = Field(

@@ -26,7 +26,10 @@ _TEXT_OR_REFERENCE_ADVICE: Final = "must be text, {env: NAME} or {file: PATH}"
 
 
 def declaration_error(text: str) -> PydanticCustomError:
-    """Returns the error for a validator to raise. `text` must not contain values of the file, which may be secrets."""
+    """Returns the error that a Pydantic validator raises for an invalid declaration. Its message is `text`.
+
+    `text` must not contain values of the file, which may be secrets.
+    """
     return PydanticCustomError("declaration", text)
 
 
@@ -75,7 +78,7 @@ class DeclarationModel(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, hide_input_in_errors=True)
 
     def has_member(self, member: str) -> bool:
-        """Returns whether the file has the member, even if it is null."""
+        """Returns whether the member is present in the file. True, too, if the value of the member is null."""
         return member in self.model_fields_set
 
 

@@ -255,7 +255,7 @@ class _Planner:
     def _credentials_to_revoke(
         self, account: DeclaredAccount, path: MemberPath, stored: StoredAccount | None
     ) -> list[StoredTwilioCredential]:
-        """Returns the active credentials that the file revokes. Adds a notice to `notes` for each that does not exist."""
+        """Returns the active credentials that the file revokes. Adds a notice to `notes` for each that the account lacks."""
         revoked: dict[UUID, StoredTwilioCredential] = {}
         for index, name in enumerate(account.revoked or ()):
             named = [one for one in stored.credentials if name.lower() in (str(one.id), one.username.lower())] if stored else []
@@ -276,8 +276,9 @@ class _Planner:
     ) -> bool:
         """Returns whether the account already has this credential, active or revoked.
 
-        Adds an error to `problems` if the credential is revoked, or is one that the file revokes (`to_revoke`): a file cannot
-        undo a revocation.
+        `username` is the SID of the API key, or for an auth token the SID of the account. `path` is where the file refers to
+        the secret. Adds an error to `problems` if the credential is revoked, or if the file itself revokes it (`to_revoke`),
+        because a file cannot undo a revocation.
         """
         same = (
             [one for one in stored.credentials if one.username == username and self._has_secret(one, secret)] if stored else []

@@ -92,7 +92,7 @@ class DeclaredCredential(DeclarationModel):
     secret: NonNull[SecretReference] = None
 
     def secret_reference_with_path(self, path: MemberPath) -> tuple[MemberPath, SecretReference]:
-        """Returns the path of the secret's reference in the file, and the reference. `path` is the path of the credential."""
+        """Returns where the file refers to the credential's secret, and this reference. `path` is where the credential is."""
         if self.auth_token is not None:
             return (*path, "auth_token"), self.auth_token
         if self.secret is not None:
@@ -160,7 +160,7 @@ class DeclaredSipCredential(DeclarationModel):
 
 
 class DeclaredServiceAccount(DeclarationModel):
-    """A Kubernetes service account."""
+    """A Kubernetes service account: its namespace, its name, and the issuer of its tokens."""
 
     issuer: NonNull[OneLine] = Field(None, description="The issuer of its tokens (`iss`). Unset: CALLGATE_WORKLOAD_ISSUER.")
     namespace: Annotated[
@@ -186,7 +186,7 @@ class DeclaredWorkload(DeclaredServiceAccount):
 
 
 class DeclaredRemoval(DeclarationModel):
-    """A SIP credential, an API key or a workload to remove: exactly one of the members."""
+    """What to remove from the tenant: a SIP credential, an API key or a workload. Has exactly one member."""
 
     model_config = ConfigDict(json_schema_extra={"minProperties": 1, "maxProperties": 1})
 
@@ -287,7 +287,10 @@ def declaration_json_schema() -> dict[str, Any]:
 
 
 def _credential_kind(members: set[str]) -> str | None:
-    """Returns `auth_token` or `api_key`, depending on the members of a credential. Returns None for any other combination."""
+    """Returns the kind of credential that has these members: `auth_token` or `api_key`.
+
+    Returns None if the members do not make up exactly one credential, such as a `key_sid` without a `secret`.
+    """
     match sorted({"auth_token", "key_sid", "secret"} & members):
         case ["auth_token"]:
             return "auth_token"

@@ -36,9 +36,10 @@ from app.tenants.postponed_calls import StoredSettingsChange, apply_settings_to_
 
 @dataclass(frozen=True, slots=True)
 class SavepointRunner:
-    """A TransactionRunner whose transactions are savepoints in the open transaction of `connection`.
+    """Runs transactions as savepoints in the open transaction of `connection`. Can replace a pool as a TransactionRunner.
 
-    If the block of `transaction` fails, only the changes of this block are rolled back.
+    In this way, all administration methods that `callgate apply` calls share one transaction. If the block of `transaction`
+    fails, only the changes of this block are rolled back.
     """
 
     connection: Connection
@@ -69,8 +70,9 @@ class DeclarationService:
         """Makes all changes in one transaction, and returns them. First waits until no other `apply` runs.
 
         After the commit, applies hours and suspensions in the declaration to scheduled calls that already wait. If this method
-        raises DocumentInvalid, AdministrationError or ApplyLocked, nothing was changed. If it raises DatabaseUnavailable, the
-        error's attributes say whether the commit is in doubt, and whether the settings are stored.
+        raises DocumentInvalid, AdministrationError or ApplyLocked, nothing was changed. It can also raise DatabaseUnavailable.
+        If `commit_in_doubt` of that error is true, it is unknown whether the changes were made. If `settings_stored` is true,
+        they were made, but may not yet apply to waiting calls.
         """
         plan = await self._make_changes(declaration, secrets)
         # Also if nothing has changed: an earlier `apply` may have stored the settings and then failed to apply them to waiting

@@ -54,9 +54,10 @@ def stored_settings(row: TenantRow) -> TenantSettings:
 
 
 def comparable_value(setting: str, value: Any) -> Any:
-    """Returns the value in a form that can be compared: with the setting's default, if it has one, in place of None.
+    """Returns the value in a form in which the file's and the stored value of a setting can be compared.
 
-    Returns the events of status callbacks as a set, because their order has no meaning.
+    For the method and the events of status callbacks, the default replaces None. The events become a set, because their order
+    has no meaning. Values of other settings are returned unchanged.
     """
     if setting == "status_callback_method":
         return value or _DEFAULT_CALLBACK_METHOD

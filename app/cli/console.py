@@ -59,7 +59,8 @@ def print_login_link(
 def list_console_sessions(as_json: AsJson = False) -> None:
     """List who is logged in, and the links that were not used.
 
-    STATE is `logged in` for a session and `unused link` for a link. SEEN is the last request, to about a minute.
+    STATE is `logged in` for a session and `unused link` for a link. SEEN is the time of the last request, accurate to about a
+    minute.
     """
     rows = [
         {

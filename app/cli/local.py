@@ -137,9 +137,10 @@ def demo(
 async def _run_demo(
     settings: Settings, folder: StateFolder, options: StackOptions, database_location: str, *, once: bool, parent: int | None
 ) -> dict[str, Any] | None:
-    """Runs all parts of Callgate, places the demo's call, and returns the call's record.
+    """Runs all parts of Callgate, places the demo's call, and returns the call's record when the call has a price.
 
-    Returns None if the demo was stopped before the call had a price.
+    Without `once`, then keeps running until a signal arrives or the parent process with the id `parent` ends. Returns None if
+    the demo was stopped before the call had a price.
     """
     from app.audit.events import command_actor
     from app.local.demo import place_demo_call, prepare_demo_tenant
@@ -180,9 +181,9 @@ async def _run_until(stop: asyncio.Event, work: Coroutine[Any, Any, Result]) -> 
 
 
 def clean() -> None:
-    """Remove the state folder.
+    """Remove the data of `callgate dev` and `callgate demo`.
 
-    Also removes the data of the embedded Postgres, which may be elsewhere.
+    Removes the folder .callgate/ (CALLGATE_STATE_DIR), and the data of the embedded Postgres, which may be elsewhere.
     """
     from app.local.postgres import remove_postgres_data
     from app.local.state import StateFolder

@@ -89,7 +89,7 @@ def add_calls(
 
     Each `key` identifies one call: adding the same file again creates only the missing calls. Exit code 3: add the file again,
     because some lines are refused only for the moment, or Postgres has not confirmed them (`unknown`). Exit code 1: lines are
-    refused, all for good.
+    refused, and would be refused again.
     """
     configure_error_logging()
     with _open_calls_file(file) as opened:

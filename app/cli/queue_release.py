@@ -29,8 +29,8 @@ def halt(as_json: AsJson = False) -> None:
     """Stop dialling scheduled calls, of all tenants, until `callgate queues release`.
 
     Use it when the database may have lost which calls were dialled and Callgate cannot notice it, as after the restore of a
-    snapshot. Immediate calls, cancellations and deadlines go on. When the command ends with 0, no worker begins to dial
-    another scheduled call, and a release that was running fails. Calls that a worker was about to dial are still dialled.
+    snapshot. Immediate calls, cancellations and deadlines go on. When the command has ended with exit code 0, workers still
+    dial the calls that they had already taken, but take no others. A `callgate queues release` that is running fails.
     """
     from app.audit.events import command_actor
     from app.scheduling.halt import GrantHaltCommand

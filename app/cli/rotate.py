@@ -105,7 +105,8 @@ async def _advance_rotation(
 ) -> RotationProgress:
     """Does the next step of replacing a credential and returns the progress. With `wait`, does all steps and waits in between.
 
-    Prints what must happen before the next step. The old credential is revoked only after it has been unused for `quiet`.
+    Prints what must happen before the next step. The old credential is revoked only after it has been unused for
+    `min_unused_time`.
     """
     printed = ""
     while True:

@@ -102,7 +102,7 @@ def _check_pooler(server: PostgresServerInfo) -> CheckResult:
 
 @dataclass(frozen=True, slots=True)
 class _DatabaseChecks:
-    """The checks that need the database. All of them can raise DatabaseUnavailable."""
+    """The checks of `callgate doctor` that need the database. `run` raises DatabaseUnavailable if Postgres fails."""
 
     settings: Settings
     database: Database

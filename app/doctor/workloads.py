@@ -74,7 +74,10 @@ class WorkloadChecks:
 
 
 def _validate_token(token: str, keys: KeysById, rules: TokenRules) -> ServiceAccount:
-    """Validates the token and returns its service account. Raises TokenRefused."""
+    """Returns the service account of the token. Raises TokenRefused if the token is invalid.
+
+    The token must be signed with one of `keys`, and meet `rules`: issuer and audience.
+    """
     key = keys.get(rules.read_key_id(token))
     if key is None:
         rules.check_claims(token)

@@ -1,1 +1,4 @@
-"""The worker process and its jobs: methods such as `CallRefresher.step`, which it repeats. Several workers may run at once."""
+"""The worker process and its jobs. A job is a method that the worker repeats, such as `CallRefresher.step`.
+
+Several workers may run at once.
+"""

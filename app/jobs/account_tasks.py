@@ -1,6 +1,6 @@
 """Runs the work of a job in one task for each Twilio account, so that an account that is slow delays no other account.
 
-A step of the job starts tasks and does not wait until they end. While the task of an account runs, the job claims no more work
+A step of the job starts tasks and does not wait until they end. While the task of an account runs, further steps take no work
 of that account.
 """
 
@@ -30,7 +30,7 @@ CallT = TypeVar("CallT", bound=_CallOfAccount)
 
 
 class AccountTasks:
-    """The tasks of one job that run now."""
+    """Starts asyncio tasks for one job of the worker, one for each Twilio account, and keeps a list of those that run now."""
 
     def __init__(self) -> None:
         self._running: dict[asyncio.Task[None], UUID] = {}
@@ -41,7 +41,7 @@ class AccountTasks:
 
     @property
     def is_full(self) -> bool:
-        """Whether so many tasks run that the job must claim no more work. The end of a task sets `wake`."""
+        """Whether so many tasks run that the job must start no more. When a task ends, `wake` is set."""
         return len(self._running) >= MAX_RUNNING_TASKS
 
     def busy_accounts(self) -> list[UUID]:
@@ -51,7 +51,10 @@ class AccountTasks:
     def start_per_account(
         self, calls: Iterable[CallT], work: Callable[[list[CallT]], Coroutine[Any, Any, None]], *, event: str
     ) -> None:
-        """Starts one task for each account, which runs `work` for the account's calls. An error is logged as `event`."""
+        """Starts one task for each account in `calls`. The task runs `work` once, with all calls of the account.
+
+        An error of the task is logged with the event name `event`, and not raised.
+        """
         by_account: defaultdict[UUID, list[CallT]] = defaultdict(list)
         for call in calls:
             by_account[call.account_id].append(call)
@@ -61,7 +64,10 @@ class AccountTasks:
             task.add_done_callback(self._on_end)
 
     def start_for_each_call(self, calls: Iterable[Call], work: Callable[[Call], Awaitable[None]], *, event: str) -> None:
-        """Starts one task for each account, which runs `work` for all of its calls concurrently (`run_for_each_call`)."""
+        """Starts one task for each account in `calls`. The task runs `work` for each call of the account, concurrently.
+
+        An error of one call is logged with the event name `event`, and does not affect the other calls.
+        """
         self.start_per_account(calls, partial(run_for_each_call, work=work, event=event), event=event)
 
     async def drain(self) -> None:
@@ -80,6 +86,9 @@ class AccountTasks:
 
 
 async def _run_and_log_errors(calls: list[CallT], work: Callable[[list[CallT]], Coroutine[Any, Any, None]], event: str) -> None:
-    """Runs `work`. Logs an error as `event` and does not raise it: the calls are claimed again when their leases end."""
+    """Runs `work` with the calls. Logs an error with the event name `event`, and does not raise it.
+
+    After an error, a worker takes the calls again when their leases end. A lease reserves a call for one worker.
+    """
     with log_and_suppress_errors(event, call_ids=[str(call.id) for call in calls[:_MAX_LOGGED_CALLS]], calls=len(calls)):
         await work(calls)

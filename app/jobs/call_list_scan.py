@@ -21,9 +21,9 @@ _MISSING_CALLS_PER_PAGE = 10
 
 
 class ListScanResult(NamedTuple):
-    """The result of reading Twilio's list.
+    """The result of looking for certain calls in Twilio's list (`find_calls_in_list`).
 
-    `found` has the wanted calls that were in the list, by sid. `newest_entries` has all entries of the first page, the newest
+    `found` has those of the calls that were in the list, by sid. `newest_entries` has all entries of the first page, the newest
     first.
     """
 
@@ -76,10 +76,11 @@ async def find_calls_in_list(
 def _are_missing_calls_unlikely_on_next_pages(
     requested_at: Sequence[datetime], newest: datetime | None, oldest: datetime | None, pages: int, more_pages: int
 ) -> bool:
-    """Returns whether further pages of the list will most probably show too few of the missing calls.
+    """Returns whether further pages of the list most probably have so few of the missing calls that reading should stop.
 
-    `requested_at` has the times of the missing calls, the oldest first. `newest` and `oldest` are the dates of the first and
-    the last entry of the `pages` that were read; None if unknown. At most `more_pages` would follow.
+    `requested_at` has the times at which the missing calls were requested, the oldest first. `pages` is the number of pages
+    that were read. `newest` and `oldest` are the dates of their first and their last entry; None if unknown. At most
+    `more_pages` further pages would be read.
     """
     if newest is None or oldest is None:
         return False

@@ -1,8 +1,8 @@
 """Finds the calls at Twilio that a request to create a call may have started, and rates how well each of them matches.
 
-The requests are those whose outcome is unknown. Twilio's list of an account is read once for many calls. If this list is too
-long or cannot be read in time, Twilio filters it by the called address, with two requests for each spelling of the address that
-Twilio may use.
+This is done for requests whose outcome is unknown, and by `callgate queues release`. Twilio's list of an account is read once
+for many calls. If this list is too long or cannot be read in time, Twilio filters it by the called address, with two requests
+for each spelling of the address that Twilio may use.
 """
 
 import asyncio
@@ -64,7 +64,10 @@ class CallCandidates:
 
 
 class _ListedCalls(NamedTuple):
-    """Entries of Twilio's list, by `address_key` (their `to` in a form to compare). The key None has those without `to`."""
+    """Entries of Twilio's list of calls, grouped by the called address in normalized form (`address_key`).
+
+    Entries without an address have the key None.
+    """
 
     entries: Mapping[str | None, Sequence[CallResource]]
     twilio_clock_offset: timedelta | None
@@ -76,7 +79,8 @@ class AccountCallList:
     """Twilio's list of an account's calls that were created from `since` to `until`. It is read once, when it is first needed.
 
     Calls for which `keep` returns false are not kept in memory. If the list is too long or cannot be read in time, the calls to
-    each address are read separately, with Twilio's filter for the called address.
+    each address are read separately, with Twilio's filter for the called address. Reading a list may take `2 * deadline_s`
+    seconds.
     """
 
     directory: TenantDirectory
@@ -90,10 +94,10 @@ class AccountCallList:
     _by_address: dict[str, asyncio.Task[_ListedCalls]] = field(default_factory=dict)
 
     async def find_candidates(self, call: Call, *, max_start_delay: timedelta) -> CallCandidates:
-        """Returns the calls in Twilio's list that may be the call of this record.
+        """Returns the calls in Twilio's list that the request for `call`, Callgate's record, may have started.
 
+        `max_start_delay` is the longest time from the attempt to dial (`call.pending_since`) until Twilio may start the call.
         Raises TwilioError or TimeoutError if the list cannot be read.
-        `max_start_delay` is the longest time from `call.pending_since` until Twilio may start the call.
         """
         if self._whole_list is None:
             self._whole_list = asyncio.create_task(self._read_whole_list())
@@ -124,13 +128,13 @@ class AccountCallList:
         return await self._by_address[to]
 
     async def _read(self, filters: Iterable[Mapping[str, str]], keep: EntryFilter) -> _ListedCalls:
-        """Reads the list with each of `filters`, which Twilio applies. `keep` then selects from what Twilio returns.
+        """Returns the entries of Twilio's list that match one of `filters`, and for which `keep` returns true.
 
-        Each filter takes two requests. The first is for queued calls, which have no start time. The second is for calls with
-        a start time from `since` to `until` plus the longest time for which Twilio queues a call. In this order, a call that
-        leaves the queue between the two requests is found by the second one. Twilio may use only the day of StartTime, so the
-        upper bound is a whole day. The result has the offset of Twilio's clock when the list was read, because `callgate queues
-        release` may evaluate the list much later. Raises TwilioError or TimeoutError.
+        Twilio applies the filters; each takes two requests. The first is for queued calls, which have no start time. The second
+        is for calls with a start time from `since` to `until` plus the longest time for which Twilio queues a call. In this
+        order, a call that leaves the queue between the two requests is found by the second one. Twilio may use only the day of
+        StartTime, so the upper bound is a whole day. The result has the offset of Twilio's clock when the list was read,
+        because `callgate queues release` may evaluate the list much later. Raises TwilioError or TimeoutError.
         """
         until = self.until + _MAX_TIME_TO_START
         started = {"StartTime>": self.since.strftime("%Y-%m-%dT%H:%M:%SZ"), "StartTime<": until.date().isoformat()}
@@ -147,10 +151,10 @@ class AccountCallList:
 
 @dataclass(frozen=True, slots=True)
 class TwilioCallSearch:
-    """Reads Twilio's lists of calls, to find out whether Twilio has started any call of a batch.
+    """Finds the calls at Twilio that the requests for a batch of records may have started.
 
-    Reads one list for all calls of the batch that have the same account and were dialled in the same hour. `max_start_delay` is
-    the longest time from `pending_since` of a call until Twilio may start it.
+    Reads one list of calls for all records of the batch that have the same account and were dialled in the same hour.
+    `max_start_delay` is the longest time from an attempt to dial (`pending_since`) until Twilio may start the call.
     """
 
     directory: TenantDirectory
@@ -161,7 +165,7 @@ class TwilioCallSearch:
     _lists: dict[tuple[UUID, datetime], AccountCallList] = field(default_factory=dict)
 
     async def find_candidates(self, call: Call) -> CallCandidates:
-        """Returns the calls in Twilio's list that may be the call of this record.
+        """Returns the calls in Twilio's list that the request for `call`, a record of the batch, may have started.
 
         Raises TwilioError or TimeoutError if the list cannot be read.
         """
@@ -181,7 +185,10 @@ class TwilioCallSearch:
 
 
 async def twilio_clock_offset(directory: TenantDirectory, twilio: TwilioClient, account_id: UUID) -> timedelta | None:
-    """Returns Twilio's clock minus this machine's clock, or None if no recent response of Twilio has shown its time."""
+    """Returns Twilio's clock minus this machine's clock, or None if no recent response of Twilio has shown its time.
+
+    If the account's credentials use several base URLs, returns the largest difference.
+    """
     offsets = [twilio.clock.offset(credential.base_url) for credential in await directory.active_credentials(account_id)]
     return max((offset for offset in offsets if offset is not None), key=abs, default=None)
 
@@ -200,9 +207,10 @@ def called_address_filter(calls: Iterable[Call]) -> EntryFilter:
 def possible_matches(
     call: Call, entries: Iterable[CallResource], *, max_start_delay: timedelta
 ) -> dict[str, tuple[CallResource, MatchRating]]:
-    """Returns the calls of Twilio's list that the request for `call` may have started: by sid, each call and its rating.
+    """Returns those of `entries`, calls in Twilio's list, that the request for the record `call` may have started.
 
-    `max_start_delay` is the longest time from `call.pending_since` until Twilio starts the call.
+    The result maps the sid to the entry and its rating, "yes" or "perhaps" (`rate_match`). `max_start_delay` is the longest
+    time from the attempt to dial (`call.pending_since`) until Twilio starts the call.
     """
     rated = {entry.sid: (entry, rate_match(call, entry, max_start_delay=max_start_delay)) for entry in entries}
     return {sid: match for sid, match in rated.items() if match[1] != "no"}
@@ -219,17 +227,17 @@ def earliest_date_created(requested_at: datetime) -> datetime:
 def max_time_between_matching_requests(max_start_delay: timedelta) -> timedelta:
     """Returns the longest time between two requests that may have started the same call in Twilio's list.
 
-    `max_start_delay` is the longest time from `call.pending_since` until Twilio starts the call.
+    `max_start_delay` is the longest time from an attempt to dial (`pending_since`) until Twilio starts the call.
     """
     return max_start_delay + 2 * MAX_CLOCK_SKEW + DATE_TOLERANCE
 
 
 def rate_match(call: Call, entry: CallResource, *, max_start_delay: timedelta) -> MatchRating:
-    """Rates whether the request for this record may have started `entry`, a call in Twilio's list.
+    """Rates how well `entry`, a call in Twilio's list, matches the request for the record `call`.
 
     "yes": direction, `to` and `from` are present and match exactly, and `date_created`, if present, is in the expected time.
     "no": one of these values contradicts the request. "perhaps": no value contradicts it, but some are missing or inexact.
-    `max_start_delay` is the longest time from `call.pending_since` until Twilio starts the call.
+    `max_start_delay` is the longest time from the attempt to dial (`call.pending_since`) until Twilio starts the call.
     """
     shown_to, shown_from = _text_or_none(entry.raw.get("to")), _text_or_none(entry.raw.get("from"))
     if entry.direction not in (API_CALL_DIRECTION, None):

@@ -43,7 +43,7 @@ class RingDeadlineEnforcer:
     async def step(self) -> bool:
         """Starts to check a batch of calls whose `ring_by` has passed, and to cancel those that Twilio still queues.
 
-        Returns false if no such call was found, or if the tasks of earlier steps are too many to start more.
+        Returns false if no such call was found, or if too many tasks of earlier steps still run.
         """
         if self.tasks.is_full:
             return False
@@ -71,8 +71,8 @@ class RingDeadlineEnforcer:
     async def free_dial_slots(self) -> bool:
         """Frees the dial slots of ended calls in all accounts. A slot counts one call against the limit on concurrent calls.
 
-        Leaves out an account if another session has locked its row in `pace`, or that of one of its queues. Returns false, so
-        that the job pauses before the next time.
+        Leaves out an account if another session has locked the limits of the account or of one of its queues (rows of the table
+        `pace`). Returns false, so that the job pauses before the next time.
         """
         for account_id in await store.accounts_with_taken_dial_slots(self.database):
             with suppress_lock_timeout():

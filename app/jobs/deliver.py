@@ -97,10 +97,10 @@ class DeliverySender:
         )
 
     async def step(self) -> bool:
-        """Starts attempts for due deliveries, up to the limits. Does not wait for these attempts to end.
+        """Starts attempts for due deliveries, as many as may be in flight in all and for each tenant.
 
-        Returns whether more deliveries may be due now. If the end of an attempt makes another delivery of its call due, the
-        event `wake` is set, so that the worker runs the next step soon.
+        Does not wait for these attempts to end. Returns whether more deliveries may be due now. If the end of an attempt makes
+        another delivery of the same call due, the event `wake` is set, so that the worker runs the next step soon.
         """
         if len(self._running) >= MAX_CONCURRENT_ATTEMPTS:
             await asyncio.wait(self._running, return_when=asyncio.FIRST_COMPLETED)
@@ -134,10 +134,10 @@ class DeliverySender:
             await debounce_wake(self.wake)
 
     async def _claim(self, *, limit: int, busy: Sequence[str]) -> list[ClaimedDelivery]:
-        """Claims at most `limit` due deliveries, none of them of the tenants in `busy`.
+        """Reserves at most `limit` due deliveries for this worker, and returns them. Leaves out the tenants in `busy`.
 
-        Normally reads only recent months. Every _OLD_DELIVERY_SCAN_INTERVAL_S seconds one claim reads all months. If it finds
-        deliveries of older months, the next claim reads all months as well.
+        Normally looks only at deliveries of recent months. Looks at all months every _OLD_DELIVERY_SCAN_INTERVAL_S seconds, and
+        again in the next call if it has found deliveries of older months.
         """
         recent, clock = recent_months(datetime.now(UTC)), asyncio.get_running_loop().time()
         is_limited = clock < self._next_full_scan_at
@@ -156,7 +156,7 @@ class DeliverySender:
         return due
 
     async def drain(self) -> None:
-        """Waits for the attempts in flight."""
+        """Waits until all attempts in flight have ended."""
         while self._running:
             await asyncio.wait(self._running)
 
@@ -167,7 +167,10 @@ class DeliverySender:
         task.add_done_callback(self._running.discard)
 
     async def _attempt_and_log_errors(self, delivery: ClaimedDelivery) -> None:
-        """Tries once to deliver. Raises no error: after an error, the delivery is claimed again when its lease ends."""
+        """Tries once to deliver. Errors are logged and not raised.
+
+        After an error, the delivery is tried again when its lease, the reservation for this worker, ends.
+        """
         try:
             with trace_background_work(
                 "deliver", caused_by=delivery.traceparent, attributes={"callgate.call_id": str(delivery.call_id)}
@@ -247,9 +250,8 @@ class DeliverySender:
     async def _record_in_batch(self, attempt: DeliveryAttempt) -> None:
         """Records the result of the attempt, in one transaction with the results of other attempts. Returns after the commit.
 
-        Later events of a call may wait for this delivery. If the attempt was the last one, because the delivery is made or
-        given up, later events that this worker claims from now on do not wait, not even for the commit. The commit releases the
-        events that a worker has already marked as waiting.
+        Later events of the call may wait until this delivery is made or given up. If it is now, the commit makes those events
+        due that are already marked as waiting. Events that this worker claims before the commit do not wait for it.
         """
         if attempt.wait is None:
             self._finished_delivery_ids.add(attempt.delivery.id)

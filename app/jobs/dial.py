@@ -126,7 +126,10 @@ class ScheduledCallDialer:
         return granted
 
     async def _save_counters(self, grants: Sequence[DialGrant]) -> None:
-        """Saves each account's number of grants (rights to dial). After a cancellation, the calls of `grants` wait again."""
+        """Saves each account's number of grants (rights to dial) to the folder of grant counts.
+
+        If the task is canceled meanwhile, the calls of `grants` wait again.
+        """
         try:
             await self.counters.save()
         except BaseException:
@@ -162,7 +165,10 @@ class ScheduledCallDialer:
             del self._dials_by_tenant[tenant_id]
 
     def _schedule_next_step(self, seconds: float | None) -> None:
-        """Wakes the job after `seconds`; None: only after its normal pause. Replaces the time that was set before."""
+        """Makes the next step begin after `seconds` at the latest; if None, after the job's normal pause.
+
+        Replaces the time that was set before.
+        """
         if self._wake_timer is not None:
             self._wake_timer.cancel()
         self._wake_timer = None if seconds is None else asyncio.get_running_loop().call_later(seconds, self.wake.set)

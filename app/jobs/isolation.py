@@ -18,8 +18,8 @@ logger = structlog.stdlib.get_logger(__name__)
 async def run_for_each_call(calls: Sequence[Call], work: Callable[[Call], Awaitable[None]], *, event: str) -> None:
     """Runs `work` for all calls concurrently. An error of one call is logged with the name `event` and affects no other call.
 
-    The call with the error is claimed again when its lease ends. This function does not log a DatabaseUnavailable, because
-    app.database has logged it.
+    A worker takes the call with the error again when the call's lease ends. A lease reserves a call for one worker. This
+    function does not log a DatabaseUnavailable, because app.database has logged it.
     """
 
     async def guarded(call: Call) -> None:

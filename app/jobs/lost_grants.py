@@ -20,8 +20,9 @@ class LostGrantWatch:
     async def step(self) -> bool:
         """Halts all grants (rights to dial calls) if the database may have lost some, for example because it was restored.
 
-        Otherwise sets `seen_at` to now: the database has all grants from before that time. Always returns False, so that the
-        job pauses before the next step. Raises OSError if files in the folder with the grant counts cannot be read or changed.
+        Otherwise stores the current time in the database as `seen_at`: no grant from before this time is lost. Always returns
+        False, so that the job pauses before the next step. Raises OSError if files in the folder with the grant counts cannot
+        be read or changed.
         """
         await self.counters.load()
         async with self.database.transaction() as connection:

@@ -1,7 +1,7 @@
-"""Asks Twilio to end the calls for which `CallControl` has stored a request to end them.
+"""Sends Twilio the stored requests to end a call.
 
-`CallControl` stores a request that it cannot send yet, because it is unknown whether Twilio has started the call. It also
-stores one to which Twilio gave no reliable answer.
+`CallControl`, which handles requests to end a call, stores a request in two cases: it is unknown whether Twilio has started the
+call, or Twilio gave no reliable answer to the request.
 """
 
 from dataclasses import dataclass, field
@@ -27,7 +27,7 @@ class PendingUpdateSender:
     async def step(self) -> bool:
         """Starts to send a batch of due requests to Twilio.
 
-        Returns false if no request was due, or if the tasks of earlier steps are too many to start more.
+        Returns false if no request was due, or if too many tasks of earlier steps still run.
         """
         if self.tasks.is_full:
             return False

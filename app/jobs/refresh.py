@@ -109,7 +109,7 @@ class CallRefresher:
     async def step(self) -> bool:
         """Starts to update the records of a batch of due calls from Twilio.
 
-        Returns false if no call was due, or if the tasks of earlier steps are too many to start more.
+        Returns false if no call was due, or if too many tasks of earlier steps still run.
         """
         if self.tasks.is_full:
             return False

@@ -40,9 +40,9 @@ async def lock_calls_to_delete(
     """Locks calls whose last dial and final outcome were before `before`. Returns their ids, at most `limit`.
 
     Begins with the oldest call after the id `after`. Leaves out calls whose record may still change: the worker will fetch them
-    from Twilio again, or search Twilio's list for them. Also leaves out a started call if another record to the same address,
-    dialled at most `max_time_between_rivals` before or after it, may still be searched for. Without the started call's record,
-    the search would take its call at Twilio for that of the other record.
+    from Twilio again, or search Twilio's list for them. Also leaves out a started call with a rival: another record to the same
+    address that may still be searched for, and was dialled at most `max_time_between_rivals` earlier or later. If the started
+    call were deleted, the search could bind its call at Twilio to the rival.
     """
     rival = aliased(Call)
     rival_may_be_searched_for = exists().where(

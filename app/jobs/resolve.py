@@ -49,7 +49,7 @@ _MAX_CONCURRENT_SEARCHES = 20
 
 @dataclass(frozen=True, slots=True)
 class OutcomeResolver:
-    """Searches Twilio's lists for the calls of records whose outcome is `unknown`. Never dials."""
+    """Marks abandoned creations as `unknown`, and searches Twilio's lists for calls whose outcome is unknown. Never dials."""
 
     database: Database
     directory: TenantDirectory
@@ -61,7 +61,7 @@ class OutcomeResolver:
     tasks: AccountTasks = field(default_factory=AccountTasks)
 
     async def mark_abandoned_calls(self) -> bool:
-        """Marks a batch of abandoned records as `unknown`. Their process ended before it recorded an outcome.
+        """Marks a batch of records as `unknown` that are `pending` because their process ended before it stored an outcome.
 
         Returns false if there were none.
         """
@@ -81,7 +81,7 @@ class OutcomeResolver:
     async def search_unknown_calls(self) -> bool:
         """Starts to search Twilio's lists for a batch of calls whose outcome is unknown.
 
-        Returns false if no search was due, or if the tasks of earlier steps are too many to start more.
+        Returns false if no search was due, or if too many tasks of earlier steps still run.
         """
         if self.tasks.is_full:
             return False
@@ -96,10 +96,10 @@ class OutcomeResolver:
 
     @property
     def _search_lease(self) -> timedelta:
-        """The time for which a claimed search is leased. It is longer than the search can take.
+        """The time for which a search is reserved for this worker. It is longer than the search can take.
 
         A search first reads the list of the account. If that list cannot be read completely, the search reads the list of the
-        calls to the called address. Each of these two steps may take `2 * deadline_s`.
+        calls to the called address. Each of these two steps may take `2 * deadline_s` seconds.
         """
         return timedelta(seconds=4 * self.deadline_s + 30)
 
@@ -107,6 +107,7 @@ class OutcomeResolver:
         """Searches Twilio's lists for calls of one account, and records the results.
 
         If this worker stops meanwhile, it begins no more searches. Other workers search for the remaining calls.
+        `postgres_clock_offset` is Postgres's clock minus this machine's clock.
         """
         search = partial(self._search_call, self.make_call_search(calls), postgres_clock_offset)
         for start in range(0, len(calls), _MAX_CONCURRENT_SEARCHES):
@@ -174,10 +175,10 @@ class OutcomeResolver:
     async def _record_search_result(
         self, call: Call, candidates: CallCandidates | None, clock_offset: timedelta | None
     ) -> None:
-        """Records the result of a search.
+        """Records the result of a search for `call`, and plans the next search if one is needed.
 
-        `candidates` is None if the request to Twilio failed. `clock_offset` is Twilio's clock minus Postgres's; None if
-        unknown.
+        Writes nothing if the outcome became known meanwhile, or if another worker has begun to search. `candidates` is None if
+        the request to Twilio failed. `clock_offset` is Twilio's clock minus Postgres's; None if unknown.
         """
         async with self.database.begin() as session:
             locked = await repository.lock_call(session, call.id)

@@ -67,9 +67,9 @@ class RetentionEnforcer:
         return bool(expired)
 
     async def expire_default_partitions(self) -> bool:
-        """Deletes a batch of old rows from the default partitions. These have the rows whose monthly partition was missing.
+        """Deletes a batch of old rows from the default partitions. Returns false if no row was deleted.
 
-        Returns false if no row was deleted.
+        The default partition of a table has the rows that were written while the partition of their month was missing.
         """
         began, gone = time.monotonic(), 0
         for table in self.tables:

@@ -44,11 +44,11 @@ async def evaluate_candidates(
 ) -> SearchFinding:
     """Decides whether one of the candidates is the call of this record. The caller must have locked the record.
 
-    Writes nothing. `max_start_delay` is the longest time from `call.pending_since` until Twilio creates the call.
-    `clock_offset` is Twilio's clock minus Postgres's; None if unknown. `data` of the result counts `rivals`: other records
-    whose requests may have started one of the candidates.
+    Writes nothing. `max_start_delay` is the longest time from the attempt to dial (`call.pending_since`) until Twilio creates
+    the call. `clock_offset` is Twilio's clock minus Postgres's; None if unknown. `data` of the result counts `rivals`: other
+    records whose requests may have started one of the candidates.
     """
-    # Count rivals before reading bound sids: an intent that is bound in between must appear in one of the two.
+    # Count rivals before reading the sids that have a record. A rival that gets a sid in between is then seen at least once.
     undated = any(entry.date_created is None for entry, _ in candidates.calls.values())
     distance = None if undated else max_time_between_matching_requests(max_start_delay)
     rivals = await repository.count_rival_creations(session, call, span=distance)

@@ -1,4 +1,4 @@
-"""Single SQL statements of the jobs: which jobs have due work, and which records belong to calls in Twilio's list."""
+"""SQL queries of the jobs: which jobs have due work, and which records belong to calls in Twilio's list."""
 
 from collections.abc import Collection
 from datetime import datetime, timedelta

@@ -33,8 +33,8 @@ _CHECKED_BEFORE_START = timedelta(hours=1)
 class UnrecordedCallDetector:
     """Counts and logs calls in Twilio's lists that have no record.
 
-    `max_start_delay` is the longest time from `pending_since` of a record until Twilio may start its call. `retention_period`
-    is the retention period of records; None if they are never deleted.
+    `max_start_delay` is the longest time from an attempt to dial (`pending_since` of the record) until Twilio may start the
+    call. `retention_period` is the retention period of records; None if they are never deleted.
     """
 
     database: Database
@@ -55,8 +55,9 @@ class UnrecordedCallDetector:
     async def check_page(self, account_id: UUID, page: Sequence[Mapping[str, Any]]) -> None:
         """Reports the calls without a record in `page`, the first page of Twilio's list of the account's calls.
 
-        Each call is checked once, when no creation that is still in progress can have started it. Checks nothing if no recent
-        answer of Twilio has shown its time, because Twilio's clock dates the calls. Raises DatabaseUnavailable.
+        Checks each call once: when the call is so old that no creation in progress can have started it. Checks nothing if
+        Twilio's time is unknown, because no recent answer has shown it: Twilio's clock dates the calls. Raises
+        DatabaseUnavailable.
         """
         credentials = await self.directory.active_credentials(account_id)
         offset = await twilio_clock_offset(self.directory, self.twilio, account_id)
@@ -75,7 +76,10 @@ class UnrecordedCallDetector:
         self._checked_until[account_sid] = max(checked_until, until)
 
     async def _sids_without_record(self, account_sid: str, entries: Mapping[str, CallResource]) -> Sequence[str]:
-        """Returns the sids of those entries that belong to no record, and cannot belong to one whose outcome is open."""
+        """Returns the sids of those entries that belong to no record, and cannot belong to one whose outcome is open.
+
+        Leaves out calls that were created before the account was added to Callgate.
+        """
         keys = {sid: address_key(entry.raw["to"]) for sid, entry in entries.items()}
         records = await read_matching_records(self.database, account_sid, sids=list(keys), keys=list(set(keys.values())))
         open_keys = {key for address in records.open_addresses for key in address_keys(address)}

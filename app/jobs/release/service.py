@@ -245,7 +245,8 @@ class GrantReleaseCommand:
         """Updates the record of one waiting call after a search of Twilio's list, and returns the result.
 
         If Twilio has no such call, the call keeps waiting. If Twilio certainly has the call, the record is bound to it. If the
-        result is uncertain, the record becomes `unknown`. A dry run changes nothing.
+        result is uncertain, the record becomes `unknown`. If the outcome of the call has arrived meanwhile, the result is
+        "bound". A dry run changes nothing.
         """
         if candidates.is_complete and not candidates.calls:
             return "waiting"
