@@ -59,7 +59,7 @@ _NAME_DESCRIPTION = "The queue's name: letters, digits and `._-`, at most 63."
 
 
 class BulkRoute(AdminRoute):
-    """A route whose requests create calls. Its 503 keeps the default text of DatabaseUnavailable, which is about creations."""
+    """A route that creates calls. If the database is unavailable, its 503 says that the request placed no call."""
 
     database_unavailable_detail = DatabaseUnavailable.default_detail
 

@@ -133,7 +133,7 @@ class BulkCall(CallRequest):
 
 
 class BulkAnswer(BaseModel):
-    """The answer to one line: `status`, `id` and `execution`, or `problem`."""
+    """The answer to one line of a bulk request. It has `status`, `id` and `execution`, or `problem`."""
 
     model_config = ConfigDict(json_schema_extra=drop_null_types)
 

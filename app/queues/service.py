@@ -93,7 +93,7 @@ class QueueService:
         """Returns the progress of the queue. A count that takes longer than 1.5 seconds is None.
 
         Each count is its own statement, so that a slow count does not affect the other one. Raises NoSuchResource if the tenant
-        has no queue of this name.
+        has no queue of this name, and Overloaded if too many counts are running.
         """
         async with self.read_limit.slot(tenant_id), self.database.transaction() as connection:
             state = await find_queue_state(connection, tenant_id=tenant_id, name=name)
@@ -114,9 +114,9 @@ def _validate(name: str, change: QueueChange) -> None:
 
 
 def _audit_actions(change: QueueChange, changed: Sequence[str], *, created: bool) -> dict[AuditAction, list[str]]:
-    """Returns the actions that the audit log records for a change of a queue, each with the names of the changed settings.
+    """Returns the actions that the audit log records for a change of a queue, each with a list of the changed settings' names.
 
-    Creating, pausing and resuming a queue are separate actions, without setting names.
+    Only the action `queue.update` has names. The lists of the actions for creating, pausing and resuming a queue are empty.
     """
     actions: dict[AuditAction, list[str]] = {}
     if created:

@@ -59,8 +59,7 @@ class WaitingCalls:
 class CallCounts:
     """The numbers of a queue's calls by `execution` (Callgate's state of a call), by Twilio's status, and by problem.
 
-    A problem is the error for which a call was not started. In `problem`, the keys are slugs of problems, such as
-    `canceled-before-dial`.
+    A problem is the error for which a call was not started. The keys of `problem` are names such as `canceled-before-dial`.
     """
 
     execution: dict[str, int]

@@ -1,9 +1,9 @@
 """Applies an account's pace (dialling limits) to calls that are not scheduled.
 
-app.calls.creation.grants applies it to scheduled calls. If `calls_per_second` is set, a call takes a token of a token bucket.
+For scheduled calls, app.calls.creation.grants does this. If `calls_per_second` is set, a call takes a token of a token bucket.
 If `max_concurrent` is set, a call takes a dial slot (a row that stands for one call under way). The account's row in `pace` is
 locked before the clock is read. The number of slots in use is a column of this row (`in_use`), because a statement sees the
-current version of a row that it has locked, but old versions of all other rows.
+current version of a row that it has locked, but may see old versions of all other rows.
 """
 
 from collections.abc import Mapping
@@ -114,14 +114,15 @@ _TAKE_TOKEN_AND_SLOT = f"""
 
 
 async def admit_reopened_call(connection: Connection, account_id: UUID, call_id: UUID) -> PaceRefusal | None:
-    """Takes a token (of the call rate) and a dial slot (for a concurrent call) for a reopened call.
+    """Counts a reopened call toward the account's dialling limits, and returns None if they allow the call.
 
-    A call is reopened if it is dialled again because an earlier attempt failed. If one of the account's dialling limits is
-    reached, takes nothing and returns the refusal. Otherwise returns None.
+    A call is reopened to be dialled again after an earlier attempt did not start it. An allowed call takes a token if the call
+    rate is limited, and a dial slot if the number of concurrent calls is limited. If a limit is reached, takes nothing and
+    returns the refusal.
 
     Before this, the caller must do three things in the same transaction, in this order: lock the account's row in `pace`, free
-    the slots of ended calls, and reopen the call. An earlier attempt may have left a slot at another account. This slot counts
-    until that account's slots are freed the next time.
+    the slots of ended calls, and reopen the call. If the earlier attempt left a slot at another account, the slot moves to this
+    account. The other account's `in_use` (its number of slots) is only corrected when its slots are freed the next time.
     """
     judged = await connection.fetchrow(_CHECK_LIMITS, account_id)
     if judged is None:

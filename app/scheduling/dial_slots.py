@@ -125,10 +125,12 @@ async def mark_calls_missing_at_twilio(database: Database, *, missing: Sequence[
 async def lock_and_free_ended_slots(database: Database, account_id: UUID) -> int | None:
     """Frees the dial slots of the account's ended calls, in a transaction of its own. A slot stands for one concurrent call.
 
-    Locks the account's row in `pace`, and inserts it first if it is missing. Returns by how much `in_use` of that row has
-    decreased: a negative number if there were slots that were not counted, for example after the row was lost. Returns None and
-    frees no slot if another session has locked the row. Raises DatabaseUnavailable with the reason `locked` if another session
-    that is inserting the missing row does not end within `lock_timeout`, or if the row of a queue stays locked.
+    Locks the account's row in `pace`, and inserts it first if it is missing. Returns by how much `in_use` of that row, the
+    number of slots in use, has decreased. The result is negative if there were slots that `in_use` did not count, for example
+    after the row was lost. Returns None and frees no slot if another session has locked the row.
+
+    Raises DatabaseUnavailable with the reason `locked` if another session that is inserting the missing row does not end within
+    `lock_timeout`, or if the row of a queue stays locked.
     """
     async with database.transaction() as connection:
         if not await connection.fetch(_LOCK_ACCOUNT, account_id):
@@ -143,12 +145,12 @@ async def free_ended_slots(connection: Connection, account_id: UUID) -> int:
     """Deletes the dial slots of the account's ended calls, and recounts `in_use`, the account's number of slots in use.
 
     A slot stands for one concurrent call. If slots were deleted or the number has changed, also recounts the slots of the
-    tenant's queues. Returns by how much `in_use` of the account has decreased. That may be more than the rows deleted here,
+    tenant's queues. Returns by how much `in_use` of the account has decreased. That may be more than the slots deleted here,
     because slots are also deleted together with old calls.
 
-    The transaction must have locked the account's row in `pace`, and no row of a queue: this function locks the queues' rows,
-    in the order of ids. It counts the slots in separate statements after that, because a statement that waits for a lock does
-    not see what was committed meanwhile.
+    The transaction must have locked the account's row in `pace`, but no queue's row: this function locks those rows in the
+    order of ids. After that, it counts the slots in separate statements, because a statement that waits for a lock does not see
+    what was committed meanwhile.
     """
     if ended := [row["call_id"] for row in await connection.fetch(_LOCK_ENDED, account_id)]:
         await connection.execute(_DELETE_ENDED, ended)

@@ -35,8 +35,8 @@ _MAX_FILE_AGE_S: Final = 86_400.0
 class DialGrantCount(NamedTuple):
     """The number of grants of an account, that is, of scheduled calls that workers were allowed to dial.
 
-    Counts compare as tuples, first by `released_at_us`, the time of the last `callgate queues release` in microseconds. So a
-    count from after a release is greater than every count from before it.
+    Counts compare as tuples, first by `released_at_us`. This is the time of the last release: the command `callgate queues
+    release` allows grants again after a halt. So a count from after a release is greater than every count from before it.
     """
 
     released_at_us: int
@@ -71,11 +71,9 @@ class DialGrantCounters:
     def known_counts(self) -> Mapping[UUID, DialGrantCount]:
         """Returns a copy of the highest known grant count of each account, by account id.
 
-        Call this before you read the accounts' counts from the database. If the database has a lower count than the copy, it
-        has lost grants (rights to dial one call).
-
-        Known counts may rise during the read, but the copy does not. Otherwise a grant that is committed and recorded during
-        the read could look lost.
+        Call this before you read the accounts' counts from the database. If the database has a lower count than the copy, the
+        database has lost grants (rights to dial one call). The copy does not change when further grants are recorded. So a
+        grant that is committed and recorded while the database is read does not look lost.
         """
         return dict(self._known)
 
@@ -98,7 +96,10 @@ class DialGrantCounters:
             self._unsaved.add(account_id)
 
     async def load(self) -> None:
-        """Reads the counts that other workers have written since the last `load`. Raises OSError if reading fails."""
+        """Reads the grant counts that other workers have written to the folder since the last `load`.
+
+        Does nothing if there is no folder. Raises OSError if reading fails.
+        """
         if self._folder is not None:
             new = await asyncio.to_thread(self._folder.read_new_counts)
             for account_id, count in new.counts:
@@ -108,9 +109,10 @@ class DialGrantCounters:
             self._folder.mark_read(new.end_offsets)
 
     async def save(self) -> None:
-        """Writes new counts to the folder, if there is one. If writing fails, logs the error and does not raise it.
+        """Writes to the folder the grant counts that are not in it yet. Does nothing if there is no folder.
 
-        After a failure or a cancellation, the next `save` writes these counts again.
+        If writing fails, logs the error and does not raise it. After a failure or a cancellation, the next `save` writes these
+        counts again.
         """
         if self._folder is None or not self._unsaved:
             return
@@ -134,14 +136,20 @@ class DialGrantCounters:
 
 
 class _NewLines(NamedTuple):
-    """The counts in new lines of the files, and for each file name the byte offset up to which the file was read."""
+    """The result of a read of the counter files: the grant counts in lines that were not read before.
+
+    `end_offsets` has, for each file name, the byte offset up to which the file was read.
+    """
 
     counts: list[tuple[UUID, DialGrantCount]]
     end_offsets: dict[str, int]
 
 
 class _CounterFolder:
-    """Reads and writes the files with grant counts in the folder. The methods block, so call them with `asyncio.to_thread`."""
+    """Reads and writes the files with grant counts (rights to dial a call) in a folder that workers share.
+
+    Each worker has a file of its own. The methods block, so call them with `asyncio.to_thread`.
+    """
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -154,8 +162,8 @@ class _CounterFolder:
     def read_new_counts(self) -> _NewLines:
         """Returns the counts of grants in the files of all workers, without the lines that `mark_read` has marked as read.
 
-        A worker may delete another one's file during the read, after it has copied the counts to its own file. Then the folder
-        is read again, at most _MAX_READ_ATTEMPTS times in all. Raises OSError if the folder or a file cannot be read.
+        Reads the folder again, at most _MAX_READ_ATTEMPTS times in all, if another worker deletes a file during the read. That
+        worker has copied the file's counts to its own file before. Raises OSError if the folder or a file cannot be read.
         """
         new_lines = _NewLines([], {})
         for _ in range(_MAX_READ_ATTEMPTS):
@@ -168,7 +176,7 @@ class _CounterFolder:
         raise FileNotFoundError
 
     def mark_read(self, end_offsets: Mapping[str, int]) -> None:
-        """Marks each file in `end_offsets` (a dict by file name) as read up to the given byte offset."""
+        """Marks each file in `end_offsets` (a dict by file name) as read up to the given byte offset, for `read_new_counts`."""
         for name, end in end_offsets.items():
             self._read_bytes[name] = max(end, self._read_bytes.get(name, 0))
 
@@ -184,9 +192,10 @@ class _CounterFolder:
         new_lines.counts.extend(count for line in text.splitlines() if (count := _parse_count_line(line)) is not None)
 
     def append(self, counts: Mapping[UUID, DialGrantCount], known: Mapping[UUID, DialGrantCount]) -> None:
-        """Appends lines for `counts` to this worker's file.
+        """Appends a line for each of `counts`, the accounts' new grant counts, to this worker's file.
 
-        If there is no file yet, or it is too large, writes all `known` counts to a new file instead, and deletes the old one.
+        If there is no file yet, or if the file is too large, writes all `known` counts to a new file instead, and deletes the
+        old one.
         """
         with self._write_lock:
             if self._own_file.exists() and self._own_file.stat().st_size > _MAX_FILE_BYTES:
@@ -230,7 +239,7 @@ class _CounterFolder:
 
 
 def _parse_count_line(line: bytes) -> tuple[UUID, DialGrantCount] | None:
-    """Returns the account and its count; None for a line that is empty or cut off."""
+    """Returns the account id and the grant count in a line of a counter file; None for a line that is empty or cut off."""
     try:
         account_id, released_at_us, grants = line.decode().split(" ")
         return UUID(account_id), DialGrantCount(int(released_at_us), int(grants))

@@ -90,7 +90,7 @@ _HALT_FOR_LOST_GRANTS = """
 
 @dataclass(frozen=True, slots=True)
 class DialGrantHaltState:
-    """The row of `grant_guard`, which says whether scheduled calls may be dialled, and the server from which it was read."""
+    """The row of `grant_guard`, which says whether grants (rights to dial) are halted, and the server it was read from."""
 
     server: str
     """The only Postgres server on which workers may take grants (rights to dial scheduled calls)."""
@@ -112,10 +112,10 @@ class DialGrantHaltState:
 
 
 async def record_server_or_halt_grants(connection: Connection) -> bool:
-    """Records the current Postgres server if none is recorded yet. Returns whether it did so: then workers may take grants.
+    """Records the current Postgres server if no server is recorded yet. Returns True then: workers may take grants.
 
-    If another server is recorded, halts all grants (rights to dial), unless they are halted already. Call this only if
-    MAY_GRANT_SQL, read before in the same transaction, is not true.
+    Otherwise returns False. If another server is recorded, also halts all grants (rights to dial), unless they are halted
+    already. If the current server is recorded, changes nothing. MAY_GRANT_SQL then tells whether workers may take grants.
     """
     if await connection.fetchrow(_RECORD_SERVER) is not None:
         return True
@@ -127,9 +127,10 @@ async def record_server_or_halt_grants(connection: Connection) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class DialGrantHalt:
-    """The halt of all grants (rights to dial scheduled calls) that is in the database after `halt_grants`.
+    """The result of `halt_grants`: since when all grants (rights to dial scheduled calls) are halted.
 
-    If `was_halted` is true, grants were halted before, and `halt_grants` has kept the earlier halt.
+    `server` is the Postgres server that the database has recorded. If `was_halted` is true, grants were halted before, and
+    `since` is the time of the earlier halt.
     """
 
     server: str
@@ -140,8 +141,8 @@ class DialGrantHalt:
 async def halt_grants(connection: Connection) -> DialGrantHalt:
     """Halts all grants (rights to dial scheduled calls) until `callgate queues release` allows them again.
 
-    The halt also applies on another Postgres server, such as a promoted standby. If `callgate queues release` is running and
-    has already read the stored state, the release fails.
+    Returns the new halt or, if grants were halted already, the earlier one. The halt also applies on another Postgres server,
+    such as a promoted standby. If `callgate queues release` is running and has already read the stored state, it fails.
     """
     if (halted := await connection.fetchrow(_HALT_BY_OPERATOR)) is not None:
         return DialGrantHalt(halted["server"], halted["halted_at"], was_halted=False)
@@ -152,8 +153,9 @@ async def halt_grants(connection: Connection) -> DialGrantHalt:
 async def halt_for_lost_grants(connection: Connection, account_id: UUID, *, granted_at: datetime | None) -> None:
     """Halts all grants (rights to dial scheduled calls). Call this if the database has lost grants of the account.
 
-    `granted_at` is the time of the account's latest grant in the database; None if there is none. The lost grants were taken
-    later. So `seen_at`, the time before which no grant is lost, becomes `granted_at` at the latest.
+    Does nothing if grants are halted already. `granted_at` is the time of the account's latest grant in the database; None if
+    there is none. The lost grants were taken after that. So `seen_at`, the time before which no grant is lost, is moved back if
+    it is later than `granted_at`.
     """
     halted = await connection.fetchrow(_HALT_FOR_LOST_GRANTS, granted_at)
     if halted is not None:
@@ -165,8 +167,8 @@ async def halt_if_grants_lost(connection: Connection, known: Mapping[UUID, DialG
 
     A grant is the right to dial one scheduled call. The database may have lost grants if it runs on another Postgres server, or
     if its grant count of an account is lower than in `known`, the highest counts that this worker has seen. While no scheduled
-    call waits, both are accepted without a halt, because no call can then be dialled twice. `known` must not change during this
-    call: a grant that is recorded after the counts were read would look lost.
+    call waits, does not halt grants in either case, because no call can then be dialled twice. `known` must not change until
+    this function returns: a grant that is recorded after the counts were read would look lost.
     """
     behind = await _account_with_lost_grants(connection, known)
     if behind is not None:
@@ -196,13 +198,13 @@ async def _account_with_lost_grants(
 
 
 async def read_grant_halt_state(database: StatementRunner) -> DialGrantHaltState | None:
-    """Returns the row of `grant_guard` (whether calls may be dialled) and the current server; None if there is no row yet."""
+    """Returns whether grants (rights to dial) are halted, and the current server; None if no server was recorded yet."""
     rows = await database.fetch(_READ_HALT_STATE)
     return DialGrantHaltState(**rows[0]) if rows else None
 
 
 async def release_grants(connection: Connection, state: DialGrantHaltState) -> bool:
-    """Ends the halt: workers may dial scheduled calls again, on the server `state.current_server`. Returns True.
+    """Ends the halt of grants, and returns True. Workers may dial scheduled calls again, on the server `state.current_server`.
 
     If the Postgres server or the row of `grant_guard` has changed since `state` was read, changes nothing and returns False.
     """

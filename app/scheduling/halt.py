@@ -12,7 +12,10 @@ from app.scheduling.grant_halts import halt_grants
 
 @dataclass(frozen=True, slots=True)
 class HaltResult:
-    """The result of `callgate queues halt`: when the halt of all scheduled calls began, and whether it is complete."""
+    """The result of `callgate queues halt`: since when grants (rights to dial scheduled calls) are halted.
+
+    If `is_complete` is false, a transaction that began before the halt may still take a grant.
+    """
 
     since: datetime
     """When the halt began. If `was_halted` is true, this is the beginning of the earlier halt."""
@@ -28,10 +31,10 @@ class GrantHaltCommand:
     max_wait_s: float = MAX_WAIT_FOR_WRITERS_S
 
     async def run(self, actor: Actor) -> HaltResult:
-        """Halts all grants (rights to dial scheduled calls). Then waits for transactions that may be taking grants.
+        """Halts all grants (rights to dial scheduled calls). Then waits for transactions that may still be taking grants.
 
-        Writes an audit event even if grants are halted already, because a release that is running then fails. `is_complete` of
-        the result is False if one of these transactions is still open after `max_wait_s`.
+        `is_complete` of the result is False if one of these transactions is still open after `max_wait_s` seconds. Writes an
+        audit event even if grants are halted already: a `callgate queues release` that is running fails in this case, too.
         """
         async with self.database.transaction() as connection:
             halted = await halt_grants(connection)

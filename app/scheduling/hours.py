@@ -28,7 +28,7 @@ _UNKNOWN_ZONE: Final = "Etc/Unknown"
 
 
 class CallingHoursInvalid(Exception):
-    """Raised if JSON does not describe hours. The texts of `field_errors` do not contain the rejected values."""
+    """Raised if JSON does not describe valid calling hours. The texts of `field_errors` do not contain the rejected values."""
 
     def __init__(self, *field_errors: FieldError) -> None:
         super().__init__()
@@ -50,7 +50,7 @@ class CallingHours:
     end_minute: int
 
     def is_open(self, local: datetime) -> bool:
-        """Returns whether this local time is within the hours."""
+        """Returns whether a call may ring at `local`, the callee's local time."""
         minute = local.hour * 60 + local.minute
         today, yesterday = DAYS[local.weekday()], DAYS[local.weekday() - 1]
         if self.start_minute < self.end_minute:
@@ -79,7 +79,7 @@ def parse_calling_hours(value: object, pointer: str = "/hours") -> CallingHours:
 
 
 def _find_hours_errors(value: Mapping[str, object]) -> Iterator[tuple[str, str, str]]:
-    """Yields each error in a JSON object of calling hours: the member (the end of its JSON pointer), a code and a text."""
+    """Yields each error in a JSON object of calling hours as a tuple: the member, such as `days/0`, a code and a text."""
     for name in value:
         if name not in _MEMBER_NAMES:
             escaped = str(name).replace("~", "~0").replace("/", "~1")
@@ -146,7 +146,10 @@ def time_zones_of_phone_number(to: str) -> tuple[str, ...]:
 
 
 def callee_time_zones(to: str, time_zone: str | None, hours: CallingHours) -> tuple[str, ...]:
-    """Returns the callee's possible zones: `time_zone` if given, else the zones of the number, else the zone of the hours."""
+    """Returns the callee's possible time zones: `time_zone` if it is not None, else those of the phone number `to`.
+
+    If the number's zones are unknown, or if `to` is no phone number, returns the time zone of `hours`.
+    """
     return (time_zone,) if time_zone is not None else time_zones_of_phone_number(to) or (hours.time_zone,)
 
 

@@ -113,11 +113,11 @@ class ScheduledDial(Base):
 
 
 class DialTurn(Base):
-    """The time at which a worker last took a grant for a call of an API key or workload at an account.
+    """The turn of an API key or workload at an account: when a worker last took a grant for one of its calls.
 
-    A grant is a worker's right to dial one scheduled call. Before the first grant, the time is that of the row's insertion. Of
-    the waiting calls with the same priority, the next grant is for a call of the API key or workload with the oldest time. The
-    row is deleted when no call of the API key or workload waits, and no worker has taken a grant for one for an hour.
+    A grant is a worker's right to dial one scheduled call. Of the waiting calls with the same priority, the next grant is for a
+    call of the API key or workload with the oldest time. Before the first grant, the time is that of the row's insertion. The
+    row is deleted when its time is more than an hour ago and no call of the API key or workload waits.
     """
 
     __tablename__ = "dial_turn"

@@ -14,7 +14,10 @@ MAX_CONCURRENT_LIMIT: Final = 100_000
 
 
 class PaceChange(TypedDict, total=False):
-    """Changes to dialling limits. A missing key leaves a limit as it is; None removes the limit (`burst` is never None)."""
+    """Changes to dialling limits. A limit whose key is missing stays as it is; None removes the limit.
+
+    `burst` is never None.
+    """
 
     calls_per_second: Decimal | None
     burst: int
@@ -43,10 +46,10 @@ class PaceLimits:
         }
 
     def with_changes(self, change: PaceChange) -> Self:
-        """Returns the limits after the change. Without `calls_per_second`, `burst` becomes the default.
+        """Returns the limits after the change. If they have no `calls_per_second`, `burst` is set to its default.
 
-        Raises InvalidValue for a value out of bounds. Also raises it for a change to a `burst` other than the default, if
-        there is no `calls_per_second` after the change.
+        Raises InvalidValue for a value out of bounds, and for a `burst` in the change that is not the default, if there is no
+        `calls_per_second` after the change.
         """
         changed = replace(self, **change)
         if changed.calls_per_second is None:
@@ -75,7 +78,7 @@ UNLIMITED_PACE: Final = PaceLimits()
 
 
 def is_valid_calls_per_second(value: Decimal) -> bool:
-    """Returns whether the value is valid for `calls_per_second`: its size and the number of its decimals are allowed."""
+    """Returns whether the value is more than 0, at most MAX_CALLS_PER_SECOND, and has at most MAX_DECIMALS decimals."""
     return value.is_finite() and 0 < value <= MAX_CALLS_PER_SECOND and value == round(value, MAX_DECIMALS)
 
 

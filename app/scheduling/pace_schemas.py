@@ -38,7 +38,7 @@ PaceConcurrency = Annotated[int, Field(ge=1, le=MAX_CONCURRENT_LIMIT)]
 
 
 class PaceSettings(BaseModel):
-    """How fast calls are dialled. Members that are missing stay as they are."""
+    """The dialling limits to set for an account or a queue. Members that are missing stay as they are."""
 
     model_config = ConfigDict(extra="forbid", strict=True, hide_input_in_errors=True)
 
@@ -48,13 +48,13 @@ class PaceSettings(BaseModel):
 
     @property
     def pace_change(self) -> PaceChange:
-        """The change that the members in the body describe; missing members are left out."""
+        """The limits that the request changes; members that are missing in it are left out."""
         given: PaceChange = self.model_dump(exclude_unset=True)  # type: ignore[assignment]
         return given
 
 
 class PaceRecord(BaseModel):
-    """How fast calls are dialled."""
+    """The dialling limits of an account or a queue."""
 
     calls_per_second: Annotated[float, WithJsonSchema(_RATE_SCHEMA)] | None = Field(description=_RATE_DESCRIPTION)
     burst: int = Field(description=_BURST_DESCRIPTION)

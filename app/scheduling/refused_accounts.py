@@ -71,8 +71,9 @@ def probe_at_after_grant_sql(at: str) -> str:
 def refused_since_after_grant_sql(at: str) -> str:
     """Returns SQL for the new `refused_since` of the row `pace` after a worker has taken the right to dial a call at `at`.
 
-    `refused_since` is the time since which Twilio refuses the account's calls. It becomes null if this call is a test that was
-    due at least five minutes ago. After such a break, a refusal counts as the first one.
+    `refused_since` is the time since which Twilio refuses the account's calls. The SQL gives null if the call is a probe (a
+    test whether Twilio still refuses) that was due at least five minutes ago: a refusal after such a break counts as the first
+    one. Otherwise the value stays the same.
     """
     return f"CASE WHEN pace.probe_at > {at} - make_interval(secs => {_FORGET_REFUSAL_AFTER_S}) THEN pace.refused_since END"
 
@@ -80,10 +81,10 @@ def refused_since_after_grant_sql(at: str) -> str:
 async def slow_account_down(database: StatementRunner, account_id: UUID, *, wait: timedelta, after_probe: bool) -> bool:
     """Keeps workers from dialling the account's scheduled calls until its next probe.
 
-    A probe is a single call that tests whether Twilio still refuses the account's calls. The time until the next probe is the
-    longer one of `wait` (at most 15 minutes) and the time since the first refusal (at most one minute). `after_probe` says
-    whether the refused call was itself a probe. If it was not, a probe that is planned for a later time stays at that time.
-    Returns True if Twilio did not refuse the account's calls before.
+    A probe is a single call that tests whether Twilio still refuses the account's calls. Call this function after a temporary
+    refusal, or after a probe without an answer. The time until the next probe is `wait` (at most 15 minutes) or the time since
+    the first refusal (at most one minute), whichever is longer. `after_probe` says whether the last call was itself a probe. If
+    it was not, a probe that is already planned for a later time is not moved. Returns True if this refusal is the first one.
     """
     rows = await database.fetch(_SLOW_DOWN, account_id, wait, after_probe)
     return any(row["is_first"] for row in rows)

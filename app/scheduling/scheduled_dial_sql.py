@@ -19,15 +19,15 @@ The column has a row of `scheduled_dial` (the table of waiting calls) as JSON, o
 
 
 def insert_scheduled_dials_sql(from_clause: str, *, due_at: str) -> str:
-    """Returns CTEs that insert rows of `scheduled_dial`, the table of waiting scheduled calls.
+    """Returns SQL for CTEs that insert a row of `scheduled_dial`, the table of waiting calls, for each new scheduled call.
 
-    The statement must have a CTE `given` before them. The column `dial` of `given` (SCHEDULED_DIAL_COLUMN_SQL) has the row to
-    insert as JSON, or null if the call is not scheduled. `from_clause` is SQL for the FROM clause that selects the rows of
-    `given` whose calls are written. `due_at` is SQL for the column `due_at` of the new row. The SQL in `due_at` may read the
-    columns of `given`, and the other columns of the new row as columns of `dial`.
+    The statement must have an earlier CTE `given` with the new calls. Its column `dial` (SCHEDULED_DIAL_COLUMN_SQL) has the row
+    to insert as JSON, or null if the call is not scheduled. `from_clause` is what follows FROM to select those rows of `given`
+    whose calls are written. `due_at` is SQL for the column `due_at` of the new row. It may use the columns of `given` and, as
+    `dial.priority` for example, the other columns of the new row.
 
-    The CTEs also insert a row of `dial_turn` for each API key or workload that has none. The table `dial_turn` says in which
-    order the API keys and workloads of an account take turns.
+    The CTEs also insert a row of `dial_turn`, the table of the order in which API keys and workloads take turns at an account,
+    for each API key or workload that has none.
     """
     columns = ", ".join(_DIAL_COLUMNS)
     return f""", new_dial AS (
@@ -45,10 +45,11 @@ def insert_scheduled_dials_sql(from_clause: str, *, due_at: str) -> str:
 
 
 def insert_slots_of_given_calls_sql(from_clause: str) -> str:
-    """Returns a CTE that inserts a dial slot for each scheduled call. The call then counts as dialled; no worker dials it.
+    """Returns SQL for a CTE that inserts a dial slot (it stands for one concurrent call) for each new scheduled call.
 
-    The CTE `given` and `from_clause` are as for `insert_scheduled_dials_sql`. In addition, `given` must have a column
-    `parameters` with the call's parameters.
+    Use it in place of `insert_scheduled_dials_sql` for calls that may have been dialled already: no worker dials them again.
+    The CTE `given` and `from_clause` are as for that function. In addition, `given` must have a column `parameters` with the
+    call's parameters.
     """
     return f""", new_slot AS (
             {insert_slot_sql(dial="dial", granted_at="now()", parameters="given.parameters")}

@@ -60,12 +60,12 @@ def check_sip_auth(username: str | None, password: str | None) -> SipAuthFinding
 
 
 def _check_credential(value: str, code: str, parameter: str, report: Report) -> None:
-    """Adds a finding to `report` if the value is too long, and otherwise one for each forbidden or unusual character.
+    """Checks a user name or password, and adds findings (errors and warnings) to `report`.
 
-    A character is unusual if SIP programs treat it differently. The codes of the findings begin with `code`, and their texts
-    call the value `parameter`.
+    Adds one finding if the value is too long, and otherwise one for each forbidden or unusual character. A character is unusual
+    if SIP programs do not agree on it. The codes of the findings begin with `code`, and their texts call the value `parameter`.
 
-    A user name is sent as a quoted-string (RFC 3261 §25.1). It has no control characters, and `"` and `\\` only as a
+    A user name is sent as a quoted-string (RFC 3261 §25.1). This has no control characters, and `"` and `\\` only as a
     quoted-pair. Non-ASCII characters are unsafe, because digest had no agreed charset before RFC 7616.
     """
     if len(value) >= SIP_AUTH_LENGTH_LIMIT:

@@ -50,7 +50,7 @@ class ValidParts:
 
 
 def _illegal_character_pattern(characters: str) -> re.Pattern[str]:
-    """Returns a pattern for printable ASCII that is not among the allowed `characters`, and for "%" without two hex digits."""
+    """Returns a pattern that matches printable ASCII outside the allowed `characters`, and "%" without two hex digits."""
     return re.compile(rf"[^{characters}%\x00-\x1f\x7f-\U0010ffff]++|%(?![0-9A-Fa-f]{{2}})", re.ASCII)
 
 

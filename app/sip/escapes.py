@@ -45,17 +45,20 @@ def unescape_repeatedly(text: str) -> str:
 
 
 def has_escaped_control(text: str) -> bool:
-    """Returns whether decoding the text, once or repeatedly, gives a control character or line separator.
+    """Returns whether decoding the escapes in a text, once or repeatedly, gives a control character or line separator.
 
-    "%0d" and "%250d" become CR, and so does "%%30d", because "%30" is the digit 0. Also returns True for a text that still has
-    escapes after `unescape_repeatedly`.
+    "%0d" and "%250d" become CR, and so does "%%30d", because "%30" is the digit 0. Characters that are not escaped do not
+    count. Also returns True for a text that still has escapes after `unescape_repeatedly`.
     """
     decoded = unescape_repeatedly(_CONTROL_OR_LINE_SEPARATOR.sub(" ", text))
     return _CONTROL_OR_LINE_SEPARATOR.search(decoded) is not None or unquote(decoded) != decoded
 
 
 def decode_name_value_list(items_text: str, separator: str) -> NameValuePairs:
-    """Returns the decoded names and values of a list of `name=value`. A name that is not UTF-8 stays as written."""
+    """Returns the decoded names and values of a list of `name=value` items with this separator.
+
+    A name that is not UTF-8 stays as written. A value that is not UTF-8 or is missing is None.
+    """
     items = split_name_value_list(items_text, separator)
     if "%" not in items_text:
         return tuple(items)
@@ -121,7 +124,7 @@ def _report_not_utf8(text: str, start: int, report: Report) -> None:
 
 
 def _octet_range(text: str, first: int, count: int) -> tuple[int, int]:
-    """Returns the start and the end, in `text`, of the `count` octets that begin with the octet number `first` (from 0).
+    """Returns the positions in `text` at which a range of octets starts and ends: `count` octets from number `first` (from 0).
 
     An escape such as %C3 is one octet, and so is a character that is not escaped.
     """

@@ -76,10 +76,10 @@ SEVERITIES: Final[Mapping[str, Severity]] = MappingProxyType(
 
 
 class Report(list[Finding]):
-    """The first MAX_FINDINGS findings of one validation. If none is an error, the first later error replaces the last of them.
+    """The list of the findings of one validation. It keeps the first MAX_FINDINGS findings, to bound the work.
 
-    The number is limited to bound the work. The error is kept, so that a truncated list never makes an address look valid. If
-    `is_closed` is true, the report is complete and `add` ignores further findings.
+    If none of them is an error, the first later error replaces the last one. So a list that is cut off never makes an address
+    look valid. If `is_closed` is true, the report is complete, and `add` ignores further findings.
     """
 
     is_closed = False

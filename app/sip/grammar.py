@@ -91,9 +91,10 @@ PartName = str
 
 
 class UriParts(Protocol):
-    """The interface through which rules read the parts of a URI.
+    """The interface through which the checks in app.sip.rules and SipUri read the parts of a URI.
 
-    A match of `SIP_URI` implements it, and `ValidParts` of app.sip.diagnosis does for a text that does not match.
+    A match of the regular expression `SIP_URI` implements it. For a text that does not match, `ValidParts` of app.sip.diagnosis
+    implements it.
     """
 
     def groups(self) -> tuple[str | None, ...]:

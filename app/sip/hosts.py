@@ -60,9 +60,9 @@ def canonical_host(host: str) -> str:
 
 
 def check_and_normalize_host(host: str, start: int, has_user: bool, report: Report) -> str:
-    """Checks the host, and returns its canonical form. The host begins at `start` in the URI.
+    """Checks whether Twilio can reach the host, adds findings to `report`, and returns the host as `canonical_host` does.
 
-    `has_user` says whether the URI has a user, which some of Twilio's hosts need.
+    The host begins at `start` in the URI. `has_user` says whether the URI has a user, which some of Twilio's own hosts need.
     """
     end = start + len(host)
     if host[0] == "[":

@@ -78,9 +78,10 @@ def check_port(port: str, start: int, report: Report) -> None:
 
 
 def decode_and_check_parameters(raw_parameters: str, start: int, report: Report) -> tuple[NameValuePairs, ValuesByName]:
-    """Decodes and checks uri-parameters. `raw_parameters` is their text, which begins at `start` in the URI.
+    """Decodes uri-parameters, checks them, and adds findings to `report`.
 
-    Returns the parameters in order, and their values by lower-case name.
+    `raw_parameters` is their text, which begins at `start` in the URI. Returns the parameters in order, and their values by
+    lower-case name.
     """
     plain = CHECKED_PARAMETERS_BY_TEXT.get(raw_parameters)
     if plain:
@@ -185,7 +186,10 @@ def check_transport_security(sips: bool, port: str | None, values: ValuesByName,
 
 
 def decode_and_check_headers(raw_headers: str, start: int, report: Report) -> NameValuePairs:
-    """Decodes and checks headers, and returns them. `raw_headers` is their text, which begins at `start` in the URI."""
+    """Decodes the headers of a URI, checks them, adds findings to `report`, and returns the decoded headers in order.
+
+    `raw_headers` is their text, which begins at `start` in the URI.
+    """
     size = raw_headers.count("&") + 1
     spaced = raw_headers.replace("%20", " ")
     plain = HEADERS_WITHOUT_FINDINGS_PATTERN.findall(spaced)

@@ -136,7 +136,7 @@ class SipUri:
 
 
 def _check_parts(text: str, scheme: str | None, parts: UriParts, report: Report) -> None:
-    """Checks the scheme, the user, the password and the port by the rules of RFC 3261 and of Twilio."""
+    """Checks scheme, user, password and port by the rules of RFC 3261 and of Twilio, and adds findings to `report`."""
     _, user, password, host, port, _, _ = parts.groups()
     if scheme == "sips":
         detail = "Use sip: with ;transport=tls, and ;secure=true for the media: Twilio advises against sips:."
@@ -152,7 +152,7 @@ def _check_parts(text: str, scheme: str | None, parts: UriParts, report: Report)
 
 
 def _check_lengths(text: str, report: Report) -> None:
-    """Reports an address or headers that are too long. If there is such a finding, closes the report to further ones."""
+    """Reports an address or headers that are too long. If one of them is, closes the report, which then ignores findings."""
     # In every SIP URI the first "?" after the "@", or the first at all, starts the headers.
     question = text.find("?", text.find("@") + 1)
     end = len(text) if question < 0 else question

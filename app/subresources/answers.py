@@ -76,8 +76,8 @@ async def read_json_answer(
 ) -> dict[str, Any]:
     """Returns the JSON object in Twilio's answer. Raises UpstreamUnreachable if the answer breaks off or is no JSON object.
 
-    If the answer is a page of a list, `page_size_name` is the parameter with which the client can ask for a smaller page. Then
-    raises InvalidRequest if the page is too long.
+    If the answer is a page of a list, `page_size_name` is the parameter with which the client can ask for a smaller page. If
+    such a page is too long, raises InvalidRequest for this parameter.
     """
     try:
         async with answer as response:

@@ -20,9 +20,10 @@ from app.twilio.subresources import IDEMPOTENCY_KEY_NAME, OperationParameter, Su
 
 
 def _check_json_object(value: dict[str, Any]) -> dict[str, Any]:
-    """Returns the value. Raises PydanticCustomError if it is nested too deeply, or if its URLs have too many user names.
+    """Returns the value unchanged. Raises PydanticCustomError if it is nested so deeply that it cannot be serialized to JSON.
 
-    A value is nested too deeply if it cannot be serialized to JSON.
+    Also raises it if the URLs in the value have too many user names and passwords. The limit bounds CPU time, because Callgate
+    searches Twilio's answer for each of them.
     """
     try:
         text = json.dumps(value)

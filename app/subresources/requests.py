@@ -13,9 +13,9 @@ from app.twilio.subresources import IDEMPOTENCY_KEY_NAME, SubresourceOperation
 
 @dataclass(frozen=True, slots=True)
 class SubresourceRequest:
-    """A request for a subresource. `sid` is the SID of an item, or None to list items or to create one.
+    """A request for a subresource of a call. `sid` is the SID of an item, or None to list items or to create one.
 
-    `fields` has Twilio's parameter names, with their values.
+    `fields` has pairs of Twilio's parameter name and a value. `idempotency_key` is the client's header `Idempotency-Key`.
     """
 
     operation: SubresourceOperation
@@ -27,8 +27,9 @@ class SubresourceRequest:
         """Returns the fields to send to Twilio, and whether the client can safely repeat the request.
 
         A repetition is safe if Twilio gets the same IdempotencyKey again. If the fields have no IdempotencyKey, this method
-        derives one from the client's header `Idempotency-Key` (`idempotency_key`) and the request. Without the header, it adds
-        a random one. If the operation takes no IdempotencyKey, the fields are unchanged.
+        derives one from the client's header `Idempotency-Key` and the request. Without the header, this method adds a random
+        IdempotencyKey, and a repetition is not safe. If the operation takes no IdempotencyKey, the fields are unchanged, and a
+        repetition is not safe either.
         """
         if not self.operation.takes_idempotency_key:
             return self.fields, False

@@ -82,10 +82,10 @@ class SubresourceService:
         self._list_limit = list_limit
 
     async def require_started_call(self, caller: Caller, id_or_sid: str, *, account_sid: str | None = None) -> Call:
-        """Returns a call that Twilio has started.
+        """Returns the tenant's call with this id or CallSid. Raises CallNotFound if the tenant has no such call.
 
-        Raises WrongCallState if the call has no CallSid, because it may not have started. Raises CallNotFound if the tenant has
-        no such call. With `account_sid`, also raises CallNotFound if the call is in another account.
+        Raises WrongCallState if the call has no CallSid yet, because it may not have started. With `account_sid`, also raises
+        CallNotFound if the call is in another account.
         """
         call = await self._calls.get(caller, id_or_sid)
         if account_sid not in (None, call.account_sid):
@@ -102,10 +102,10 @@ class SubresourceService:
         list_stack: AsyncExitStack | None = None,
         max_bytes: int = MAX_STREAMED_JSON_BYTES,
     ) -> AbstractAsyncContextManager[StreamedResponse]:
-        """Returns a context manager that yields Twilio's answer, whose body can be streamed.
+        """Returns a context manager that sends a GET request, and yields Twilio's answer, whose body can be streamed.
 
-        With `list_stack`, the request also counts towards `list_limit`, until the stack closes. Reading the body raises
-        TwilioOutcomeUnknown if it has more than `max_bytes`.
+        With `list_stack`, the request also counts towards the limit of list pages in memory, until the stack closes. Reading
+        the body raises TwilioOutcomeUnknown if the body has more than `max_bytes`.
         """
         return self._send_read_request(
             call.tenant_id,
@@ -129,7 +129,7 @@ class SubresourceService:
     async def read_list(self, call: Call, request: SubresourceRequest, response_stack: AsyncExitStack) -> dict[str, Any]:
         """Fetches a page of a list. Returns Twilio's JSON object. Raises InvalidRequest if the page is too long.
 
-        The caller closes `response_stack` after the response was sent. Until then the request counts towards `list_limit`.
+        The caller closes `response_stack` after the response was sent. Until then the page counts as one that is in memory.
         """
         answer = self.stream_subresource(call, request, list_stack=response_stack, max_bytes=MAX_JSON_BYTES)
         return await read_json_answer(answer, page_size_name="page_size")

@@ -32,7 +32,10 @@ _NANP_NUMBER_LENGTH = 11
 
 
 def address_key(address: str) -> str:
-    """Returns the key of a call's `to`: a SIP address's user and host, a number's digits, or a client's name."""
+    """Returns the key by which a sent and a returned `to` of a call are compared.
+
+    The key has no parts that Twilio may change: it is a SIP address's user and host, a number's digits, or a client's name.
+    """
     text = _strip_name_and_escapes(address)
     scheme, rest = _split_scheme(text)
     if scheme in ("sip", "sips"):
@@ -47,7 +50,7 @@ def address_key(address: str) -> str:
 
 
 def address_keys(sent: str) -> Collection[str]:
-    """Returns the keys that the `to` of a call can have when Twilio returns it. `address_key(sent)` is one of them.
+    """Returns the keys (`address_key`) that a call's `to` can have when Twilio returns it. `address_key(sent)` is one of them.
 
     There is a second key if the address has no user, but an escaped `@` in its parameters. Twilio may decode this `@`, and the
     text before it then looks like a user.
@@ -57,9 +60,9 @@ def address_keys(sent: str) -> Collection[str]:
 
 
 def caller_key(caller: str) -> str:
-    """Returns the key of a call's `from`: a SIP address's user, or a phone number's digits.
+    """Returns the key by which a sent and a returned `from` of a call are compared.
 
-    Ignores the host, because Twilio may omit or replace it.
+    The key is a SIP address's user, or a phone number's digits. It has no host, because Twilio may omit or replace the host.
     """
     _, rest = _split_scheme(_strip_name_and_escapes(caller))
     return _user_key(rest.partition("?")[0].partition("@")[0])
@@ -77,9 +80,9 @@ def is_same_caller(sent: str, returned: str) -> bool:
 
 
 def address_spellings(address: str) -> Iterable[str]:
-    """Returns the spellings that Twilio may use for the `to` of a call. The original text is the first one.
+    """Returns the forms in which Twilio may write the `to` of a call. The original text is the first one.
 
-    The filter of Twilio's call list compares whole texts, so a search has to try each of these spellings.
+    The filter of Twilio's call list compares whole texts, so a search has to try each of these forms.
     """
     found = {address: None}
     match = _SIP_PARTS.fullmatch(address)
@@ -121,7 +124,7 @@ def _split_scheme(text: str) -> tuple[str, str]:
 
 
 def _sip_key(after_scheme: str) -> str:
-    """Returns the key `user@host` for the part of a SIP address after the scheme.
+    """Returns `user@host`, normalized for comparison. `after_scheme` is the part of a SIP address after `sip:`.
 
     The address is decoded already, so a `?` or `@` that was escaped in the original address also ends a part.
     """
@@ -148,6 +151,9 @@ def _host_key(host: str) -> str:
 
 
 def _comparable_digits(number: str) -> str:
-    """Returns the digits without leading zeros and without North America's country code 1, which national numbers lack."""
+    """Returns a phone number's digits without leading zeros, and without North America's country code 1.
+
+    A North American number in national format, which has no country code, gives the same digits.
+    """
     digits = _NOT_DIGITS.sub("", number).lstrip("0")
     return digits[1:] if len(digits) == _NANP_NUMBER_LENGTH and digits[0] == "1" else digits

@@ -107,7 +107,7 @@ def make_http_client(
     user_agent: str,
     keepalive: float = 2.0,
 ) -> HttpClient:
-    """Makes a client that neither follows redirects nor repeats requests. Timeouts and `keepalive` are in seconds."""
+    """Makes a client without redirects and retries. Times are in seconds; `keepalive` is how long a connection may be idle."""
     return HttpClient(
         DirectTransport(max_connections=max_connections, keepalive_s=keepalive),
         timeout=httpx.Timeout(connect=connect_timeout, read=read_timeout, write=read_timeout, pool=pool_timeout),
@@ -236,7 +236,7 @@ class TwilioClient:
         gate: SendGate | None = None,
         addresses: Sequence[str] = (),
     ) -> Any:
-        """Sends one request. Returns the result of `parse` for the JSON of a 2xx answer. Raises TwilioError for any other."""
+        """Sends one request. Returns `parse(document)` for the JSON of a 2xx answer; raises TwilioError for another answer."""
         url: httpx.URL | str = f"{credential.base_url or self._base_url}{account_uri(credential.account_sid)}/{path}"
         form = parameters if isinstance(parameters, Form) else _as_form(parameters or {})
         content = None if parameters is None else form.content

@@ -26,7 +26,10 @@ _Origin = tuple[str, str, int]
 
 
 class DirectTransport(httpx.AsyncBaseTransport):
-    """Sends each request at most once, as `AiohttpTransport` does, with the same timeouts and errors."""
+    """A transport that takes less CPU time than `AiohttpTransport`. It leaves large, streamed and proxied requests to that one.
+
+    Sends each request at most once, with the same timeouts and errors as `AiohttpTransport`.
+    """
 
     def __init__(self, *, max_connections: int, keepalive_s: float, tls: ssl.SSLContext | None = None) -> None:
         self._tls = tls or shared_tls_context(httpx.create_ssl_context)
@@ -111,7 +114,7 @@ class DirectTransport(httpx.AsyncBaseTransport):
         return connection
 
     def _release_connection(self, origin: _Origin, connection: HttpConnection | None) -> None:
-        """Ends a request: releases its connection slot, and keeps the connection if it can be reused, otherwise closes it."""
+        """Ends a request: frees its place among `max_connections`. Keeps the connection if it can be reused, else closes it."""
         self._slots.release()
         if connection is None:
             return

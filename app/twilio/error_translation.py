@@ -26,8 +26,8 @@ _ERRORS_BEFORE_SENDING = (
 class ErrorTranslation:
     """A context manager that turns exceptions of the transport into TwilioNotSent, TwilioTimeout or TwilioOutcomeUnknown.
 
-    Raises TwilioNotSent only if the exception's class, or the SendGate that must allow the first write, proves that nothing
-    was sent.
+    Raises TwilioNotSent only if nothing was sent. Either the exception's class proves this, or the SendGate, which must allow
+    the first write of a request, has not allowed it.
     """
 
     def __init__(self, gate: SendGate | None = None) -> None:

@@ -56,7 +56,10 @@ class TwilioChangeResponse:
 
 
 class RequestForwarder:
-    """Forwards requests to Twilio. Methods raise TwilioError for every failure of the network or of Twilio."""
+    """Forwards requests for lists of calls, subresources of calls and media of recordings to Twilio.
+
+    Methods raise TwilioError for every failure of the network or of Twilio.
+    """
 
     def __init__(self, http: HttpClient, *, base_url: str, metrics: Metrics, on_use: OnCredentialUse | None = None) -> None:
         self._http = http
@@ -78,7 +81,8 @@ class RequestForwarder:
     ) -> AsyncIterator[StreamedResponse]:
         """Yields Twilio's answer for one item of a subresource or, if `sid` is None, for a page of the list of items.
 
-        `call_sid` is None for a recording whose call is not known. The head of the answer must arrive within the deadline.
+        `call_sid` is None for a recording whose call is not known. The head of the answer must arrive within `deadline_s`
+        seconds. Reading the body raises TwilioOutcomeUnknown if the body has more than `max_bytes`.
         """
         path = _subresource_path(operation, call_sid, sid)
         url = f"{path}?{urlencode(query)}" if query else path
@@ -89,7 +93,7 @@ class RequestForwarder:
     async def list_calls(
         self, credential: Credential, query: QueryPairs, *, deadline_s: float
     ) -> AsyncIterator[StreamedResponse]:
-        """Yields one page of the account's calls. The head of the answer must arrive within the deadline."""
+        """Yields Twilio's answer: a page of the account's calls. The answer's head must arrive within `deadline_s` seconds."""
         url = f"Calls.json?{urlencode(query)}"
         async with self._stream_json(credential, url, query, deadline_s, max_bytes=MAX_JSON_BYTES) as response:
             yield response
@@ -135,7 +139,7 @@ class RequestForwarder:
         *,
         deadline_s: float,
     ) -> AsyncIterator[StreamedResponse]:
-        """Yields the audio of a recording; `suffix` is `.mp3` or `.wav`.
+        """Yields Twilio's answer with the audio of a recording. `suffix` is `.mp3` or `.wav`.
 
         https://www.twilio.com/docs/voice/api/recording#fetch-a-recording-media-file
         """
@@ -189,9 +193,9 @@ class RequestForwarder:
         headers: Mapping[str, str],
         read: Callable[[httpx.Response], Awaitable[Any]] | None = None,
     ) -> Any:
-        """Sends one request. Returns `await read(response)` for a 2xx response. Without `read`, returns the response, unread.
+        """Sends one request. Returns `await read(response)` for a 2xx response or, without `read`, the unread response.
 
-        Raises TwilioError for any other answer.
+        Raises TwilioError for an answer with any other status.
         """
         url = f"{credential.base_url or self._base_url}{account_uri(credential.account_sid)}/{path}"
         if self._on_use:

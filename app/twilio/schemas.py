@@ -149,7 +149,8 @@ class CallResource(BaseModel):
 def to_storable_json(value: Any, *, depth: int = 0) -> Any:
     """Returns JSON that Postgres can store.
 
-    Removes NUL, replaces lone surrogates with `?`, and replaces NaN, infinity and too deeply nested values with null.
+    Removes NUL, replaces lone surrogates with `?`, and replaces NaN, infinity and too deeply nested values with null. `depth`
+    is the number of objects and lists around `value`.
     """
     if depth > _MAX_JSON_DEPTH:
         return None

@@ -149,7 +149,7 @@ class _Connector(aiohttp.TCPConnector):
         traces: list[Trace],
         timeout: aiohttp.ClientTimeout,  # noqa: ASYNC109
     ) -> Connection:
-        """Returns a connection that has no unread data: such data would be taken for the answer to the request."""
+        """Returns a connection without unread data, because such data would be taken for the answer to the request."""
         while True:
             connection = await super().connect(req, traces, timeout)
             is_reused = connection.protocol in self._used
@@ -185,7 +185,7 @@ def _is_unusable(connection: Connection, *, ignore_socket: bool) -> bool:
 
 
 async def _send_without_retry(request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType) -> aiohttp.ClientResponse:
-    """Sends a request, and turns aiohttp's errors into httpx's: after its own errors, aiohttp repeats a GET, PUT or DELETE."""
+    """Sends a request. Turns aiohttp's errors into httpx's: after one of its own, aiohttp would repeat a GET, PUT or DELETE."""
     try:
         return await handler(request)
     except (aiohttp.ClientError, OSError, ValueError) as error:
