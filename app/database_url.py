@@ -260,12 +260,12 @@ def _parse_host(text: str, port: str) -> tuple[str, int]:
         own_port = own_port[1:]
     else:
         host, _, own_port = text.partition(":")
-    if not host or set(host) & set("/?@[] ") or not _is_encodable(host):
+    if not host or set(host) & set("/?@[] ") or not _is_dns_encodable(host):
         raise DatabaseURLError(_INVALID_HOST_MESSAGE)
     return host, _parse_port(own_port or port)
 
 
-def _is_encodable(host: str) -> bool:
+def _is_dns_encodable(host: str) -> bool:
     """Returns whether the host can be encoded for DNS. An empty or too long label, or a NUL, makes this impossible."""
     try:
         host.encode("idna")

@@ -11,7 +11,7 @@ from contextlib import closing
 from pathlib import Path
 from urllib.parse import urlsplit
 
-DEFAULT_URL = "http://127.0.0.1:8000/livez"
+DEFAULT_HEALTH_URL = "http://127.0.0.1:8000/livez"
 _REQUEST_TIMEOUT_S = 2.0
 # For each command: the options that set its port, its default port, and the path.
 _HEALTH_URL_PARTS_BY_COMMAND: dict[str, tuple[tuple[str, ...], str | None, str]] = {
@@ -30,7 +30,7 @@ def health_url_of_command(command: Sequence[str], ops_port: str | None = None) -
     programs = [position for position, word in enumerate(command) if Path(word).name == "callgate"]
     role, *arguments = [*command[programs[0] + 1 :], ""] if programs else [""]
     if role not in _HEALTH_URL_PARTS_BY_COMMAND:
-        return DEFAULT_URL
+        return DEFAULT_HEALTH_URL
     options, port, path = _HEALTH_URL_PARTS_BY_COMMAND[role]
     if role == "worker":
         port = ops_port

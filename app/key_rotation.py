@@ -98,11 +98,11 @@ class KeyRotation:
                 secrets.update(await secret_counts_by_encryption_key(session, encrypted_column))
             api_keys = await api_key_counts_by_hashing_key(session)
         calls = await self._count_calls() if count_calls else Counter[bytes]()
-        ids = list(dict.fromkeys([*self.keyring.encryption_key_ids, *secrets, *api_keys, *calls]))
+        ids = list(dict.fromkeys([*self.keyring.configured_key_ids, *secrets, *api_keys, *calls]))
         return [
             EncryptionKeyUse(
                 key_id=id_.hex(),
-                is_configured=id_ in self.keyring.encryption_key_ids,
+                is_configured=id_ in self.keyring.configured_key_ids,
                 is_newest=id_ == self.keyring.newest_key_id,
                 secrets=secrets[id_],
                 api_keys=api_keys.get(id_, 0),

@@ -60,7 +60,7 @@ from app.setting_values import parse_networks
 from app.settings import Settings
 from app.subresources import openapi as subresources_openapi
 from app.subresources import router as subresources_router
-from app.workloads.authentication import workload_token_validator
+from app.workloads.authentication import open_workload_token_validator
 
 OPENAPI_DESCRIPTION = """\
 A gateway between your services and Twilio's Calls resource. A call creation is sent to Twilio at most once,
@@ -126,7 +126,7 @@ def create_app(settings: Settings, tracing: Tracing | None = None) -> FastAPI:
         metrics=metrics,
         tracing=tracing,
         renderers=error_renderers,
-        require_capacity=creation_router.require_capacity,
+        require_capacity=creation_router.require_capacity_unless_keyed,
         body_timeout_s=settings.body_timeout,
         operations=OperationsPort(settings.ops_port),
         untrusted_path_prefix=CALLBACK_PATH,
@@ -149,7 +149,7 @@ def _lifespan(
         async with (
             open_services(settings, metrics) as state,
             WorkerGauges(state["database"], metrics).measuring_in_background(),
-            workload_token_validator(settings, metrics.workloads) as tokens,
+            open_workload_token_validator(settings, metrics.workloads) as tokens,
         ):
             yield {
                 **state,
@@ -215,7 +215,7 @@ def _complete_openapi(app: FastAPI) -> None:
                 (CallUpdate, "validation"),
                 (SipUriQuestion, "validation"),
                 (Problem, "serialization"),
-                *((body, "validation") for body in admin_openapi.REQUEST_BODIES),
+                *((body, "validation") for body in admin_openapi.REQUEST_BODY_MODELS),
             ],
             ref_template="#/components/schemas/{model}",
         )

@@ -14,7 +14,7 @@ from app.calls.callback_urls import CALLBACK_PATH, CallbackUrls
 from app.calls.control.service import CallControl
 from app.calls.creation.dial import DialTimeBudget
 from app.calls.creation.granted_calls import GrantedCallDialer
-from app.calls.creation.in_flight_limit import InFlightLimit
+from app.calls.creation.in_flight_limit import InFlightLimiter
 from app.calls.creation.placement import CallPlacer
 from app.calls.creation.preparation import CallPreparer
 from app.calls.creation.scheduled.service import ScheduledIntentWriter
@@ -36,7 +36,7 @@ from app.queues.bulk import BulkService
 from app.queues.cancellation import QueueCancellation
 from app.queues.service import QueueService
 from app.security.keyring import Keyring
-from app.security.pseudonyms import Pseudonyms
+from app.security.pseudonyms import Pseudonymizer
 from app.settings import Settings
 from app.subresources.service import SubresourceService
 from app.tenants.delivery_signing import SigningSettingsCache
@@ -105,10 +105,10 @@ async def open_services(settings: Settings, metrics: Metrics) -> AsyncIterator[S
             undialled_calls=undialled_calls,
             scheduled_intents=scheduled_intents,
             budget=dial_time_budget(settings),
-            slow_when_queued=settings.slow_when_queued,
+            pause_if_twilio_queues=settings.slow_when_queued,
         )
         preparation = CallPreparer(shared.directory, shared.callback_urls, shared.validate_callback)
-        slots = InFlightLimit(metrics, limit=settings.max_in_flight, limit_per_tenant=settings.max_in_flight_per_tenant)
+        slots = InFlightLimiter(metrics, limit=settings.max_in_flight, limit_per_tenant=settings.max_in_flight_per_tenant)
         creation = CreationService(
             database=shared.database,
             keyring=shared.keyring,
@@ -116,11 +116,11 @@ async def open_services(settings: Settings, metrics: Metrics) -> AsyncIterator[S
             placement=placement,
             undialled_calls=undialled_calls,
             scheduled_intents=scheduled_intents,
-            pseudonyms=Pseudonyms(shared.keyring, log_pii=settings.log_pii),
+            pseudonyms=Pseudonymizer(shared.keyring, log_pii=settings.log_pii),
             preparation=preparation,
         )
         yield _build_services(settings, metrics, shared, creation, GrantedCallDialer(placement, preparation))
-        slots.close()
+        slots.refuse_new_creations()
         await placement.drain()
 
 
@@ -196,7 +196,7 @@ def _build_services(
     read_limit = ConcurrencyLimit(per_process=2, per_tenant=1)
     calls = CallService(database, read_limit)
     queues = QueueService(database, read_limit)
-    deadline_s = dial_time_budget(settings).attempt
+    deadline_s = dial_time_budget(settings).attempt_s
     limit = _twilio_concurrency_limit(settings)  # of `control` and `started_calls`, which share a pool of connections
     return Services(
         database=database,
@@ -269,4 +269,4 @@ def _find_callback_url_error(url: str, *, allowed: AllowList) -> UrlError | None
 def dial_time_budget(settings: Settings) -> DialTimeBudget:
     """Returns the limits, in seconds, for creating a call: in total, for each request to Twilio, and for its connection."""
     connect = settings.twilio_pool_timeout + settings.twilio_connect_timeout
-    return DialTimeBudget(total=settings.request_budget, attempt=connect + settings.twilio_read_timeout, connect=connect)
+    return DialTimeBudget(total_s=settings.request_budget, attempt_s=connect + settings.twilio_read_timeout, connect_s=connect)

@@ -44,16 +44,16 @@ def decode_secret_keys(value: SecretStr) -> list[bytes]:
 def parse_twilio_base_url(text: str) -> str:
     """Returns the base URL of Twilio's API without a final `/2010-04-01`, which Twilio's documentation appends.
 
-    Raises ValueError for a URL that `parse_url` refuses, and for the URL of a resource below the base URL.
+    Raises ValueError for a URL that `parse_http_url` refuses, and for the URL of a resource below the base URL.
     """
-    url = parse_url(text.strip()).removesuffix(f"/{TWILIO_API_VERSION}").rstrip("/")
+    url = parse_http_url(text.strip()).removesuffix(f"/{TWILIO_API_VERSION}").rstrip("/")
     path = urlsplit(url).path
     if f"/{TWILIO_API_VERSION}" in path or "/Accounts" in path:
         raise ValueError(f"must end before /{TWILIO_API_VERSION}, as in https://api.twilio.com")
     return url
 
 
-def parse_url(text: str) -> str:
+def parse_http_url(text: str) -> str:
     """Returns an http or https URL without its trailing slashes.
 
     Raises ValueError for any other text, and for a URL with a user, a query or a fragment. The host must be ASCII: other
@@ -74,17 +74,17 @@ def parse_url(text: str) -> str:
 
 
 def parse_console_url(text: str) -> str:
-    """Returns the base URL of the console without a final `/console`. Raises ValueError for a URL that `parse_url` refuses."""
-    url = parse_url(text)
+    """Returns the console's base URL without a final `/console`. Raises ValueError for a URL that `parse_http_url` refuses."""
+    url = parse_http_url(text)
     return url.removesuffix("/console").rstrip("/") if urlsplit(url).path.endswith("/console") else url
 
 
 def parse_public_url(text: str) -> str:
     """Returns an http or https URL without its trailing slashes.
 
-    Raises ValueError for a URL that `parse_url` refuses, or to which Twilio would not send callbacks.
+    Raises ValueError for a URL that `parse_http_url` refuses, or to which Twilio would not send callbacks.
     """
-    url = parse_url(text)
+    url = parse_http_url(text)
     host = urlsplit(url).hostname or ""
     if "_" in host or ":" in host:
         raise ValueError("must have a host name without underscores: Twilio refuses them and signs no IPv6 addresses")
@@ -117,7 +117,7 @@ def check_key_set_location(text: str) -> str:
         if not Path(text).is_absolute():
             raise ValueError("must be an https:// URL or an absolute path")
         return text
-    parse_url(text)
+    parse_http_url(text)
     if not is_https_or_loopback_url(text):
         raise ValueError("must be an https:// URL: an attacker who can change the key set can make tokens")
     return text
@@ -126,7 +126,7 @@ def check_key_set_location(text: str) -> str:
 def is_https_or_loopback_url(url: str) -> bool:
     """Returns whether responses from the URL are safe from changes on the network: it is https, or http on this machine."""
     try:
-        parts = urlsplit(parse_url(url))
+        parts = urlsplit(parse_http_url(url))
     except ValueError:
         return False
     return parts.scheme == "https" or is_loopback_host(parts.hostname or "")

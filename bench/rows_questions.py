@@ -20,9 +20,9 @@ from app.calls.repository import CallFilter
 from app.calls.search_plan import SearchPlan
 from app.calls.settlement import Settlement
 from app.compat.repository import PageCursor, StartedCallFilter, TimeRange, list_started_call_ids
-from app.console.calls.search import CallQuery, CallSearch
+from app.console.calls.search import CallListFilters, CallSearch
 from app.console.calls.store import list_calls_sql
-from app.database.connection import HOT_PATH_SETTINGS
+from app.database.connection import STATEMENT_POOL_SETTINGS
 from app.database.engine import Database
 from app.deliveries import store as deliveries
 from app.jobs import deliver, refresh, resolve, retain
@@ -68,7 +68,7 @@ class _HotPathDatabase(Database):
 
     async def fetch(self, statement: str, *arguments: object) -> Sequence[Any]:
         connection = await self._session.connection()
-        for name, value in HOT_PATH_SETTINGS.items():
+        for name, value in STATEMENT_POOL_SETTINGS.items():
             await connection.exec_driver_sql(f"SET LOCAL {name} = '{value}'")
         await connection.exec_driver_sql(statement, arguments)
         return []
@@ -85,7 +85,7 @@ def _list_calls(session: AsyncSession, call: Call, **filters: Any) -> Awaitable[
 
 def _list_calls_of_all_tenants(session: AsyncSession, **filters: Any) -> Awaitable[object]:
     """Reads one page of the console's list of calls, over all tenants, as an operator sees it."""
-    statement, values = list_calls_sql(CallQuery(**filters), None, limit=_PAGE_LIMIT)
+    statement, values = list_calls_sql(CallListFilters(**filters), None, limit=_PAGE_LIMIT)
     return _HotPathDatabase(session).fetch(statement, *values)
 
 
@@ -101,7 +101,7 @@ async def _claim_deliveries(session: AsyncSession, _: Call) -> object:
 
     In service, a worker begins after the tenant of its last claim.
     """
-    after, months = f"tenant-{random.randrange(100):02}", deliver.recent_months(datetime.now(UTC))
+    after, months = f"tenant-{random.randrange(100):02}", deliver.recent_delivery_months(datetime.now(UTC))
     return await deliveries.claim_deliveries(
         _HotPathDatabase(session),
         months=months,
@@ -199,18 +199,20 @@ QUESTIONS: dict[str, Question] = {
     "fetch by idempotency key": lambda s, c: repository.find_calls_by_idempotency_key(
         s, [(c.tenant_id, c.idempotency_key or "")]
     ),
-    "claim refreshes": lambda s, _: leases.claim_refreshes(s, lease=_LEASE, limit=refresh.BATCH_SIZE, busy_accounts=()),
+    "claim refreshes": lambda s, _: leases.claim_calls_to_refresh(s, lease=_LEASE, limit=refresh.BATCH_SIZE, busy_accounts=()),
     "claim abandoned": lambda s, _: repository.lock_abandoned_calls(s, older_than=_LEASE, limit=resolve.ABANDONED_BATCH_SIZE),
-    "claim searches": lambda s, _: leases.claim_searches(s, lease=_LEASE, limit=resolve.SEARCH_BATCH_SIZE, busy_accounts=()),
+    "claim searches": lambda s, _: leases.claim_calls_to_search(
+        s, lease=_LEASE, limit=resolve.SEARCH_BATCH_SIZE, busy_accounts=()
+    ),
     "claim deliveries": _claim_deliveries,
     "claim requests to end calls": lambda s, _: control.claim_pending_updates(s, lease=_LEASE, limit=20, busy_accounts=()),
     "rivals of a search": lambda s, c: repository.count_rival_creations(
         s, Call(id=c.id, account_sid=c.account_sid, to=c.to, pending_since=datetime.now(UTC)), span=timedelta(minutes=4)
     ),
-    "gauges: oldest unsettled": lambda s, _: statistics.oldest_unsettled_times(s),
+    "gauges: oldest unsettled": lambda s, _: statistics.oldest_open_call_times(s),
     "gauges: calls to refresh": lambda s, _: statistics.count_calls_to_refresh(s),
     "find expired calls": lambda s, c: lock_calls_to_delete(
-        s, after=c.id, before=c.created_at + _DAY, max_time_between_rivals=timedelta(minutes=20), limit=retain.BATCH_SIZE
+        s, after=c.id, before=c.created_at + _DAY, max_time_between_requests=timedelta(minutes=20), limit=retain.BATCH_SIZE
     ),
     "create 1": lambda s, c: create_calls(_HotPathDatabase(s), c, together=1),
     "create 32 together": lambda s, c: create_calls(_HotPathDatabase(s), c, together=32),

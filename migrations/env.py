@@ -9,7 +9,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
 
 from app.audit.models import AuditEvent
 from app.callbacks.models import FeatureUpgrade
-from app.calls.leases import Lease
+from app.calls.leases import CallLease
 from app.calls.models import Call
 from app.console.sessions.models import ConsoleSession
 from app.database.base import Base
@@ -32,7 +32,7 @@ MODELS = (
     Call,
     ConsoleSession,
     Delivery,
-    Lease,
+    CallLease,
     Queue,
     Rollup,
     RollupProgress,

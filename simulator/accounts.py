@@ -61,7 +61,7 @@ def basic_credentials(authorization: str | None) -> tuple[str, str] | None:
     return (username, password) if colon else None
 
 
-class Accounts:
+class AccountStore:
     def __init__(self, registered: Iterable[Account], *, open_mode: bool) -> None:
         self._accounts = {account.sid: account for account in registered}
         self._open_mode = open_mode

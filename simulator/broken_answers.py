@@ -17,7 +17,7 @@ class NoAnswer(Response):
         await Connection(receive).close()
 
 
-class ConnectionReset(NoAnswer):
+class ConnectionResetResponse(NoAnswer):
     """A response that resets the connection (RST) without an answer."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

@@ -52,7 +52,7 @@ class ReceiverURL:
     host: str
     port: int
     target: str
-    head: str
+    first_header_lines: str
     """The first header lines of a request: `Host` and, if the URL has a user, `Authorization`."""
 
     @classmethod
@@ -98,7 +98,7 @@ class CallbackClient:
         address = _parse_receiver_url(url)
         fields = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
         length = f"Content-Length: {len(body)}\r\n" if method == "POST" else ""
-        request = f"{method} {address.target} HTTP/1.1\r\n{address.head}{fields}{length}\r\n{body}".encode()
+        request = f"{method} {address.target} HTTP/1.1\r\n{address.first_header_lines}{fields}{length}\r\n{body}".encode()
         while True:
             connection = self._take_idle(address)
             is_kept = connection is not None

@@ -33,7 +33,7 @@ class CallbackFaults:
     delay_s: float = 0
 
 
-NO_FAULTS = CallbackFaults()
+NO_CALLBACK_FAULTS = CallbackFaults()
 
 
 class CallbackFaultSettings(BaseModel):
@@ -57,7 +57,7 @@ class CallbackFaultSettings(BaseModel):
         every run draws the same faults.
         """
         if self.has_no_faults:
-            return NO_FAULTS
+            return NO_CALLBACK_FAULTS
         random = Random(f"{self.seed}/{call.parameters.to}/{call.nth_to_destination}/{event}")  # noqa: S311 - repeats by seed
         held_back, lost, duplicated = random.random(), random.random(), random.random()
         return CallbackFaults(

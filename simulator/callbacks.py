@@ -13,12 +13,12 @@ from datetime import datetime, timedelta
 from heapq import heappop, heappush
 from itertools import count
 
-from simulator.accounts import Accounts
+from simulator.accounts import AccountStore
 from simulator.background import BackgroundTaskSet
 from simulator.callback_client import CallbackClient
 from simulator.callback_faults import CallbackFaultSettings
 from simulator.config import SimulatorConfig, utc_now
-from simulator.deliveries import Deliveries
+from simulator.deliveries import DeliveryLog
 from simulator.planned_callback import PlannedCallback, planned_callbacks
 from simulator.store import Call
 from simulator.subscription import CallEvent
@@ -41,7 +41,7 @@ class WatchedCall:
 class CallbackScheduler:
     """Schedules and sends the callbacks of all calls. `deliveries` has the callbacks that were sent, with their answers."""
 
-    def __init__(self, config: SimulatorConfig, accounts: Accounts) -> None:
+    def __init__(self, config: SimulatorConfig, accounts: AccountStore) -> None:
         self._clock = config.clock
         self._accounts = accounts
         self._watched: dict[str, WatchedCall] = {}
@@ -52,7 +52,7 @@ class CallbackScheduler:
         self._sending = BackgroundTaskSet()
         self._client = CallbackClient()
         self.fault_settings = CallbackFaultSettings()
-        self.deliveries = Deliveries(config.clock, config.max_calls)
+        self.deliveries = DeliveryLog(config.clock, config.max_calls)
 
     @property
     def waiting_call_count(self) -> int:
@@ -68,7 +68,7 @@ class CallbackScheduler:
     async def running(self) -> AsyncIterator[None]:
         """Sends each callback at its time, until the `async with` block ends.
 
-        If the simulator uses a test's own clock, sends nothing by itself: the test has to call `send_due`.
+        If the simulator uses a test's own clock, sends nothing by itself: the test has to call `send_all_due_callbacks`.
         """
         try:
             async with self._sending, BackgroundTaskSet() as firing:
@@ -88,9 +88,9 @@ class CallbackScheduler:
             watched.unsent_computed_with = None
             self._schedule_next_check_or_unwatch(watched, call.plan.created_at)
 
-    async def send_due(self) -> None:
+    async def send_all_due_callbacks(self) -> None:
         """Sends all callbacks whose time has come. Returns when each of them was answered or has failed."""
-        sendings = [self._start_sending(watched, callback) for watched, callback in self._take_due(self._clock())]
+        sendings = [self._start_sending(watched, callback) for watched, callback in self._take_all_due_callbacks(self._clock())]
         if sendings:
             await asyncio.wait(sendings)
 
@@ -111,7 +111,7 @@ class CallbackScheduler:
 
     async def _send_when_due(self) -> None:
         while True:
-            for watched, callback in self._take_due(self._clock()):
+            for watched, callback in self._take_all_due_callbacks(self._clock()):
                 self._start_sending(watched, callback)
             self._schedule_changed.clear()
             wait_s = (self._schedule[0][0] - self._clock()).total_seconds() if self._schedule else None
@@ -121,7 +121,7 @@ class CallbackScheduler:
             except TimeoutError:
                 continue
 
-    def _take_due(self, now: datetime) -> Iterator[tuple[WatchedCall, PlannedCallback]]:
+    def _take_all_due_callbacks(self, now: datetime) -> Iterator[tuple[WatchedCall, PlannedCallback]]:
         while self._schedule and self._schedule[0][0] <= now:
             moment, _, watched = heappop(self._schedule)
             for callback in self._take_due_callbacks(watched, moment):
@@ -141,11 +141,11 @@ class CallbackScheduler:
                 watched.held_back.append(callback)
                 continue
             yield callback
-            yield from self._take_held_back(watched)
+            yield from self._take_held_back_callbacks(watched)
         if not unsent:
-            yield from self._take_held_back(watched)
+            yield from self._take_held_back_callbacks(watched)
 
-    def _take_held_back(self, watched: WatchedCall) -> Iterator[PlannedCallback]:
+    def _take_held_back_callbacks(self, watched: WatchedCall) -> Iterator[PlannedCallback]:
         """Removes the callbacks that a fault held back from the list of the call, and returns them."""
         held_back, watched.held_back = watched.held_back, []
         return iter(held_back)

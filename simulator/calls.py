@@ -135,13 +135,13 @@ class CallsMiddleware:
     FastAPI's routing, dependencies and serialization would take more processor time than the endpoints themselves.
     """
 
-    _PATH = re.compile(r"/2010-04-01/Accounts/(?P<account_sid>[^/]+)/Calls(?:/(?P<sid>[^/]+?))?(?:\.json)?")
+    _CALLS_PATH_PATTERN = re.compile(r"/2010-04-01/Accounts/(?P<account_sid>[^/]+)/Calls(?:/(?P<sid>[^/]+?))?(?:\.json)?")
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        found = self._PATH.fullmatch(scope["path"]) if scope["type"] == "http" else None
+        found = self._CALLS_PATH_PATTERN.fullmatch(scope["path"]) if scope["type"] == "http" else None
         endpoint = (_LIST_ENDPOINTS if found["sid"] is None else _CALL_ENDPOINTS).get(scope["method"]) if found else None
         if found is None or endpoint is None:
             await self.app(scope, receive, send)

@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from typing import Literal
 
 from simulator.accounts import Account
-from simulator.lifecycle import TALKING_S
+from simulator.lifecycle import TALKING_RANGE_S
 from simulator.limits import AccountLimits
 
 Clock = Callable[[], datetime]
@@ -23,7 +23,7 @@ class SimulatorConfig:
 
     Durations are reported in seconds of the call: if 15 of them pass in progress, the call has the duration "15" at any speed.
     """
-    talking_s: tuple[int, int] = TALKING_S
+    talking_s: tuple[int, int] = TALKING_RANGE_S
     """The shortest and the longest time from the answer of a call to its end, in seconds of the call (see `speed`)."""
     price_delay_s: float = 10.0
     """The time from the end of a call to its price, in seconds of the call (see `speed`)."""

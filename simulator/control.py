@@ -109,7 +109,7 @@ async def set_limits(sid: PathAccountSid, limits: AccountLimits, state: StateDep
 
     Existing calls stay and count toward the limits. Calls that wait in the queue are dialled at the new rate.
     """
-    state.limit_account(sid, limits, state.now())
+    state.set_account_limits(sid, limits, state.now())
     return limits
 
 

@@ -52,7 +52,7 @@ class Delivery:
     delivered: Annotated[bool, Field(description="Whether a 2xx was received.")] = False
 
 
-class Deliveries:
+class DeliveryLog:
     """Sends callbacks, and keeps the newest `max_kept` deliveries (records of what was sent and answered).
 
     `begun_count` counts all deliveries, including older ones that were deleted.
@@ -61,7 +61,7 @@ class Deliveries:
     def __init__(self, clock: Clock, max_kept: int) -> None:
         self._clock = clock
         self._kept: deque[Delivery] = deque(maxlen=max_kept)
-        self._slots = asyncio.Semaphore(MAX_CONCURRENT_DELIVERIES)
+        self._concurrent_sends = asyncio.Semaphore(MAX_CONCURRENT_DELIVERIES)
         self.begun_count = 0
 
     @property
@@ -104,13 +104,13 @@ class Deliveries:
         """
         url, fragment = urldefrag(delivery.url)
         settings = RetrySettings.parse(fragment)
-        async with self._slots:
+        async with self._concurrent_sends:
             try:
                 async with asyncio.timeout(settings.total_timeout_s):
-                    request = _sign(delivery, url, auth_token)
+                    request = _build_signed_request(delivery, url, auth_token)
                     for _ in range(1 + settings.retries):
                         failure = await self._attempt(client, request, delivery, settings)
-                        if failure not in settings.retried:
+                        if failure not in settings.retried_failures:
                             break
             except TimeoutError:
                 delivery.attempts[-1].error = "total timeout"
@@ -146,7 +146,7 @@ class SignedRequest:
     body: str
 
 
-def _sign(delivery: Delivery, url: str, auth_token: str | None) -> SignedRequest:
+def _build_signed_request(delivery: Delivery, url: str, auth_token: str | None) -> SignedRequest:
     """Returns the request for a callback to `url`, signed with `auth_token` unless that is None.
 
     Stores the signature in `delivery`. A GET has the callback's fields in the query, which is part of the signed URL.

@@ -43,14 +43,14 @@ class DisplayRules(BaseModel):
         if match is None:
             return self._shown_number(sent)
         scheme = match["scheme"] if self.scheme == "as_sent" else self.scheme
-        user = None if match["user"] is None else _cased(match["user"], self.user)
+        user = None if match["user"] is None else _with_letter_case(match["user"], self.user)
         kept = [("port", self.port), ("parameters", self.parameters), ("headers", self.headers)]
         rest = "".join(match[name] or "" for name, shown in kept if shown)
-        address = ("" if user is None else f"{user}@") + _cased(match["host"], self.host) + rest
+        address = ("" if user is None else f"{user}@") + _with_letter_case(match["host"], self.host) + rest
         return address if scheme == "none" else f"{scheme}:{address}"
 
     def from_as_shown(self, sent: str) -> str:
-        caller = _cased(self._shown_number(sent), self.from_case)
+        caller = _with_letter_case(self._shown_number(sent), self.from_case)
         return caller if self.from_as == "as_sent" or ":" in sent else f"{self.from_as}:{caller}@{SIP_DOMAIN}"
 
     def to_twilio_time(self, moment: datetime) -> datetime:
@@ -73,5 +73,5 @@ class DisplayRules(BaseModel):
         return text if self.plus else text.removeprefix("+")
 
 
-def _cased(text: str, case: LetterCase) -> str:
+def _with_letter_case(text: str, case: LetterCase) -> str:
     return text if case == "as_sent" else text.lower() if case == "lower" else text.upper()

@@ -13,7 +13,7 @@ from simulator.calls import StateDep
 from simulator.deliveries import Delivery
 from simulator.display_rules import DisplayRules
 from simulator.fault_choice import RandomFaultSettings
-from simulator.list_faults import ListFaults, ListFaultState
+from simulator.list_faults import ListFaultInjector, ListFaults
 
 router = APIRouter(prefix="/_simulator", tags=["control"])
 
@@ -59,7 +59,7 @@ async def read_list_faults(state: StateDep) -> ListFaults:
 @router.put("/listing", summary="Set the faults of lists")
 async def set_list_faults(faults: ListFaults, state: StateDep) -> ListFaults:
     """Sets the faults of every later answer to a request that lists calls. Omitted members get their defaults."""
-    state.list_faults = ListFaultState(faults)
+    state.list_faults = ListFaultInjector(faults)
     return faults
 
 
@@ -98,4 +98,4 @@ async def send_due_callbacks(state: StateDep) -> None:
 
     If the simulator uses a test's clock, only this route sends callbacks.
     """
-    await state.callbacks.send_due()
+    await state.callbacks.send_all_due_callbacks()

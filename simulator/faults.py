@@ -13,7 +13,7 @@ from datetime import datetime, timedelta
 from fastapi.responses import JSONResponse, Response
 
 from simulator.background import BackgroundTaskSet
-from simulator.broken_answers import AnswerWithStrayPage, ConnectionReset, HalfAnswer, NoAnswer, SilentOpenConnection
+from simulator.broken_answers import AnswerWithStrayPage, ConnectionResetResponse, HalfAnswer, NoAnswer, SilentOpenConnection
 from simulator.callbacks import CallbackScheduler
 from simulator.errors import ProxyRefusal, TwilioError, proxy_page
 from simulator.store import Call
@@ -178,7 +178,7 @@ def _without_sid(created: Response) -> Response:
 
 FAULTS: Mapping[str, Fault] = {
     "accept-then-hang": Hang(),
-    "accept-then-reset": ReplaceAnswer(render=lambda _created: ConnectionReset()),
+    "accept-then-reset": ReplaceAnswer(render=lambda _created: ConnectionResetResponse()),
     "accept-then-close": ReplaceAnswer(render=lambda _created: NoAnswer()),
     "accept-then-half-answer": ReplaceAnswer(render=_first_half),
     **{f"accept-then-{status}": _answer_with_proxy_page(status) for status in PROXY_STATUSES},

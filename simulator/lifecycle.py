@@ -13,10 +13,10 @@ from random import Random
 
 from simulator.destination import sip_user
 
-QUEUED_S = 1.0
-RINGING_S = (2, 6)
-TALKING_S = (5, 30)
-BUSY_AFTER_S = 1.0
+DIAL_DELAY_S = 1.0
+RINGING_RANGE_S = (2, 6)
+TALKING_RANGE_S = (5, 30)
+RINGING_BEFORE_BUSY_S = 1.0
 PRICE_PER_STARTED_MINUTE = Decimal("0.00750")
 
 
@@ -95,7 +95,7 @@ def plan_call(
     price_delay_s: float,
     random: Random,
     queue_time: timedelta = timedelta(),
-    talking_s: tuple[int, int] = TALKING_S,
+    talking_s: tuple[int, int] = TALKING_RANGE_S,
 ) -> CallPlan:
     """Returns the plan of a new call: when it is dialled, answered and ended.
 
@@ -103,17 +103,17 @@ def plan_call(
     `forever` does not end by itself. Every other call is answered, unless it would ring for `timeout_s` seconds or longer: then
     its final status is `no-answer`.
     """
-    ringing_s, talks_for_s = random.randint(*RINGING_S), random.randint(*talking_s)
+    ringing_s, talks_for_s = random.randint(*RINGING_RANGE_S), random.randint(*talking_s)
     user = sip_user(to) or ""
     outcome = OUTCOME_BY_SIP_USER.get(user, Status.COMPLETED)
     price_delay = timedelta(seconds=price_delay_s / speed)
     plan = CallPlan(outcome, now, None, None, None, speed, price_delay, queue_time)
-    dialled_at = plan.time_after(plan.leaves_queue_at, QUEUED_S)
+    dialled_at = plan.time_after(plan.leaves_queue_at, DIAL_DELAY_S)
     plan = replace(plan, dialled_at=dialled_at)
     if outcome is Status.FAILED:
         return replace(plan, ended_at=dialled_at)
     if outcome is Status.BUSY:
-        return replace(plan, ended_at=plan.time_after(dialled_at, BUSY_AFTER_S))
+        return replace(plan, ended_at=plan.time_after(dialled_at, RINGING_BEFORE_BUSY_S))
     if outcome is Status.NO_ANSWER or ringing_s >= timeout_s:
         return replace(plan, outcome=Status.NO_ANSWER, ended_at=plan.time_after(dialled_at, timeout_s))
     answered_at = plan.time_after(dialled_at, ringing_s)

@@ -15,7 +15,7 @@ from simulator.errors import TwilioError
 from simulator.lifecycle import plan_moved_by
 from simulator.store import Call
 
-MAX_QUEUE_S = 86_400
+MAX_QUEUE_TIME_S = 86_400
 
 
 class AccountLimits(BaseModel):
@@ -30,7 +30,10 @@ class AccountLimits(BaseModel):
         None, ge=0.001, le=1000, description="Calls that are dialled per second, evenly spaced. Others wait in a queue."
     )
     queue_s: float = Field(
-        MAX_QUEUE_S, ge=0, le=MAX_QUEUE_S, description="A call that would wait longer than this is refused with 22005."
+        MAX_QUEUE_TIME_S,
+        ge=0,
+        le=MAX_QUEUE_TIME_S,
+        description="A call that would wait longer than this is refused with 22005.",
     )
     max_concurrent: int | None = Field(
         None, ge=0, description="Calls that have not ended, queued ones included. Further ones are refused with 10004."
@@ -41,14 +44,14 @@ class AccountLimits(BaseModel):
         return self.calls_per_second is None and self.max_concurrent is None
 
 
-class LimitedAccount:
+class AccountQueue:
     """The queue and the concurrent calls of an account with limits. Computes when each call leaves the queue."""
 
     def __init__(self, limits: AccountLimits) -> None:
         self.limits = limits
         self._waiting: OrderedDict[str, Call] = OrderedDict()
         """The calls that wait in the queue, by sid, in the order in which they will leave it."""
-        self._last_turn: datetime | None = None
+        self._last_dialled_at: datetime | None = None
         """When the last call left the queue or was dialled without waiting."""
         self._concurrent: list[Call] = []
         """All calls that have not ended, and some ended calls that were not removed yet."""
@@ -61,7 +64,7 @@ class LimitedAccount:
             if len(self._concurrent) >= most:
                 raise TwilioError(10004)
         self._remove_dialled_calls(now)
-        last = next(reversed(self._waiting.values())).plan.leaves_queue_at if self._waiting else self._last_turn
+        last = next(reversed(self._waiting.values())).plan.leaves_queue_at if self._waiting else self._last_dialled_at
         queue_time = self._dial_time_after(last, now) - now
         if queue_time > timedelta(seconds=self.limits.queue_s):
             raise TwilioError(22005)
@@ -74,7 +77,7 @@ class LimitedAccount:
         if call.plan.queue_time:
             self._waiting[call.sid] = call
         else:
-            self._last_turn = call.plan.created_at
+            self._last_dialled_at = call.plan.created_at
 
     def remove_ended_call(self, call: Call, now: datetime) -> list[Call]:
         """Removes a call that has ended from the queue, if it waits there.
@@ -100,7 +103,7 @@ class LimitedAccount:
             if turn > now:
                 return
             self._waiting.popitem(last=False)
-            self._last_turn = turn
+            self._last_dialled_at = turn
 
     def _dial_time_after(self, last: datetime | None, now: datetime) -> datetime:
         rate = self.limits.calls_per_second
@@ -113,7 +116,7 @@ class LimitedAccount:
 
         Returns the calls for which this time has changed.
         """
-        changed, turn = [], self._last_turn
+        changed, turn = [], self._last_dialled_at
         for call in self._waiting.values():
             turn = self._dial_time_after(turn, now)
             if turn != call.plan.leaves_queue_at:
@@ -122,21 +125,21 @@ class LimitedAccount:
         return changed
 
 
-class LimitedAccounts:
+class AccountQueueRegistry:
     """The accounts that have limits, by account sid. An account without limits of its own has the limits `default`."""
 
     def __init__(self, default: AccountLimits) -> None:
         self._default = default
-        self._accounts: dict[str, LimitedAccount] = {}
+        self._accounts: dict[str, AccountQueue] = {}
 
-    def get_or_create(self, account_sid: str) -> LimitedAccount | None:
+    def get_or_create(self, account_sid: str) -> AccountQueue | None:
         """Returns the queue and concurrent calls of the account; None if the account has no limits.
 
         Creates them at first use.
         """
         account = self._accounts.get(account_sid)
         if account is None and not self._default.is_unlimited:
-            account = self._accounts[account_sid] = LimitedAccount(self._default)
+            account = self._accounts[account_sid] = AccountQueue(self._default)
         return account
 
     def limits_of(self, account_sid: str) -> AccountLimits:
@@ -148,4 +151,4 @@ class LimitedAccounts:
 
         Returns the calls whose time to leave the queue has changed.
         """
-        return self._accounts.setdefault(account_sid, LimitedAccount(limits)).change_limits(limits, concurrent, now)
+        return self._accounts.setdefault(account_sid, AccountQueue(limits)).change_limits(limits, concurrent, now)

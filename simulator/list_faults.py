@@ -35,7 +35,7 @@ class ListFaults(BaseModel):
     seed: int = 0
 
 
-class ListFaultState:
+class ListFaultInjector:
     """The settings of list faults, and what is needed to apply them.
 
     This is the number of list requests, and the time at which the last request of each account was accepted.

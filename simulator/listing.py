@@ -22,11 +22,11 @@ from simulator.errors import TwilioError
 from simulator.lifecycle import CallProgress, Status
 from simulator.list_faults import ListRequestFaults
 from simulator.resource import API_VERSION, render_call_resource
-from simulator.store import Call, Calls
+from simulator.store import Call, CallStore
 
 DEFAULT_PAGE_SIZE = 50
 MAX_PAGE_SIZE = 1000
-NEXT_PAGE, PREVIOUS_PAGE = "PA", "PB"
+NEXT_PAGE_TOKEN_PREFIX, PREVIOUS_PAGE_TOKEN_PREFIX = "PA", "PB"
 """The first two letters of a page token: of a next page, and of a previous page. After them, the token has a call's sid.
 
 The next page begins after this call in the list. The previous page ends before it.
@@ -49,8 +49,8 @@ DATE_FILTERS: dict[str, tuple[Callable[[CallProgress], datetime | None], Callabl
 
 @dataclass(frozen=True, slots=True)
 class CallFilters:
-    texts: dict[str, str]
-    days: dict[str, date]
+    text_by_filter: dict[str, str]
+    day_by_filter: dict[str, date]
 
     @classmethod
     def parse(cls, query: QueryParams) -> "CallFilters":
@@ -60,15 +60,15 @@ class CallFilters:
         return cls(texts, {name: parse_day(name, query[name]) for name in DATE_FILTERS if query.get(name)})
 
     def __bool__(self) -> bool:
-        return bool(self.texts or self.days)
+        return bool(self.text_by_filter or self.day_by_filter)
 
     def matches(self, call: Call, progress: CallProgress, rules: DisplayRules) -> bool:
         to, from_ = call.parameters.to, call.parameters.from_
         if rules.filter_by == "shown":
             to, from_ = rules.to_as_shown(to), rules.from_as_shown(from_)
         compared = {"Status": progress.status, "To": to, "From": from_, "ParentCallSid": None}
-        return all(_matches_text(compared[name], text) for name, text in self.texts.items()) and all(
-            self._matches_day(name, day, progress, rules) for name, day in self.days.items()
+        return all(_matches_text(compared[name], text) for name, text in self.text_by_filter.items()) and all(
+            self._matches_day(name, day, progress, rules) for name, day in self.day_by_filter.items()
         )
 
     def _matches_day(self, name: str, day: date, progress: CallProgress, rules: DisplayRules) -> bool:
@@ -89,7 +89,7 @@ def _matches_text(shown: str | None, wanted: str) -> bool:
 
 
 def render_call_page(
-    calls: Calls, account_sid: str, query: QueryParams, faults: ListRequestFaults, rules: DisplayRules
+    calls: CallStore, account_sid: str, query: QueryParams, faults: ListRequestFaults, rules: DisplayRules
 ) -> bytes:
     """Returns the JSON of a page of the account's calls, newest first, with the faults of this request.
 
@@ -127,10 +127,10 @@ def render_call_page(
     envelope = {
         "end": page * page_size + max(len(found) - 1, 0),
         "first_page_uri": uri(0),
-        "next_page_uri": uri(page + 1, NEXT_PAGE + found[-1][0].sid) if has_next else None,
+        "next_page_uri": uri(page + 1, NEXT_PAGE_TOKEN_PREFIX + found[-1][0].sid) if has_next else None,
         "page": page,
         "page_size": page_size,
-        "previous_page_uri": uri(max(page - 1, 0), PREVIOUS_PAGE + found[0][0].sid) if has_previous else None,
+        "previous_page_uri": uri(max(page - 1, 0), PREVIOUS_PAGE_TOKEN_PREFIX + found[0][0].sid) if has_previous else None,
         "start": page * page_size,
         "uri": uri(page, token),
     }
@@ -138,18 +138,18 @@ def render_call_page(
     return b'{"calls":[%b],%b' % (entries, json.dumps(envelope, separators=(",", ":"))[1:].encode())
 
 
-def _call_of_page_token(calls: Calls, account_sid: str, token: str) -> Call | None:
+def _call_of_page_token(calls: CallStore, account_sid: str, token: str) -> Call | None:
     """Returns the call that a page token names; None without a token. Raises error 20422 for an invalid token."""
     if not token:
         return None
     edge = calls.get(account_sid, token[2:])
-    if edge is None or token[:2] not in (NEXT_PAGE, PREVIOUS_PAGE):
+    if edge is None or token[:2] not in (NEXT_PAGE_TOKEN_PREFIX, PREVIOUS_PAGE_TOKEN_PREFIX):
         raise TwilioError(20422, "PageToken")
     return edge
 
 
 def _page_by_token(
-    calls: Calls,
+    calls: CallStore,
     account_sid: str,
     matching: Callable[[Iterable[Call]], Iterator[ListedCall]],
     token_call: Call | None,
@@ -162,7 +162,7 @@ def _page_by_token(
     before this call. Without a token, returns the first page. `matching` yields those of the given calls that the filters
     select.
     """
-    if token_call is not None and token.startswith(PREVIOUS_PAGE):
+    if token_call is not None and token.startswith(PREVIOUS_PAGE_TOKEN_PREFIX):
         found = list(islice(matching(calls.oldest_first(account_sid, after=token_call)), page_size + 1))
         return found[:page_size][::-1], len(found) > page_size, bool(found)
     found = list(islice(matching(calls.newest_first(account_sid, before=token_call)), page_size + 1))

@@ -64,7 +64,7 @@ def validate_creation(form: Form) -> CallParameters:
     caller = form.get("From")
     if caller is None:
         raise TwilioError(21213)
-    _require_twiml_source(form)
+    _validate_twiml_parameters(form)
     validate_to(to.strip())
     validate_from(caller, to=to.strip())
     _validate_sip_auth(form)
@@ -100,7 +100,7 @@ def validate_update(form: Form) -> UpdateParameters:
     )
 
 
-def _require_twiml_source(form: Form) -> None:
+def _validate_twiml_parameters(form: Form) -> None:
     """Raises Twilio's error if Url, Twiml and ApplicationSid are all missing, or if one of them is invalid.
 
     Also validates the other parameters that are URLs or HTTP methods, except those that Twilio ignores with an ApplicationSid.

@@ -3,7 +3,9 @@
 import re
 from collections import Counter
 
-_PATH = re.compile(r"/2010-04-01/Accounts/(?P<account>AC[0-9a-f]{32})/Calls(?P<call>/CA[0-9a-f]{32})?(?P<below>/.+)?")
+_CALLS_PATH_PATTERN = re.compile(
+    r"/2010-04-01/Accounts/(?P<account>AC[0-9a-f]{32})/Calls(?P<call>/CA[0-9a-f]{32})?(?P<below>/.+)?"
+)
 
 
 class RequestCounts:
@@ -16,7 +18,7 @@ class RequestCounts:
         self._counts: Counter[tuple[str, str, str]] = Counter()
 
     def count_request(self, method: str, path: str) -> None:
-        if found := _PATH.fullmatch(path.removesuffix(".json")):
+        if found := _CALLS_PATH_PATTERN.fullmatch(path.removesuffix(".json")):
             what = "below" if found["below"] else "Call" if found["call"] else "Calls"
             self._counts[found["account"], method, what] += 1
 

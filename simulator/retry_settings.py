@@ -32,7 +32,7 @@ class RetrySettings:
     total_timeout_s: float = 15.0
     """The time limit of all attempts together, in seconds."""
     retries: int = 1
-    retried: frozenset[CallbackFailure] = frozenset({CallbackFailure.CONNECT})
+    retried_failures: frozenset[CallbackFailure] = frozenset({CallbackFailure.CONNECT})
     """The callback is sent again after one of these failures. By default only if the request did not arrive."""
 
     @classmethod
@@ -55,7 +55,7 @@ class RetrySettings:
             read_timeout_s=_parse_override(overrides, "rt", 100, 15_000, default.read_timeout_s * 1000) / 1000,
             total_timeout_s=_parse_override(overrides, "tt", 100, 15_000, default.total_timeout_s * 1000) / 1000,
             retries=round(_parse_override(overrides, "rc", 0, 5, default.retries)),
-            retried=retried or default.retried,
+            retried_failures=retried or default.retried_failures,
         )
 
 

@@ -3,7 +3,7 @@
 from datetime import datetime, timedelta
 from random import Random
 
-from simulator.accounts import Accounts
+from simulator.accounts import AccountStore
 from simulator.background import BackgroundTaskSet
 from simulator.callbacks import CallbackScheduler
 from simulator.config import SimulatorConfig
@@ -11,12 +11,12 @@ from simulator.display_rules import DisplayRules
 from simulator.fault_choice import FaultChooser
 from simulator.ledger import Ledger
 from simulator.lifecycle import plan_call, plan_ended_by_api
-from simulator.limits import AccountLimits, LimitedAccounts
-from simulator.list_faults import ListFaultState
+from simulator.limits import AccountLimits, AccountQueueRegistry
+from simulator.list_faults import ListFaultInjector
 from simulator.parameters import CallParameters
 from simulator.request_counts import RequestCounts
-from simulator.store import Call, Calls
-from simulator.subresources import Subresources
+from simulator.store import Call, CallStore
+from simulator.subresources import SubresourceStore
 
 NO_QUEUE_TIME = timedelta()
 
@@ -24,18 +24,18 @@ NO_QUEUE_TIME = timedelta()
 class SimulatorState:
     def __init__(self, config: SimulatorConfig) -> None:
         self.config = config
-        self.accounts = Accounts(config.accounts, open_mode=config.open_mode)
-        self.calls = Calls(config.max_calls)
-        self.limited_accounts = LimitedAccounts(config.limits)
+        self.accounts = AccountStore(config.accounts, open_mode=config.open_mode)
+        self.calls = CallStore(config.max_calls)
+        self.limited_accounts = AccountQueueRegistry(config.limits)
         self.ledger = Ledger(config.max_calls)
         self.requests = RequestCounts()
         self.faults = FaultChooser()
         self.display_rules = DisplayRules()
-        self.list_faults = ListFaultState()
+        self.list_faults = ListFaultInjector()
         self.callbacks = CallbackScheduler(config, self.accounts)
         self.held_connections = BackgroundTaskSet()
         self._random = Random(config.seed)  # noqa: S311 - sids must repeat by seed; nothing here is secret
-        self.subresources = Subresources(self.new_sid)
+        self.subresources = SubresourceStore(self.new_sid)
         self._created = 0
         self._creations_by_destination: dict[str, int] = {}
 
@@ -97,7 +97,7 @@ class SimulatorState:
         for moved in limited_account.remove_ended_call(call, now) if limited_account is not None else ():
             self.callbacks.schedule_callbacks(moved)
 
-    def limit_account(self, account_sid: str, limits: AccountLimits, now: datetime) -> None:
+    def set_account_limits(self, account_sid: str, limits: AccountLimits, now: datetime) -> None:
         """Sets the limits of an account. Existing calls stay. Calls that wait in the queue are dialled at the new rate."""
         concurrent = [call for call in self.calls.newest_first(account_sid) if not call.plan.has_ended(now)]
         for moved in self.limited_accounts.change_limits(account_sid, limits, concurrent, now):
@@ -110,13 +110,13 @@ class SimulatorState:
         differ from all earlier sids, because clients may have kept records of earlier calls.
         """
         self.calls.clear()
-        self.limited_accounts = LimitedAccounts(self.config.limits)
+        self.limited_accounts = AccountQueueRegistry(self.config.limits)
         self.subresources.clear()
         self.ledger.clear()
         self.requests.clear()
         self.accounts.reset()
         self.faults.reset()
         self.display_rules = DisplayRules()
-        self.list_faults = ListFaultState()
+        self.list_faults = ListFaultInjector()
         self.callbacks.reset()
         self._creations_by_destination.clear()

@@ -65,7 +65,7 @@ class Call:
         return not is_deleted and (self.hidden_until is None or self.hidden_until <= now)
 
 
-class Calls:
+class CallStore:
     """The newest `max_calls` calls, in the order of creation.
 
     A call that a client has deleted stays, so that a page token with its sid still works.

@@ -26,7 +26,7 @@ from simulator.store import Call
 
 _SAMPLE_RATE = 8000
 _DAY_FILTERS = {"Recordings": ("DateCreated", "date_created"), "Notifications": ("MessageDate", "message_date")}
-_COMPARISONS: Mapping[str, Callable[[date, date], bool]] = {"": operator.eq, "<": operator.lt, ">": operator.ge}
+_DAY_COMPARISONS: Mapping[str, Callable[[date, date], bool]] = {"": operator.eq, "<": operator.lt, ">": operator.ge}
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +80,7 @@ class Subresource:
 
 
 @dataclass
-class Subresources:
+class SubresourceStore:
     """The subresources of all calls, by kind and in the order of creation.
 
     `new_sid` returns an unused sid that begins with the given letters.
@@ -282,5 +282,7 @@ def _matches_filters(kind: SubresourceKind, query: QueryParams, resource: dict[s
     name, field_ = filtered
     day = parsedate_to_datetime(resource[field_]).date()
     return all(
-        compare(day, parse_day(name, query[name + mark])) for mark, compare in _COMPARISONS.items() if query.get(name + mark)
+        compare(day, parse_day(name, query[name + mark]))
+        for mark, compare in _DAY_COMPARISONS.items()
+        if query.get(name + mark)
     )

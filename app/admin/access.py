@@ -15,7 +15,7 @@ from typing import Annotated, Any, ClassVar, TypeVar
 from fastapi import APIRouter, Depends, Path, Request, Response
 from pydantic import BaseModel, ValidationError
 
-from app.admin.problems import NOTHING_CHANGED_DETAIL, api_error_for_operator_error
+from app.admin.problems import NOTHING_CHANGED_DETAIL, api_error_for_administration_error
 from app.audit.events import Actor
 from app.errors import (
     DatabaseUnavailable,
@@ -50,7 +50,7 @@ CHANGE_ERRORS = (TenantSuspended, *ADMIN_READ_ERRORS)
 BODY_ERRORS = (*JSON_BODY_ERRORS, *CHANGE_ERRORS)
 """The error classes that a route may raise if it changes something and takes a JSON body."""
 
-EXAMPLE_TENANT = "support"
+EXAMPLE_TENANT_ID = "support"
 _SUSPENDED_DETAIL = "The tenant of this API key is suspended: its own keys change nothing until an operator resumes it."
 
 
@@ -71,7 +71,7 @@ class AdminRoute(ScopedRoute):
             try:
                 return await handle(request)
             except AdministrationError as error:
-                raise api_error_for_operator_error(error) from error
+                raise api_error_for_administration_error(error) from error
             except DatabaseUnavailable as error:
                 if error.detail == DatabaseUnavailable.default_detail:
                     error.detail = self.database_unavailable_detail
@@ -94,7 +94,7 @@ async def accessible_tenant_id(
     client: ClientDep,
     request: Request,
     tenant_id: Annotated[
-        str, Path(description="The tenant's id.", examples=[EXAMPLE_TENANT], max_length=63, pattern=NO_NUL_PATTERN)
+        str, Path(description="The tenant's id.", examples=[EXAMPLE_TENANT_ID], max_length=63, pattern=NO_NUL_PATTERN)
     ],
 ) -> str:
     """Returns the tenant's id from the path. Does not check that the tenant exists.
@@ -155,18 +155,18 @@ def parse_body(model: type[Model], body: Mapping[str, Any]) -> Model:
 
 
 def openapi_creation_responses(
-    model: type[BaseModel], example: str, *, unchanged: str, repeated_example: str | None = None
+    model: type[BaseModel], example: str, *, unchanged_description: str, repeated_example: str | None = None
 ) -> dict[int | str, dict[str, Any]]:
     """Returns the OpenAPI responses 201 and 200 of a route that creates a resource.
 
-    `unchanged` is the description of 200, the answer to a repeated request. `example` is the name of the OpenAPI component with
-    the example of 201. `repeated_example` names the component with the example of 200. If it is None, 200 has the same example
-    as 201.
+    `unchanged_description` is the description of 200, the answer to a repeated request. `example` is the name of the OpenAPI
+    component with the example of 201. `repeated_example` names the component with the example of 200. If it is None, 200 has
+    the same example as 201.
     """
     return {
         200: {
             "model": model,
-            "description": unchanged,
+            "description": unchanged_description,
             "headers": header_references(REPLAYED_HEADER),
             "content": json_example_references(repeated_example or example),
         },

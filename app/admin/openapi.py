@@ -23,7 +23,7 @@ TAG = {
     "tenant's own key its own tenant. With an operations port, only that port serves these routes. "
     "[Administration](/docs/administration) has examples.",
 }
-REQUEST_BODIES: list[type[BaseModel]] = [
+REQUEST_BODY_MODELS: list[type[BaseModel]] = [
     NewTenant,
     TenantChange,
     NewAccount,
@@ -35,10 +35,10 @@ REQUEST_BODIES: list[type[BaseModel]] = [
     NewWorkload,
 ]
 EXAMPLE_COMPONENTS: dict[str, Any] = {
-    **tenant_examples.COMPONENTS,
-    **account_examples.COMPONENTS,
-    **key_examples.COMPONENTS,
-    **sip_credential_examples.COMPONENTS,
-    **workload_examples.COMPONENTS,
-    **audit_events_router.COMPONENTS,
+    **tenant_examples.RESPONSE_BODIES,
+    **account_examples.RESPONSE_BODIES,
+    **key_examples.RESPONSE_BODIES,
+    **sip_credential_examples.RESPONSE_BODIES,
+    **workload_examples.RESPONSE_BODIES,
+    **audit_events_router.AUDIT_EVENT_EXAMPLES,
 }

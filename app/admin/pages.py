@@ -32,14 +32,14 @@ class PageRequest:
             raise unknown_cursor_error() from None
 
     @property
-    def fetch_limit(self) -> int:
+    def limit_with_lookahead(self) -> int:
         """The number of items to read: `limit` and one more. The additional item shows whether there is a next page."""
         return self.limit + 1
 
     def page_and_next_cursor(self, items: Sequence[Item], key: Callable[[Item], object]) -> tuple[Sequence[Item], str | None]:
         """Returns the items of this page and the cursor of the next page. The cursor is None on the last page.
 
-        `items` are the items that were read, at most `fetch_limit`. `key` returns the sort key of an item.
+        `items` are the items that were read, at most `limit_with_lookahead`. `key` returns the sort key of an item.
         """
         shown = items[: self.limit]
         return shown, _encode_cursor(str(key(shown[-1]))) if len(items) > self.limit else None

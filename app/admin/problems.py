@@ -20,19 +20,19 @@ from app.errors import (
 from app.tenants.errors import AdministrationError, InvalidValue, NoSuchResource, ResourceExists, TenantVersionOutdated
 
 # What identifies a resource in the path of a request, by the kind of the resource. All other kinds have an id.
-_IDENTIFIER_NOUNS: Final = {"account": "SID", "SIP credential": "name"}
+_IDENTIFIERS_BY_RESOURCE_KIND: Final = {"account": "SID", "SIP credential": "name"}
 NOTHING_CHANGED_DETAIL: Final = "Nothing was changed; `errors` lists every fault."
 
 
-def api_error_for_operator_error(error: AdministrationError) -> CallgateError:
+def api_error_for_administration_error(error: AdministrationError) -> CallgateError:
     """Returns the API error to raise in place of `error`; InternalError if the class of `error` has no API error."""
     match error:
-        case NoSuchResource(noun="tenant"):
+        case NoSuchResource(resource_kind="tenant"):
             return TenantNotFound()
-        case NoSuchResource(noun="queue"):
+        case NoSuchResource(resource_kind="queue"):
             return QueueNotFound()
-        case NoSuchResource(noun=noun):
-            return ResourceNotFound(f"This tenant has no {noun} with this {_IDENTIFIER_NOUNS.get(noun, 'id')}.")
+        case NoSuchResource(resource_kind=noun):
+            return ResourceNotFound(f"This tenant has no {noun} with this {_IDENTIFIERS_BY_RESOURCE_KIND.get(noun, 'id')}.")
         case ResourceExists():
             return AlreadyExists(str(error))
         case TenantVersionOutdated():

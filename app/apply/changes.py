@@ -13,7 +13,7 @@ from app.workloads.service_accounts import ServiceAccount
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Change:
+class DeclaredChange:
     """One change that `callgate apply` makes to a tenant.
 
     `members` maps each changed member of the file, such as `callbacks.url`, to its old and its new value. None of these values
@@ -27,31 +27,31 @@ class Change:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class TenantCreation(Change):
+class TenantCreation(DeclaredChange):
     settings: TenantSettings
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class TenantUpdate(Change):
+class TenantUpdate(DeclaredChange):
     settings: TenantSettings
     """The settings that change, with their new values."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class BaseUrlChange(Change):
+class BaseUrlUpdate(DeclaredChange):
     account_sid: str
     base_url: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class PaceUpdate(Change):
+class PaceUpdate(DeclaredChange):
     account_sid: str
     pace: PaceChange | None
     """The changes to the dialling limits. None removes all limits."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class CredentialAddition(Change):
+class TwilioCredentialAddition(DeclaredChange):
     account_sid: str
     base_url: str | None
     key_sid: str | None
@@ -59,49 +59,49 @@ class CredentialAddition(Change):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class CredentialRevocation(Change):
+class TwilioCredentialRevocation(DeclaredChange):
     credential_id: UUID
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class KeyRevocation(Change):
+class ApiKeyRevocation(DeclaredChange):
     key_id: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class SipCredentialCreation(Change):
+class SipCredentialCreation(DeclaredChange):
     name: str
     username: str = field(repr=False)
     password: str = field(repr=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class SipCredentialReplacement(Change):
+class SipCredentialReplacement(DeclaredChange):
     name: str
     username: str = field(repr=False)
     password: str = field(repr=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class SipCredentialDeletion(Change):
+class SipCredentialDeletion(DeclaredChange):
     name: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class WorkloadCreation(Change):
+class WorkloadUpsert(DeclaredChange):
     account: ServiceAccount
     scopes: list[Scope]
-    replaces: UUID | None
+    replaced_workload_id: UUID | None
     """The id of the service account's stored workload, which has other scopes and is deleted first. None if there is none."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class WorkloadDeletion(Change):
+class WorkloadDeletion(DeclaredChange):
     workload_id: UUID
 
 
 @dataclass(frozen=True, slots=True)
 class ChangePlan:
-    changes: list[Change]
+    changes: list[DeclaredChange]
     notes: list[FileProblem]
     """Notices for the operator about the file. They are not errors."""

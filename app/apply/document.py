@@ -69,11 +69,11 @@ def read_document(content: bytes) -> Document:
     text = _decode(content)
     if text.lstrip().startswith("{"):
         try:
-            document = _parse(_SURROGATE_ESCAPE.sub(r"\\u0041", text.replace("\t", " ")))
+            document = _parse_yaml(_SURROGATE_ESCAPE.sub(r"\\u0041", text.replace("\t", " ")))
             return Document(json.loads(text), document.lines)
         except ValueError:
             pass  # YAML may begin with a brace, too
-    return _parse(text)
+    return _parse_yaml(text)
 
 
 def member_path_text(path: MemberPath) -> str:
@@ -96,7 +96,7 @@ def _decode(content: bytes) -> str:
     return text
 
 
-def _parse(text: str) -> Document:
+def _parse_yaml(text: str) -> Document:
     loader = _YAML_LOADER(text)
     try:
         return _DocumentBuilder(loader).build()
@@ -131,9 +131,9 @@ class _DocumentBuilder:
     def __init__(self, loader: Any) -> None:
         self._loader = loader
         self._document = Document(None)
-        self._count = 0
+        self._value_count = 0
         # The values with an anchor, and how many values each contains.
-        self._anchored: dict[str, tuple[Any, int]] = {}
+        self._values_by_anchor: dict[str, tuple[Any, int]] = {}
 
     def build(self) -> Document:
         self._loader.get_event()  # the stream's start
@@ -154,7 +154,7 @@ class _DocumentBuilder:
             return self._aliased_value(event, path)
         if event.tag not in (None, "!"):
             raise _error_at_yaml_event(event, path, "tags (!) are not supported: write the value alone, or in quotes")
-        before = self._count
+        before = self._value_count
         self._count_values(1, event, path)
         if isinstance(event, yaml.SequenceStartEvent):
             value: Any = [
@@ -166,15 +166,15 @@ class _DocumentBuilder:
         else:
             value = self._build_scalar(event, path)
         if event.anchor is not None:
-            self._anchored[event.anchor] = value, self._count - before
+            self._values_by_anchor[event.anchor] = value, self._value_count - before
         return value
 
     def _aliased_value(self, event: Any, path: MemberPath) -> Any:
-        if event.anchor not in self._anchored:
+        if event.anchor not in self._values_by_anchor:
             raise _error_at_yaml_event(
                 event, path, "this alias (*) has no anchor (&) before it: put text that begins with * in quotes"
             )
-        value, count = self._anchored[event.anchor]
+        value, count = self._values_by_anchor[event.anchor]
         self._count_values(count, event, path)
         return value
 
@@ -183,8 +183,8 @@ class _DocumentBuilder:
 
         `event` and `path` say where the error is.
         """
-        self._count += count
-        if self._count > _MAX_VALUES:
+        self._value_count += count
+        if self._value_count > _MAX_VALUES:
             raise _error_at_yaml_event(event, path, f"the file has more than {_MAX_VALUES} values, aliases written out")
 
     def _build_mapping(self, path: MemberPath) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from app.apply.document import FileProblem, MemberPath
-from app.apply.members import DeclarationModel, NonNull
+from app.apply.members import DeclarationModel, Omittable
 from app.scheduling.hours import END_TIME_PATTERN, TIME_PATTERN, CallingHoursInvalid, Day, parse_calling_hours
 
 _From = Annotated[str, Field(alias="from", json_schema_extra={"pattern": f"^{TIME_PATTERN}$"})]
@@ -20,7 +20,7 @@ class DeclaredHours(DeclarationModel):
     """
 
     time_zone: str = Field(description="The zone (IANA) of callees whose own is unknown.")
-    days: NonNull[list[Day]] = Field(
+    days: Omittable[list[Day]] = Field(
         None,
         min_length=1,
         description="The days on which the window begins. Unset: every day.",

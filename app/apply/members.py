@@ -17,7 +17,7 @@ from pydantic import (
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
-Value = TypeVar("Value")
+ValueT = TypeVar("ValueT")
 
 NULLABLE_MARK: Final = "x-nullable"
 """The key that marks a nullable member in the JSON Schema. `declaration_json_schema` replaces it by `anyOf` with null."""
@@ -64,9 +64,9 @@ def _require_single_line(value: str) -> str:
     return value
 
 
-NonNull = Annotated[Value | None, BeforeValidator(_refuse_null)]
+Omittable = Annotated[ValueT | None, BeforeValidator(_refuse_null)]
 """The type of a member that may be left out, but must not be null. The attribute is None if the member is left out."""
-Nullable = Annotated[Value | None, Field(json_schema_extra={NULLABLE_MARK: True})]
+Nullable = Annotated[ValueT | None, Field(json_schema_extra={NULLABLE_MARK: True})]
 """The type of a member that may be left out, or may be null. Null removes the stored value."""
 OneLine = Annotated[str, AfterValidator(_require_single_line), Field(max_length=200, json_schema_extra={"pattern": r"\S"})]
 """Text in one line, not empty, at most 200 characters."""
@@ -87,8 +87,8 @@ class SecretReference(DeclarationModel):
 
     model_config = ConfigDict(json_schema_extra={"oneOf": [{"required": ["env"]}, {"required": ["file"]}]})
 
-    env: NonNull[str] = Field(None, min_length=1, description="The name of an environment variable.")
-    file: NonNull[str] = Field(
+    env: Omittable[str] = Field(None, min_length=1, description="The name of an environment variable.")
+    file: Omittable[str] = Field(
         None, min_length=1, description="The path of a file. A relative path begins at the folder of the declaring file."
     )
 

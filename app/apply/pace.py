@@ -2,8 +2,8 @@
 
 from pydantic import Field
 
-from app.apply.members import DeclarationModel, NonNull, Nullable
-from app.scheduling.pace_limits import MAX_DECIMALS, PaceChange
+from app.apply.members import DeclarationModel, Nullable, Omittable
+from app.scheduling.pace_limits import MAX_RATE_DECIMALS, PaceChange
 from app.scheduling.pace_schemas import PaceBurst, PaceConcurrency, PaceRate
 
 
@@ -11,9 +11,9 @@ class DeclaredPace(DeclarationModel):
     """How fast the account's calls are dialled, and how many may be under way. null removes all limits."""
 
     calls_per_second: Nullable[PaceRate] = Field(
-        None, description=f"Calls dialled in one second, on average; at most {MAX_DECIMALS} decimals. null: not limited."
+        None, description=f"Calls dialled in one second, on average; at most {MAX_RATE_DECIMALS} decimals. null: not limited."
     )
-    burst: NonNull[PaceBurst] = Field(
+    burst: Omittable[PaceBurst] = Field(
         None, description="Calls that may be dialled at once after a pause; with calls_per_second."
     )
     max_concurrent: Nullable[PaceConcurrency] = Field(

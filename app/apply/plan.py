@@ -10,20 +10,20 @@ from typing import Any, cast
 from uuid import UUID
 
 from app.apply.changes import (
-    BaseUrlChange,
-    Change,
+    ApiKeyRevocation,
+    BaseUrlUpdate,
     ChangePlan,
-    CredentialAddition,
-    CredentialRevocation,
-    KeyRevocation,
+    DeclaredChange,
     PaceUpdate,
     SipCredentialCreation,
     SipCredentialDeletion,
     SipCredentialReplacement,
     TenantCreation,
     TenantUpdate,
-    WorkloadCreation,
+    TwilioCredentialAddition,
+    TwilioCredentialRevocation,
     WorkloadDeletion,
+    WorkloadUpsert,
 )
 from app.apply.document import DocumentInvalid, FileProblem, MemberPath
 from app.apply.schemas import (
@@ -51,13 +51,13 @@ from app.tenants.administration_store import TenantSettings
 from app.tenants.caller import workload_name
 from app.tenants.errors import InvalidValue
 from app.tenants.scopes import DEFAULT_SCOPES, known_scopes, sort_scopes
-from app.tenants.sip_credential_store import EncryptedSipAuth
+from app.tenants.sip_credential_store import EncryptedSipCredential
 from app.tenants.stored_secrets import associated_data_of_credential
 from app.tenants.workload_store import WorkloadRow
 from app.workloads.service_accounts import ServiceAccount
 
 
-def make_plan(
+def plan_tenant_changes(
     declaration: Declaration,
     secrets: Mapping[MemberPath, str],
     stored: Mapping[str, StoredTenant],
@@ -71,7 +71,7 @@ def make_plan(
     `workloads` holds the stored workloads of the service accounts in the file, also those of other tenants. `keyring` decrypts
     stored secrets. `workload_issuer` is the issuer of service accounts for which the file gives none.
     """
-    planner = _Planner(secrets, workloads, keyring, workload_issuer)
+    planner = _ChangePlanner(secrets, workloads, keyring, workload_issuer)
     changes = [
         change
         for index, tenant in enumerate(declaration.tenants)
@@ -83,7 +83,7 @@ def make_plan(
 
 
 @dataclass(slots=True)
-class _Planner:
+class _ChangePlanner:
     secrets: Mapping[MemberPath, str]
     workloads: Mapping[ServiceAccount, WorkloadRow]
     keyring: Keyring
@@ -91,7 +91,7 @@ class _Planner:
     problems: list[FileProblem] = field(default_factory=list)
     notes: list[FileProblem] = field(default_factory=list)
 
-    def tenant_changes(self, tenant: DeclaredTenant, path: MemberPath, stored: StoredTenant | None) -> Iterator[Change]:
+    def tenant_changes(self, tenant: DeclaredTenant, path: MemberPath, stored: StoredTenant | None) -> Iterator[DeclaredChange]:
         if stored is None and tenant.name is None:
             self.problems.append(FileProblem("is missing: a new tenant needs a name", (*path, "name")))
         before = stored_settings(stored.row) if stored else NEW_TENANT_SETTINGS
@@ -103,7 +103,7 @@ class _Planner:
             MEMBERS_BY_SETTING[name]: (before.get(name), after.get(name)) for name in MEMBERS_BY_SETTING if name in changed
         }
         settings = cast(TenantSettings, {name: after[name] for name in changed})
-        self._check_callback_url({**before, **settings}, path)
+        self._require_callback_url({**before, **settings}, path)
         if stored is None:
             yield TenantCreation(tenant_id=tenant.id, action="create", subject="tenant", members=members, settings=settings)
         elif changed:
@@ -116,15 +116,15 @@ class _Planner:
             yield from self._sip_credential_changes(tenant.id, sip_credential, (*path, "sip_credentials", index), of_name)
         for index, workload in enumerate(tenant.workloads or ()):
             yield from self._workload_changes(tenant.id, workload, (*path, "workloads", index))
-        removals: list[Change] = []
+        removals: list[DeclaredChange] = []
         for index, removal in enumerate(tenant.revoked or ()):
             planned = self._removal_changes(tenant.id, removal, (*path, "revoked", index), stored)
             removals += [change for change in planned if change not in removals]  # the file may name one thing twice
         yield from removals
 
     def _sip_credential_changes(
-        self, tenant_id: str, declared: DeclaredSipCredential, path: MemberPath, stored: EncryptedSipAuth | None
-    ) -> Iterator[Change]:
+        self, tenant_id: str, declared: DeclaredSipCredential, path: MemberPath, stored: EncryptedSipCredential | None
+    ) -> Iterator[DeclaredChange]:
         given = declared.username
         username = given if isinstance(given, str) else self.secrets[(*path, "username")]
         password = self.secrets[(*path, "password")]
@@ -140,7 +140,7 @@ class _Planner:
                 tenant_id=tenant_id, action="update", subject=subject, name=declared.name, username=username, password=password
             )
 
-    def _workload_changes(self, tenant_id: str, declared: DeclaredWorkload, path: MemberPath) -> Iterator[Change]:
+    def _workload_changes(self, tenant_id: str, declared: DeclaredWorkload, path: MemberPath) -> Iterator[DeclaredChange]:
         account = declared.as_service_account(self.workload_issuer)
         stored = self.workloads.get(account)
         before = None if stored is None else sort_scopes(known_scopes(stored.scopes))
@@ -149,19 +149,19 @@ class _Planner:
             text = "this service account acts for another tenant or for operators: delete that workload first"
             self.problems.append(FileProblem(text, path))
         elif before != after:
-            yield WorkloadCreation(
+            yield WorkloadUpsert(
                 tenant_id=tenant_id,
                 action="update" if stored else "create",
                 subject=f"workload {workload_name(account.namespace, account.name)}",
                 members={"scopes": (before, after)},
                 account=account,
                 scopes=after,
-                replaces=stored.id if stored else None,
+                replaced_workload_id=stored.id if stored else None,
             )
 
     def _removal_changes(
         self, tenant_id: str, removal: DeclaredRemoval, path: MemberPath, stored: StoredTenant | None
-    ) -> Iterator[Change]:
+    ) -> Iterator[DeclaredChange]:
         if (name := removal.sip_credential) is not None:
             if stored is None or name not in stored.sip_credentials:
                 text = "the tenant has no such SIP credential: nothing to delete"
@@ -182,22 +182,22 @@ class _Planner:
                 self.notes.append(FileProblem("the tenant has no such key: nothing to revoke", (*path, "key")))
             elif not is_revoked:
                 subject = f"API key {removal.key}"
-                yield KeyRevocation(tenant_id=tenant_id, action="revoke", subject=subject, key_id=removal.key)
+                yield ApiKeyRevocation(tenant_id=tenant_id, action="revoke", subject=subject, key_id=removal.key)
 
-    def _check_callback_url(self, settings: Mapping[str, Any], path: MemberPath) -> None:
+    def _require_callback_url(self, settings: Mapping[str, Any], path: MemberPath) -> None:
         """Adds an error to `problems` if a default method or events for status callbacks are set, but no default URL."""
         if not settings["status_callback"] and (settings["status_callback_method"] or settings["status_callback_events"]):
             self.problems.append(FileProblem("a default method and default events need a default `url`", (*path, "callbacks")))
 
     def _account_changes(
         self, tenant_id: str, account: DeclaredAccount, path: MemberPath, stored: StoredAccount | None
-    ) -> Iterator[Change]:
+    ) -> Iterator[DeclaredChange]:
         credentials = list(account.credentials_with_paths(path))
         subject, base_url = f"account {account.account_sid}", account.base_url
         if stored is None and not credentials:
             self.problems.append(FileProblem("a new account needs a credential: auth_token, or key_sid and secret", path))
         if stored is not None and base_url is not None and base_url != stored.row.base_url:
-            yield BaseUrlChange(
+            yield BaseUrlUpdate(
                 tenant_id=tenant_id,
                 action="update",
                 subject=subject,
@@ -214,7 +214,7 @@ class _Planner:
                 continue
             if not TWILIO_SECRET_PATTERN.fullmatch(secret):
                 self.problems.append(FileProblem(f"must be {TWILIO_SECRET_ADVICE}", secret_path))
-            yield CredentialAddition(
+            yield TwilioCredentialAddition(
                 tenant_id=tenant_id,
                 action="add",
                 subject=_credential_subject(credential, account),
@@ -228,11 +228,11 @@ class _Planner:
         yield from self._pace_changes(tenant_id, account, path, stored)
         for gone in to_revoke:
             name = f"credential {gone.id} ({gone.username}) of {subject}"
-            yield CredentialRevocation(tenant_id=tenant_id, action="revoke", subject=name, credential_id=gone.id)
+            yield TwilioCredentialRevocation(tenant_id=tenant_id, action="revoke", subject=name, credential_id=gone.id)
 
     def _pace_changes(
         self, tenant_id: str, account: DeclaredAccount, path: MemberPath, stored: StoredAccount | None
-    ) -> Iterator[Change]:
+    ) -> Iterator[DeclaredChange]:
         if not account.has_member("pace"):
             return
         before = stored.pace if stored else UNLIMITED_PACE

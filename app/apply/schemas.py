@@ -17,12 +17,12 @@ from app.apply.members import (
     NULLABLE_MARK,
     DeclarationModel,
     MatchesPattern,
-    NonNull,
     Nullable,
+    Omittable,
     OneLine,
     SecretReference,
     TextOrReference,
-    Value,
+    ValueT,
     declaration_error,
 )
 from app.apply.pace import DeclaredPace
@@ -45,21 +45,21 @@ _CREDENTIAL_ID_PATTERN: Final = r"[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-
 _INLINE_CREDENTIAL_ADVICE: Final = "give auth_token, or key_sid and secret"
 
 
-def _check_base_url(value: str) -> str:
+def _parse_base_url_member(value: str) -> str:
     try:
         return parse_twilio_base_url(value)
     except ValueError as error:
         raise declaration_error(str(error)) from None
 
 
-def _without_repeated_values(values: list[Value]) -> list[Value]:
+def _without_repeated_values(values: list[ValueT]) -> list[ValueT]:
     return list(dict.fromkeys(values))
 
 
 _TenantIdentifier = Annotated[str, MatchesPattern(TENANT_ID_PATTERN.pattern, "lower-case letters, digits and '-', at most 63")]
 _AccountSid = Annotated[str, MatchesPattern(ACCOUNT_SID_PATTERN.pattern, "AC and 32 hexadecimal digits")]
 _KeySid = Annotated[str, MatchesPattern(KEY_SID_PATTERN.pattern, "SK and 32 hexadecimal digits")]
-_RevokedCredential = Annotated[
+_CredentialSidOrId = Annotated[
     str, MatchesPattern(f"{KEY_SID_PATTERN.pattern}|{_CREDENTIAL_ID_PATTERN}", "an API key's SID (SK…) or a credential's id")
 ]
 _SipCredentialName = Annotated[str, MatchesPattern(RESOURCE_NAME_PATTERN, "letters, digits and '._-', at most 63")]
@@ -74,7 +74,7 @@ class DeclaredCallbacks(DeclarationModel):
     events: Nullable[Annotated[list[DeliveryEvent], AfterValidator(_without_repeated_values)]] = Field(
         None, min_length=1, description="The events to deliver. Unset: completed."
     )
-    format: NonNull[CallbackFormat] = Field(None, description="twilio: Twilio's form fields. json: Callgate's own events.")
+    format: Omittable[CallbackFormat] = Field(None, description="twilio: Twilio's form fields. json: Callgate's own events.")
 
 
 class DeclaredCredential(DeclarationModel):
@@ -87,9 +87,9 @@ class DeclaredCredential(DeclarationModel):
         }
     )
 
-    auth_token: NonNull[SecretReference] = None
-    key_sid: NonNull[_KeySid] = None
-    secret: NonNull[SecretReference] = None
+    auth_token: Omittable[SecretReference] = None
+    key_sid: Omittable[_KeySid] = None
+    secret: Omittable[SecretReference] = None
 
     def secret_reference_with_path(self, path: MemberPath) -> tuple[MemberPath, SecretReference]:
         """Returns where the file refers to the credential's secret, and this reference. `path` is where the credential is."""
@@ -117,17 +117,17 @@ class DeclaredAccount(DeclarationModel):
     )
 
     account_sid: _AccountSid
-    base_url: NonNull[Annotated[str, AfterValidator(_check_base_url)]] = Field(
+    base_url: Omittable[Annotated[str, AfterValidator(_parse_base_url_member)]] = Field(
         None, description="The base URL of this account's API. Unset: that of the installation."
     )
     pace: Nullable[DeclaredPace] = Field(None, description="How fast its calls are dialled. null: not limited.")
-    auth_token: NonNull[SecretReference] = Field(None, description="The account's auth token, if it is the only credential.")
-    key_sid: NonNull[_KeySid] = Field(None, description="An API key, if it is the only credential; with `secret`.")
-    secret: NonNull[SecretReference] = Field(None, description="The secret of `key_sid`.")
-    credentials: NonNull[list[DeclaredCredential]] = Field(
+    auth_token: Omittable[SecretReference] = Field(None, description="The account's auth token, if it is the only credential.")
+    key_sid: Omittable[_KeySid] = Field(None, description="An API key, if it is the only credential; with `secret`.")
+    secret: Omittable[SecretReference] = Field(None, description="The secret of `key_sid`.")
+    credentials: Omittable[list[DeclaredCredential]] = Field(
         None, description="Several credentials. New ones are added in this order, and tried in it."
     )
-    revoked: NonNull[list[_RevokedCredential]] = Field(
+    revoked: Omittable[list[_CredentialSidOrId]] = Field(
         None, description="Credentials that must not be used any more: SIDs of API keys (SK…), or ids from `accounts list`."
     )
 
@@ -139,7 +139,7 @@ class DeclaredAccount(DeclarationModel):
             yield (*path, "credentials", index), credential
 
     @model_validator(mode="after")
-    def _check_credential_members(self) -> "DeclaredAccount":
+    def _require_one_credential_form(self) -> "DeclaredAccount":
         inline = {"auth_token", "key_sid", "secret"} & self.model_fields_set
         if inline and self.has_member("credentials"):
             raise declaration_error("has a credential and `credentials`: give all of them under `credentials`")
@@ -162,7 +162,7 @@ class DeclaredSipCredential(DeclarationModel):
 class DeclaredServiceAccount(DeclarationModel):
     """A Kubernetes service account: its namespace, its name, and the issuer of its tokens."""
 
-    issuer: NonNull[OneLine] = Field(None, description="The issuer of its tokens (`iss`). Unset: CALLGATE_WORKLOAD_ISSUER.")
+    issuer: Omittable[OneLine] = Field(None, description="The issuer of its tokens (`iss`). Unset: CALLGATE_WORKLOAD_ISSUER.")
     namespace: Annotated[
         str, Field(max_length=MAX_NAMESPACE_LENGTH), MatchesPattern(NAMESPACE_PATTERN.pattern, "the name of a namespace")
     ]
@@ -180,7 +180,7 @@ class DeclaredServiceAccount(DeclarationModel):
 class DeclaredWorkload(DeclaredServiceAccount):
     """A Kubernetes service account that acts for the tenant."""
 
-    scopes: NonNull[Annotated[list[_ScopeName], AfterValidator(_without_repeated_values)]] = Field(
+    scopes: Omittable[Annotated[list[_ScopeName], AfterValidator(_without_repeated_values)]] = Field(
         None, min_length=1, description="What it may do. Unset: call and read for a new one."
     )
 
@@ -190,12 +190,12 @@ class DeclaredRemoval(DeclarationModel):
 
     model_config = ConfigDict(json_schema_extra={"minProperties": 1, "maxProperties": 1})
 
-    sip_credential: NonNull[_SipCredentialName] = Field(None, description="The name of a SIP credential, which is deleted.")
-    key: NonNull[
+    sip_credential: Omittable[_SipCredentialName] = Field(None, description="The name of a SIP credential, which is deleted.")
+    key: Omittable[
         Annotated[str, MatchesPattern(r"cgk_[0-9a-f]{12}", "the id of an API key: cgk_ and 12 hexadecimal digits")]
     ] = Field(None, description="The id of an API key (cgk_…), which is revoked.")
 
-    workload: NonNull[DeclaredServiceAccount] = Field(None, description="A service account that must not act any more.")
+    workload: Omittable[DeclaredServiceAccount] = Field(None, description="A service account that must not act any more.")
 
     @model_validator(mode="after")
     def _require_one_member(self) -> "DeclaredRemoval":
@@ -217,21 +217,21 @@ class DeclaredTenant(DeclarationModel):
     """A tenant. Stored values that the file does not name stay as they are."""
 
     id: _TenantIdentifier = Field(description="Lower-case letters, digits and '-', at most 63.")
-    name: NonNull[OneLine] = Field(None, description="The display name. Required for a new tenant.")
-    suspended: NonNull[bool] = Field(None, description=SUSPENDED_DESCRIPTION)
-    callbacks: NonNull[DeclaredCallbacks] = None
-    limits: NonNull[DeclaredLimits] = None
+    name: Omittable[OneLine] = Field(None, description="The display name. Required for a new tenant.")
+    suspended: Omittable[bool] = Field(None, description=SUSPENDED_DESCRIPTION)
+    callbacks: Omittable[DeclaredCallbacks] = None
+    limits: Omittable[DeclaredLimits] = None
     hours: Nullable[DeclaredHours] = Field(None, description="When scheduled calls may ring. null: at any time.")
-    accounts: NonNull[list[DeclaredAccount]] = None
-    sip_credentials: NonNull[list[DeclaredSipCredential]] = None
-    workloads: NonNull[list[DeclaredWorkload]] = None
-    revoked: NonNull[list[DeclaredRemoval]] = Field(None, description="What must not be used any more.")
+    accounts: Omittable[list[DeclaredAccount]] = None
+    sip_credentials: Omittable[list[DeclaredSipCredential]] = None
+    workloads: Omittable[list[DeclaredWorkload]] = None
+    revoked: Omittable[list[DeclaredRemoval]] = Field(None, description="What must not be used any more.")
 
 
 class Declaration(DeclarationModel):
     """A file for `callgate apply`. Declares tenants. What it does not name stays; `revoked` lists what is removed."""
 
-    schema_: NonNull[str] = Field(None, alias="$schema", description="The place of this schema, for editors.")
+    schema_: Omittable[str] = Field(None, alias="$schema", description="The place of this schema, for editors.")
     tenants: list[DeclaredTenant]
 
     def service_accounts(self, default_issuer: str | None) -> Iterator[ServiceAccount]:

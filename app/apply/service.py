@@ -6,23 +6,23 @@ from dataclasses import dataclass
 
 from app.apply import store
 from app.apply.changes import (
-    BaseUrlChange,
-    Change,
+    ApiKeyRevocation,
+    BaseUrlUpdate,
     ChangePlan,
-    CredentialAddition,
-    CredentialRevocation,
-    KeyRevocation,
+    DeclaredChange,
     PaceUpdate,
     SipCredentialCreation,
     SipCredentialDeletion,
     SipCredentialReplacement,
     TenantCreation,
     TenantUpdate,
-    WorkloadCreation,
+    TwilioCredentialAddition,
+    TwilioCredentialRevocation,
     WorkloadDeletion,
+    WorkloadUpsert,
 )
 from app.apply.document import MemberPath
-from app.apply.plan import make_plan
+from app.apply.plan import plan_tenant_changes
 from app.apply.schemas import Declaration
 from app.audit.events import Actor
 from app.database.connection import Connection
@@ -64,7 +64,7 @@ class DeclarationService:
         """
         async with self.database.transaction() as connection:
             await store.make_transaction_read_only(connection)
-            return await self._plan(connection, declaration, secrets, lock=False)
+            return await self._plan_changes(connection, declaration, secrets, lock=False)
 
     async def apply_declaration(self, declaration: Declaration, secrets: Mapping[MemberPath, str]) -> ChangePlan:
         """Makes all changes in one transaction, and returns them. First waits until no other `apply` runs.
@@ -74,7 +74,7 @@ class DeclarationService:
         If `commit_in_doubt` of that error is true, it is unknown whether the changes were made. If `settings_stored` is true,
         they were made, but may not yet apply to waiting calls.
         """
-        plan = await self._make_changes(declaration, secrets)
+        plan = await self._plan_and_make_changes(declaration, secrets)
         # Also if nothing has changed: an earlier `apply` may have stored the settings and then failed to apply them to waiting
         # calls. The transaction above must not do this, because grants of the tenant's calls would wait for its end.
         await apply_settings_to_waiting_calls(
@@ -86,11 +86,11 @@ class DeclarationService:
         )
         return plan
 
-    async def _make_changes(self, declaration: Declaration, secrets: Mapping[MemberPath, str]) -> ChangePlan:
+    async def _plan_and_make_changes(self, declaration: Declaration, secrets: Mapping[MemberPath, str]) -> ChangePlan:
         """Plans the changes, makes them in one transaction, and returns them."""
         async with self.database.transaction() as connection:
             await store.acquire_apply_lock(connection)
-            plan = await self._plan(connection, declaration, secrets, lock=True)
+            plan = await self._plan_changes(connection, declaration, secrets, lock=True)
             acting = SavepointRunner(connection), self.keyring, self.actor
             administration, paces = TenantAdministration(*acting), PaceAdministration(*acting)
             for change in plan.changes:
@@ -100,7 +100,7 @@ class DeclarationService:
                     await _apply_change(administration, change)
         return plan
 
-    async def _plan(
+    async def _plan_changes(
         self, connection: Connection, declaration: Declaration, secrets: Mapping[MemberPath, str], *, lock: bool
     ) -> ChangePlan:
         tenant_ids = [tenant.id for tenant in declaration.tenants]
@@ -108,24 +108,24 @@ class DeclarationService:
         stored = await store.read_tenants(connection, tenant_ids, key_ids=key_ids, lock=lock)
         accounts = list(declaration.service_accounts(self.workload_issuer))
         workloads = await store.read_workloads(connection, accounts, lock=lock)
-        return make_plan(declaration, secrets, stored, workloads, self.keyring, self.workload_issuer)
+        return plan_tenant_changes(declaration, secrets, stored, workloads, self.keyring, self.workload_issuer)
 
 
-async def _apply_change(administration: TenantAdministration, change: Change) -> None:
+async def _apply_change(administration: TenantAdministration, change: DeclaredChange) -> None:
     match change:
         case TenantCreation(settings=settings):
             await administration.ensure_tenant(change.tenant_id, settings)
         case TenantUpdate(settings=settings):
             await administration.store_settings(change.tenant_id, settings)
-        case BaseUrlChange(account_sid=account_sid, base_url=base_url):
+        case BaseUrlUpdate(account_sid=account_sid, base_url=base_url):
             await administration.set_base_url(change.tenant_id, account_sid=account_sid, base_url=base_url)
-        case CredentialAddition(account_sid=account_sid, secret=secret, key_sid=key_sid, base_url=base_url):
+        case TwilioCredentialAddition(account_sid=account_sid, secret=secret, key_sid=key_sid, base_url=base_url):
             await administration.add_credential(
                 change.tenant_id, account_sid=account_sid, secret=secret, key_sid=key_sid, base_url=base_url
             )
-        case CredentialRevocation(credential_id=credential_id):
+        case TwilioCredentialRevocation(credential_id=credential_id):
             await administration.revoke_credential(change.tenant_id, credential_id)
-        case KeyRevocation(key_id=key_id):
+        case ApiKeyRevocation(key_id=key_id):
             await administration.revoke_key(key_id, tenant_id=change.tenant_id)
         case SipCredentialCreation(name=name, username=username, password=password):
             await administration.create_sip_credential(change.tenant_id, name, username=username, password=password)
@@ -133,7 +133,7 @@ async def _apply_change(administration: TenantAdministration, change: Change) ->
             await administration.replace_sip_credential(change.tenant_id, name, username=username, password=password)
         case SipCredentialDeletion(name=name):
             await administration.delete_sip_credential(change.tenant_id, name)
-        case WorkloadCreation(account=account, scopes=scopes, replaces=replaces):
+        case WorkloadUpsert(account=account, scopes=scopes, replaced_workload_id=replaces):
             if replaces is not None:
                 await administration.delete_workload(replaces, tenant_id=change.tenant_id)
             await administration.create_workload(change.tenant_id, account, scopes=scopes, creator=COMMAND_LINE_CALLER)

@@ -12,7 +12,7 @@ from app.errors import CommandFailed
 from app.scheduling.pace_limits import UNLIMITED_PACE, PaceLimits
 from app.scheduling.pace_store import find_paces
 from app.tenants.administration_store import AccountRow, TenantRow, find_accounts, find_tenants
-from app.tenants.sip_credential_store import EncryptedSipAuth, find_encrypted_sip_credentials
+from app.tenants.sip_credential_store import EncryptedSipCredential, find_encrypted_sip_credentials
 from app.tenants.workload_store import WorkloadRow, find_workload
 from app.workloads.service_accounts import ServiceAccount
 
@@ -52,7 +52,7 @@ class StoredTenant:
     row: TenantRow
     accounts: dict[str, StoredAccount]
     """The tenant's Twilio accounts by account SID."""
-    sip_credentials: dict[str, EncryptedSipAuth]
+    sip_credentials: dict[str, EncryptedSipCredential]
     """The tenant's SIP credentials by name, with encrypted user names and passwords."""
     is_revoked_by_key_id: dict[str, bool]
     """Maps the id of each API key that the file revokes to whether this key is revoked already."""

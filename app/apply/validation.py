@@ -15,7 +15,7 @@ from app.deliveries.addresses import AllowList, UrlError, parse_delivery_url
 from app.workloads.service_accounts import ServiceAccount
 
 _REVOKED_BUT_DECLARED_MESSAGE = "declared as a credential, too: remove one of the two"
-_PYDANTIC_SUBJECT = re.compile(r"^(?:Input|List|String|Value) should")
+_PYDANTIC_MESSAGE_SUBJECT = re.compile(r"^(?:Input|List|String|Value) should")
 _MESSAGES_BY_PYDANTIC_TYPE = {
     "missing": "is missing",
     "string_type": "must be text: put it in quotes",
@@ -53,7 +53,7 @@ def validate_declaration(document: Document, *, allowed: AllowList, workload_iss
 def _validation_message(detail: ErrorDetails) -> str:
     if detail["type"] == "extra_forbidden":
         return _unknown_member_message(str(detail["loc"][-1]))
-    message = _PYDANTIC_SUBJECT.sub("must", detail["msg"]).partition(" after validation")[0]
+    message = _PYDANTIC_MESSAGE_SUBJECT.sub("must", detail["msg"]).partition(" after validation")[0]
     return _MESSAGES_BY_PYDANTIC_TYPE.get(detail["type"], message)
 
 

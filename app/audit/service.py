@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
-from app.audit.store import AuditFilter, AuditRow, list_audit_events
+from app.audit.store import AuditEventRow, AuditFilter, list_audit_events
 from app.database.pool import TransactionRunner
 
 # 8 bytes of microseconds and 16 of the id, in base64url.
@@ -19,14 +19,14 @@ _MICROSECOND = timedelta(microseconds=1)
 class AuditLog:
     database: TransactionRunner
 
-    async def list(self, filters: AuditFilter, *, limit: int) -> tuple[list[AuditRow], str | None]:
+    async def list(self, filters: AuditFilter, *, limit: int) -> tuple[list[AuditEventRow], str | None]:
         """Returns a page of events, newest first, and the cursor of the next page. The cursor is None on the last page."""
         async with self.database.transaction() as connection:
             events = await list_audit_events(connection, filters, limit=limit + 1)
         return events[:limit], _encode_audit_cursor(events[limit - 1]) if len(events) > limit else None
 
 
-def _encode_audit_cursor(event: AuditRow) -> str:
+def _encode_audit_cursor(event: AuditEventRow) -> str:
     microseconds = (event.at - _EPOCH) // _MICROSECOND
     return base64.urlsafe_b64encode(microseconds.to_bytes(8) + event.id.bytes).decode()
 

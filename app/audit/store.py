@@ -13,7 +13,7 @@ from app.database.connection import Connection
 
 
 @dataclass(frozen=True, slots=True)
-class AuditRow:
+class AuditEventRow:
     id: UUID
     at: datetime
     actor_kind: str
@@ -65,7 +65,7 @@ async def record_audit_event(
     )
 
 
-async def list_audit_events(connection: Connection, filters: AuditFilter, *, limit: int) -> list[AuditRow]:
+async def list_audit_events(connection: Connection, filters: AuditFilter, *, limit: int) -> list[AuditEventRow]:
     """Returns at most `limit` events that match all filters, newest first."""
     at, event_id = filters.before or (None, None)
     conditions = {
@@ -86,4 +86,4 @@ async def list_audit_events(connection: Connection, filters: AuditFilter, *, lim
         values.append(event_id)
         where.append(f"(at, id) < (${len(values) - 1}, ${len(values)})")
     statement = f"SELECT {_COLUMNS} FROM audit_event WHERE {' AND '.join(where)} ORDER BY at DESC, id DESC LIMIT $1"
-    return [AuditRow(*row) for row in await connection.fetch(statement, *values)]
+    return [AuditEventRow(*row) for row in await connection.fetch(statement, *values)]

@@ -10,7 +10,7 @@ from hashlib import blake2b
 from typing import Literal, Self
 
 from app.calls.progress import apply_resource, is_resource_stale
-from app.calls.store import CALLBACK_EVENT, CallState, Event
+from app.calls.store import CALLBACK_EVENT, CallState, NewEvent
 from app.twilio.schemas import CALL_SID_PATTERN, CallResource
 
 CallbackResult = Literal["taken", "late", "duplicate"]
@@ -69,7 +69,7 @@ class CallbackEffect:
     """
 
     result: CallbackResult
-    events: tuple[Event, ...] = ()
+    events: tuple[NewEvent, ...] = ()
 
 
 def apply_callback(call: CallState, callback: StatusCallback) -> CallbackEffect:
@@ -81,11 +81,11 @@ def apply_callback(call: CallState, callback: StatusCallback) -> CallbackEffect:
     if callback.repetition_key in call.callbacks_seen:
         return CallbackEffect("duplicate")
     call.callbacks_seen = [*call.callbacks_seen, callback.repetition_key][-_MAX_REPETITION_KEYS:]
-    events: list[Event] = [(CALLBACK_EVENT, dict(callback.fields))]
+    events: list[NewEvent] = [(CALLBACK_EVENT, dict(callback.fields))]
     if call.sid != callback.resource.sid:
         return CallbackEffect("taken", tuple(events))
     late = _has_lower_sequence_number(call, callback) or is_resource_stale(call, callback.resource)
-    events += apply_resource(call, callback.resource, late=late)
+    events += apply_resource(call, callback.resource, is_outdated=late)
     update_callback_sequence(call, callback)
     return CallbackEffect("late" if late else "taken", tuple(events))
 

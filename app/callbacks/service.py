@@ -32,17 +32,17 @@ logger = structlog.stdlib.get_logger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class ReceivedCallback:
-    """A request to a callback URL, not yet verified to be from Twilio. `path` includes the query.
+    """A request to a callback URL, not yet verified to be from Twilio. `path_and_query` includes the query.
 
-    `fields` are the callback's fields: from the body of a POST, or from the query of a GET. `posted` are the fields in the body
-    only, because Twilio signs these fields and the URL.
+    `fields` are the callback's fields: from the body of a POST, or from the query of a GET. `body_fields` are the fields in the
+    body only, because Twilio signs these fields and the URL.
     """
 
     call_id: UUID
     account_id: UUID
-    path: str
+    path_and_query: str
     fields: FormFields
-    posted: FormFields
+    body_fields: FormFields
     signature: str
 
 
@@ -95,14 +95,14 @@ class CallbackService:
         (`UntaggedCallAccounts`). For any other call, a missing tag also raises CallbackForged.
         """
         if not has_signature_format(signature):
-            raise self._forged_callback_error("unsigned")
+            raise self._count_forged_callback("unsigned")
         tag = callback_tag_in_query(query)
         if tag is None:
             account_id = await self._untagged.account_of_untagged_call(call_id)
         else:
             account_id = self._urls.account_id_in_valid_tag(call_id, tag) if self._urls else None
         if account_id is None:
-            raise self._forged_callback_error("untagged")
+            raise self._count_forged_callback("untagged")
         return account_id
 
     async def verify_and_apply(self, received: ReceivedCallback) -> None:
@@ -116,10 +116,12 @@ class CallbackService:
         tokens = await self._directory.auth_tokens(received.account_id)
         token = None
         if self._public_url is not None:
-            token = signing_auth_token(self._public_url + received.path, received.posted, received.signature, tokens)
+            token = signing_auth_token(
+                self._public_url + received.path_and_query, received.body_fields, received.signature, tokens
+            )
         if token is None:
             logger.warning("callback_forged", call_id=str(received.call_id))
-            raise self._forged_callback_error("forged")
+            raise self._count_forged_callback("forged")
         self._on_use(token)
         applied = await self._batcher.submit(received)
         if not isinstance(applied, _AppliedCallback):
@@ -129,7 +131,7 @@ class CallbackService:
         bind_log_fields(tenant_id=applied.tenant_id, call_id=str(received.call_id), call_sid=applied.call_sid)
         self._metrics.callbacks.received.labels(applied.result).inc()
 
-    def _forged_callback_error(self, result: str) -> CallbackForged:
+    def _count_forged_callback(self, result: str) -> CallbackForged:
         """Counts the refused callback under the metric label `result`. Returns the error to raise."""
         self._metrics.callbacks.received.labels(result).inc()
         bind_log_fields(callback=result)
@@ -168,7 +170,7 @@ class CallbackService:
             raise
         for call in settled:
             if call.id in written and call.execution == "started":
-                self._settlement.add_settled_to_metrics(call)
+                self._settlement.count_outcome(call)
         self._count_and_log_critical_events(changed[call_id] for call_id in written)
         return [
             LOCKED
@@ -181,10 +183,12 @@ class CallbackService:
         for each in written:
             self._settlement.count_and_log_critical_events(each.call, each.events)
 
-    def _apply_to_record(self, changed: ChangedCall, callback: StatusCallback, taken: Mapping[str, UUID]) -> _AppliedCallback:
+    def _apply_to_record(
+        self, changed: ChangedCall, callback: StatusCallback, record_ids_of_sids: Mapping[str, UUID]
+    ) -> _AppliedCallback:
         """Applies a callback to its call's record in memory, and adds the events and deliveries to write to `changed`.
 
-        `taken` maps CallSids to the ids of the records that have them.
+        `record_ids_of_sids` maps CallSids to the ids of the records that have them.
         """
         call, resource = changed.call, callback.resource
         effect = apply_callback(call, callback)
@@ -193,7 +197,7 @@ class CallbackService:
         if effect.result != "duplicate":
             if call.sid != resource.sid:
                 # Another transaction may have bound this record since. Then nothing is written, and the record is read again.
-                is_taken = taken.get(resource.sid, call.id) != call.id
+                is_taken = record_ids_of_sids.get(resource.sid, call.id) != call.id
                 bound = self._settlement.bind_twilio_call_in_memory(
                     call, resource, by="callback", data={}, now=call.now, is_taken=is_taken
                 )

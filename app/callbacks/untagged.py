@@ -10,7 +10,7 @@ from uuid import UUID
 
 from app.callbacks import repository
 from app.calls import ids
-from app.calls.repository import accounts_of_calls
+from app.calls.repository import account_ids_by_call_id
 from app.database.batcher import Batcher
 from app.database.engine import Database
 from app.twilio.schemas import MAX_CALL_TIME, MAX_QUEUE_TIME
@@ -58,5 +58,5 @@ class UntaggedCallAccounts:
 
     async def _find_accounts(self, call_ids: Sequence[UUID]) -> list[UUID | None]:
         async with self._database.begin() as session:
-            found = await accounts_of_calls(session, call_ids)
+            found = await account_ids_by_call_id(session, call_ids)
         return [found.get(call_id) for call_id in call_ids]

@@ -19,7 +19,7 @@ _CONSTANT_FIELDS = {"ApiVersion": TWILIO_API_VERSION, "Direction": "outbound-api
 _OMISSIBLE_FIELDS = OmissibleMembers((*_ATTRIBUTE_BY_FIELD, *_CONSTANT_FIELDS))
 
 
-class RepeatedCallValues(Protocol):
+class CallForCallbackFields(Protocol):
     """A call's record, such as `Call` or `CallState`, with the attributes from which its callbacks are shortened and restored.
 
     Twilio repeats the values of all these attributes, except `execution`, in every callback.
@@ -37,7 +37,7 @@ class RepeatedCallValues(Protocol):
     def from_(self) -> str: ...
 
 
-def callback_fields_to_store(call: RepeatedCallValues, fields: Mapping[str, Any]) -> tuple[Mapping[str, Any], int | None]:
+def callback_fields_to_store(call: CallForCallbackFields, fields: Mapping[str, Any]) -> tuple[Mapping[str, Any], int | None]:
     """Returns the callback's fields to store, and a number with one bit set for each field that is left out.
 
     Leaves out the fields whose values `restore_callback_fields` takes from the call's record, and those that are constant. If
@@ -46,20 +46,20 @@ def callback_fields_to_store(call: RepeatedCallValues, fields: Mapping[str, Any]
     if call.execution != "started" or fields.get("CallSid") != call.sid:
         return fields, None
     return _OMISSIBLE_FIELDS.leave_out_members(
-        fields, {name: _implied_field_value(call, name) for name in _OMISSIBLE_FIELDS.bits}
+        fields, {name: _value_in_every_callback(call, name) for name in _OMISSIBLE_FIELDS.bits}
     )
 
 
-def restore_callback_fields(call: RepeatedCallValues, stored: Mapping[str, Any], left_out: int | None) -> Mapping[str, Any]:
+def restore_callback_fields(call: CallForCallbackFields, stored: Mapping[str, Any], left_out: int | None) -> Mapping[str, Any]:
     """Returns all fields of a callback. `stored` and `left_out` are the values that `callback_fields_to_store` returned."""
     return (
-        _OMISSIBLE_FIELDS.put_back_members(stored, left_out, lambda name: _implied_field_value(call, name))
+        _OMISSIBLE_FIELDS.put_back_members(stored, left_out, lambda name: _value_in_every_callback(call, name))
         if left_out
         else stored
     )
 
 
-def _implied_field_value(call: RepeatedCallValues, name: str) -> str:
+def _value_in_every_callback(call: CallForCallbackFields, name: str) -> str:
     """Returns the value that the field `name` has in every callback of the call: from the call's record, or a constant."""
     constant = _CONSTANT_FIELDS.get(name)
     implied: str = getattr(call, _ATTRIBUTE_BY_FIELD[name]) if constant is None else constant

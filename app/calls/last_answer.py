@@ -31,7 +31,7 @@ _ATTRIBUTE_BY_COLUMN = {
     "resource_left_out": "resource_left_out",
 }
 _COMPUTED_PROPERTIES = ("uri", "subresource_uris", "resource")  # `resource` is set after the others
-_ATTRIBUTES_BY_PROPERTY = {
+_STORED_ATTRIBUTES_BY_PROPERTY = {
     "uri": ("own_uri", "resource_left_out"),
     "subresource_uris": ("own_subresource_uris", "resource_left_out"),
     "resource": ("stored_resource_members", "resource_left_out", "own_uri", "own_subresource_uris"),
@@ -81,7 +81,7 @@ class LastTwilioAnswerMixin:
         rest: dict[str, Any] | None = self.stored_resource_members
         if rest is None or not self.resource_left_out:
             return rest
-        return _OMISSIBLE_MEMBERS.put_back_members(rest, self.resource_left_out, self._implied_answer_value)
+        return _OMISSIBLE_MEMBERS.put_back_members(rest, self.resource_left_out, self._answer_value_from_columns)
 
     @resource.setter
     def resource(self, answer: dict[str, Any] | None) -> None:
@@ -89,7 +89,7 @@ class LastTwilioAnswerMixin:
         if answer is None:
             self.stored_resource_members = self.resource_left_out = None
             return
-        implied = {name: self._implied_answer_value(name) for name in _OMISSIBLE_MEMBERS.bits}
+        implied = {name: self._answer_value_from_columns(name) for name in _OMISSIBLE_MEMBERS.bits}
         for name, value in _answer_columns(answer, implied).items():
             setattr(self, _ATTRIBUTE_BY_COLUMN[name], value)
 
@@ -101,11 +101,11 @@ class LastTwilioAnswerMixin:
         """
         bit = _OMISSIBLE_MEMBERS.bits.get(name)
         if bit and (self.resource_left_out or 0) & bit and getattr(self, name) != value:
-            self.stored_resource_members = {name: self._implied_answer_value(name)} | self.stored_resource_members
+            self.stored_resource_members = {name: self._answer_value_from_columns(name)} | self.stored_resource_members
             self.resource_left_out &= ~bit
         super().__setattr__(name, value)
 
-    def _implied_answer_value(self, name: str) -> Any:
+    def _answer_value_from_columns(self, name: str) -> Any:
         """Returns the record's value for the member `name` of Twilio's answer, in the format of Twilio's JSON."""
         return as_twilio_json(getattr(self, "from_" if name == "from" else name))
 
@@ -113,7 +113,7 @@ class LastTwilioAnswerMixin:
 class CallRow(LastTwilioAnswerMixin):
     """A call's record with only some of the attributes of `Call`. It is faster to create, because it does not use SQLAlchemy.
 
-    `uri`, `subresource_uris` and `resource` are computed. `row` must have the attributes that `stored_attributes_for` returns.
+    `uri`, `subresource_uris` and `resource` are computed. `row` must have the attributes that `attributes_to_select` returns.
     """
 
     def __init__(self, row: Mapping[str, Any]) -> None:
@@ -124,16 +124,18 @@ class CallRow(LastTwilioAnswerMixin):
         def __getattr__(self, name: str) -> Any: ...
 
 
-def stored_attributes_for(attributes: tuple[str, ...]) -> tuple[str, ...]:
+def attributes_to_select(attributes: tuple[str, ...]) -> tuple[str, ...]:
     """Returns the attributes to read from the database for a `CallRow` that is to have all of `attributes`.
 
     Replaces each computed property, such as `resource`, with the attributes that hold its stored part.
     """
-    stored = [name for derived in _COMPUTED_PROPERTIES if derived in attributes for name in _ATTRIBUTES_BY_PROPERTY[derived]]
+    stored = [
+        name for derived in _COMPUTED_PROPERTIES if derived in attributes for name in _STORED_ATTRIBUTES_BY_PROPERTY[derived]
+    ]
     return (*dict.fromkeys([*(name for name in attributes if name not in _COMPUTED_PROPERTIES), *stored]),)
 
 
-def with_stored_resource_columns(call: Any, columns: Mapping[str, Any]) -> dict[str, Any]:
+def with_shortened_resource(call: Any, columns: Mapping[str, Any]) -> dict[str, Any]:
     """Returns a copy of `columns` in which `resource`, Twilio's answer, is shortened to the form in which it is stored.
 
     `columns` maps the attributes of a call's record to the values in Twilio's answer. The members of `resource` that other

@@ -32,7 +32,7 @@ from app.calls.models import Call
 from app.database.base import Base
 
 
-class Lease(Base):
+class CallLease(Base):
     """The right of one worker to refresh a call, or to search for it at Twilio. The work was due at `due_at`.
 
     Other workers skip the call before the time `until`.
@@ -57,7 +57,7 @@ class CallDueForRefresh(NamedTuple):
     traceparent: str | None
 
 
-async def claim_refreshes(
+async def claim_calls_to_refresh(
     session: AsyncSession, *, lease: timedelta, limit: int, busy_accounts: Collection[UUID]
 ) -> Sequence[CallDueForRefresh]:
     """Claims started calls that are due for a refresh (a new read from Twilio), and returns them.
@@ -71,7 +71,7 @@ async def claim_refreshes(
     return [CallDueForRefresh(*row) for row in rows]
 
 
-async def claim_searches(
+async def claim_calls_to_search(
     session: AsyncSession, *, lease: timedelta, limit: int, busy_accounts: Collection[UUID]
 ) -> Sequence[Call]:
     """Claims calls that are due for a search in Twilio's list of calls, and returns them.
@@ -85,12 +85,12 @@ async def claim_searches(
 
 async def renew_search_leases(session: AsyncSession, claimed: Sequence[Call], *, lease: timedelta) -> None:
     """Extends the search leases of claimed calls. Each lease then ends when `lease` has passed, counted from now."""
-    leased = tuple_(Lease.call_id, Lease.due_at).in_([(call.id, call.search_at) for call in claimed])
-    statement = update(Lease).where(leased).values(until=func.now() + lease)
+    leased = tuple_(CallLease.call_id, CallLease.due_at).in_([(call.id, call.search_at) for call in claimed])
+    statement = update(CallLease).where(leased).values(until=func.now() + lease)
     await session.execute(statement.execution_options(synchronize_session=False))
 
 
-async def release_refreshes(session: AsyncSession, claimed: Sequence[CallDueForRefresh]) -> None:
+async def delete_done_refresh_leases(session: AsyncSession, claimed: Sequence[CallDueForRefresh]) -> None:
     """Deletes the leases of those claimed calls whose `refresh_at` has changed.
 
     `refresh_at` changes when the result of a refresh is recorded, even if the refresh failed, and when a callback is recorded.
@@ -99,7 +99,7 @@ async def release_refreshes(session: AsyncSession, claimed: Sequence[CallDueForR
     await _delete_leases_of_handled_calls(session, Call.refresh_at, [(call.id, call.refresh_at) for call in claimed])
 
 
-async def release_searches(session: AsyncSession, claimed: Sequence[Call]) -> None:
+async def delete_done_search_leases(session: AsyncSession, claimed: Sequence[Call]) -> None:
     """Deletes the leases of those claimed calls whose `search_at` has changed.
 
     `search_at` changes when the result of a search is recorded, even if the search failed, and when another event, such as a
@@ -108,7 +108,7 @@ async def release_searches(session: AsyncSession, claimed: Sequence[Call]) -> No
     await _delete_leases_of_handled_calls(session, Call.search_at, [(call.id, call.search_at) for call in claimed])
 
 
-def account_is_none_of(account_id: InstrumentedAttribute[UUID], accounts: Collection[UUID]) -> ColumnElement[bool]:
+def account_id_not_in(account_id: InstrumentedAttribute[UUID], accounts: Collection[UUID]) -> ColumnElement[bool]:
     """Returns the SQL condition that `account_id` is not in `accounts`."""
     return account_id != all_(literal(list(accounts), ARRAY(Uuid)))
 
@@ -121,20 +121,24 @@ def _claimed_calls_cte(
     `due_at` is the column with the due time. Skips calls that another worker has leased, and calls of `busy_accounts`. If two
     workers find the same call, only one of them gets the lease.
     """
-    leased = exists().where(Lease.call_id == Call.id, Lease.due_at == due_at, Lease.until > func.now())
+    leased = exists().where(CallLease.call_id == Call.id, CallLease.due_at == due_at, CallLease.until > func.now())
     due = (
         select(Call.id, due_at.label("due_at"))
-        .where(due_at <= func.now(), ~leased, account_is_none_of(Call.account_id, busy_accounts))
+        .where(due_at <= func.now(), ~leased, account_id_not_in(Call.account_id, busy_accounts))
         .order_by(due_at)
         .limit(limit)
         .with_for_update(of=Call, skip_locked=True)
         .cte("due")
     )
-    new_leases = insert(Lease).from_select(["call_id", "due_at", "until"], select(due.c.id, due.c.due_at, func.now() + lease))
-    claimed = new_leases.on_conflict_do_update(
-        index_elements=[Lease.call_id, Lease.due_at], set_={"until": new_leases.excluded.until}, where=Lease.until <= func.now()
+    new_leases = insert(CallLease).from_select(
+        ["call_id", "due_at", "until"], select(due.c.id, due.c.due_at, func.now() + lease)
     )
-    return claimed.returning(Lease.call_id).cte("taken")
+    claimed = new_leases.on_conflict_do_update(
+        index_elements=[CallLease.call_id, CallLease.due_at],
+        set_={"until": new_leases.excluded.until},
+        where=CallLease.until <= func.now(),
+    )
+    return claimed.returning(CallLease.call_id).cte("taken")
 
 
 async def _delete_leases_of_handled_calls(
@@ -145,8 +149,8 @@ async def _delete_leases_of_handled_calls(
     `claimed` has the id of each call and its due time when it was claimed. `due_at` is the column with the present due time.
     The lease of any other claimed call stays, and delays the next refresh of the call or the next search for it.
     """
-    still_due = exists().where(Call.id == Lease.call_id, due_at == Lease.due_at)
-    statement = delete(Lease).where(tuple_(Lease.call_id, Lease.due_at).in_(claimed), ~still_due)
+    still_due = exists().where(Call.id == CallLease.call_id, due_at == CallLease.due_at)
+    statement = delete(CallLease).where(tuple_(CallLease.call_id, CallLease.due_at).in_(claimed), ~still_due)
     await session.execute(statement.execution_options(synchronize_session=False))
 
 
@@ -155,4 +159,4 @@ async def delete_expired_leases(session: AsyncSession) -> None:
 
     Such a lease is left over if its worker died, or if the due time of the call changed after the work on the call had failed.
     """
-    await session.execute(delete(Lease).where(Lease.until < func.now() - timedelta(days=1)))
+    await session.execute(delete(CallLease).where(CallLease.until < func.now() - timedelta(days=1)))

@@ -88,7 +88,11 @@ def delivery_for_status(call: AnyCall, *, status: str | None, sequence: int | No
     `fields` of the delivery is None: its fields are read from the event `call.callback`, which must have the delivery's id.
     """
     event = _EVENT_OF_STATUS.get(status or "")
-    return _add_delivery(call, event, None, sequence=sequence) if event is not None and _needs_delivery(call, event) else None
+    return (
+        _mark_and_make_delivery(call, event, None, sequence=sequence)
+        if event is not None and _needs_delivery(call, event)
+        else None
+    )
 
 
 def needs_final_delivery(call: AnyCall) -> bool:
@@ -118,14 +122,14 @@ def final_delivery(call: AnyCall) -> NewDelivery:
         "Timestamp": None if call.end_time is None else format_datetime(call.end_time),
         "CallbackSource": "call-progress-events",
     }
-    return _add_delivery(call, "completed", _without_none(candidates), sequence=None)
+    return _mark_and_make_delivery(call, "completed", _without_none(candidates), sequence=None)
 
 
 def _needs_delivery(call: AnyCall, event: str) -> bool:
     return event in (call.status_callback_events or ()) and event not in call.deliveries_written
 
 
-def _add_delivery(call: AnyCall, event: str, fields: dict[str, str] | None, *, sequence: int | None) -> NewDelivery:
+def _mark_and_make_delivery(call: AnyCall, event: str, fields: dict[str, str] | None, *, sequence: int | None) -> NewDelivery:
     """Adds the event to the call's `deliveries_written`, in memory. Returns the delivery's columns for the caller to insert."""
     call.deliveries_written = [*call.deliveries_written, event]
     return _new_delivery(call, event, fields, sequence=sequence)

@@ -7,7 +7,7 @@ changes back to an earlier one.
 from datetime import datetime
 from typing import Any
 
-from app.calls.store import AnyCall, Event
+from app.calls.store import AnyCall, NewEvent
 from app.twilio.schemas import TERMINAL_STATUSES, CallResource
 
 _RANK_BY_STATUS = {"queued": 0, "initiated": 1, "ringing": 2, "in-progress": 3}
@@ -17,7 +17,7 @@ _ATTRIBUTES_CHANGED_WITH_STATUS = frozenset(
 )
 
 
-def resource_columns(resource: CallResource) -> dict[str, Any]:
+def resource_attributes(resource: CallResource) -> dict[str, Any]:
     """Returns Twilio's resource as attributes of a call's record. `sid` is left out, because it is set once and never changed.
 
     Set the attributes in the order of the result. The last one is `resource`, Twilio's whole answer. Its setter leaves out the
@@ -27,21 +27,21 @@ def resource_columns(resource: CallResource) -> dict[str, Any]:
     return columns | {"resource": resource.raw or None}
 
 
-def apply_resource(call: AnyCall, resource: CallResource, *, late: bool = False) -> list[Event]:
+def apply_resource(call: AnyCall, resource: CallResource, *, is_outdated: bool = False) -> list[NewEvent]:
     """Updates the record from Twilio's resource, and returns the events to write. The status never changes to an earlier one.
 
-    `late` says that the resource is older than the record. An older resource only fills in missing values that do not change
-    during the call.
+    `is_outdated` says that the resource is older than the record. An older resource only fills in missing values that do not
+    change during the call.
     """
-    stale = late or is_resource_stale(call, resource)
+    stale = is_outdated or is_resource_stale(call, resource)
     before = call.status, call.price
-    for name, value in resource_columns(resource).items():
+    for name, value in resource_attributes(resource).items():
         # A missing value never clears a known one; a stale resource only fills in columns that do not change.
         if value is None or (known := getattr(call, name)) == value:
             continue
         if not (stale and (name in _ATTRIBUTES_CHANGED_WITH_STATUS or known is not None)):
             setattr(call, name, value)
-    events: list[Event] = []
+    events: list[NewEvent] = []
     if call.status not in (before[0], "queued"):  # each call begins as `queued`, so that is no progress
         events.append(("call.status", {"status": call.status, "previous": before[0]}))
     if call.price != before[1]:
@@ -49,7 +49,7 @@ def apply_resource(call: AnyCall, resource: CallResource, *, late: bool = False)
     return events
 
 
-def apply_deletion(call: AnyCall, *, by: str, now: datetime) -> list[Event]:
+def apply_deletion(call: AnyCall, *, by: str, now: datetime) -> list[NewEvent]:
     """Records that the call was deleted at Twilio, and ends the refreshes of its record. Returns the events to write.
 
     `by` names who deleted the call. If the deletion is already recorded, changes nothing and returns an empty list.

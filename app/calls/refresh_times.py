@@ -18,7 +18,7 @@ CALLBACK_OVERDUE_INTERVALS = 10
 _MAX_WAIT_WITHOUT_CALLBACKS = timedelta(seconds=60)
 _MAX_WAIT_WITH_CALLBACKS = timedelta(minutes=10)
 _MIN_PRICE_INTERVAL = timedelta(seconds=15)
-_MAX_INTERVAL = timedelta(hours=1)
+_MAX_REFRESH_INTERVAL = timedelta(hours=1)
 # Twilio queues a call for at most a day, and ends it after a further day. A price comes within minutes or never.
 _STOP_REFRESHING_AFTER = timedelta(days=3)
 _MAX_PRICE_DELAY = timedelta(days=1)
@@ -49,7 +49,7 @@ def refresh_time_after_response(call: AnyCall, *, now: datetime, interval: timed
     """Returns when to read a call from Twilio again after Twilio answered the last read; None if no more reads are needed."""
     if has_ended_with_price(call) or _is_too_old_to_refresh(call, now=now):
         return None
-    return _next_refresh(call, now=now, interval=interval)
+    return _next_refresh_at(call, now=now, interval=interval)
 
 
 def refresh_time_without_response(call: AnyCall, *, now: datetime, interval: timedelta, has_failed: bool) -> datetime | None:
@@ -62,8 +62,8 @@ def refresh_time_without_response(call: AnyCall, *, now: datetime, interval: tim
     if has_ended_with_price(call) or (has_failed and call_age(call, now=now) >= _MAX_REFRESH_TIME_WITHOUT_RESPONSE):
         return None
     if _is_too_old_to_refresh(call, now=now):
-        return _round_up(now + _MAX_INTERVAL, interval)
-    return _next_refresh(call, now=now, interval=interval)
+        return _round_up(now + _MAX_REFRESH_INTERVAL, interval)
+    return _next_refresh_at(call, now=now, interval=interval)
 
 
 def _is_too_old_to_refresh(call: AnyCall, *, now: datetime) -> bool:
@@ -74,10 +74,12 @@ def _is_too_old_to_refresh(call: AnyCall, *, now: datetime) -> bool:
     return call_age(call, now=now, since=call.end_time) >= longest
 
 
-def _next_refresh(call: AnyCall, *, now: datetime, interval: timedelta) -> datetime:
+def _next_refresh_at(call: AnyCall, *, now: datetime, interval: timedelta) -> datetime:
     if call.status in TERMINAL_STATUSES:
         shortest = max(interval, _MIN_PRICE_INTERVAL)
-        return _round_up(now + _clamp(call_age(call, now=now, since=call.end_time) / 2, shortest, _MAX_INTERVAL), shortest)
+        return _round_up(
+            now + _clamp(call_age(call, now=now, since=call.end_time) / 2, shortest, _MAX_REFRESH_INTERVAL), shortest
+        )
     if call.callbacks_seen:
         return now + _wait_time_for_callback(call, now=now, interval=interval)
     return _round_up(now + _clamp(call_age(call, now=now) / 4, interval, _MAX_WAIT_WITHOUT_CALLBACKS), interval)

@@ -16,20 +16,20 @@ from uuid_utils.compat import uuid7
 
 from app.calls import progress
 from app.calls.callback_fields import restore_callback_fields
-from app.calls.last_answer import CallRow, stored_attributes_for
+from app.calls.last_answer import CallRow, attributes_to_select
 from app.calls.models import MAY_HAVE_STARTED_SQL, NEVER_DIALLED_SQL, Call, CallEvent, PendingUpdate
 from app.calls.outbox import NewDelivery, needs_final_delivery
 from app.calls.store import insert_deliveries_sql
 from app.scheduling.dial_slots import restore_slots_sql
-from app.scheduling.grant_halt_sql import MAY_GRANT_SQL
+from app.scheduling.grant_halt_sql import MAY_TAKE_GRANTS_SQL
 from app.scheduling.models import DialTurn, ScheduledDial
 from app.twilio.addresses import address_key
 from app.twilio.schemas import CallResource
 
 _UNLIMITED_SPAN = timedelta(days=36_500)
-_MAY_HAVE_LOST_GRANTS = f"({MAY_GRANT_SQL} IS NOT TRUE OR (SELECT released_at >= :since FROM grant_guard WHERE id = 1))"  # noqa: S608
-_RESTORE_SLOT = text(restore_slots_sql("ARRAY[:call_id]")).bindparams(bindparam("call_id", type_=Uuid))
-_ADD_DELIVERY = text(insert_deliveries_sql("jsonb_populate_record(NULL::delivery, CAST(:delivery AS jsonb)) AS new"))
+_MAY_HAVE_LOST_GRANTS = f"({MAY_TAKE_GRANTS_SQL} IS NOT TRUE OR (SELECT released_at >= :since FROM grant_guard WHERE id = 1))"  # noqa: S608
+_RESTORE_DIAL_SLOT_SQL = text(restore_slots_sql("ARRAY[:call_id]")).bindparams(bindparam("call_id", type_=Uuid))
+_ADD_DELIVERY_SQL = text(insert_deliveries_sql("jsonb_populate_record(NULL::delivery, CAST(:delivery AS jsonb)) AS new"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +83,7 @@ async def get_call(session: AsyncSession, call_id: UUID, *, tenant_id: str) -> C
     return (await session.scalars(statement)).one_or_none()
 
 
-async def may_be_dialled_again(session: AsyncSession, call_id: UUID, *, attempt: int, pending_since: datetime) -> bool:
+async def may_repeat_dial_request(session: AsyncSession, call_id: UUID, *, attempt: int, pending_since: datetime) -> bool:
     """Returns whether this attempt to dial may repeat its request: the call is still pending, and no client wants to end it.
 
     An attempt is identified by its number and by `pending_since`, the time when it began: if Postgres has lost an attempt,
@@ -96,7 +96,7 @@ async def may_be_dialled_again(session: AsyncSession, call_id: UUID, *, attempt:
     return (await session.scalar(select(Call.id).where(*is_same, ~is_to_end))) is not None
 
 
-async def accounts_of_calls(session: AsyncSession, call_ids: Collection[UUID]) -> dict[UUID, UUID]:
+async def account_ids_by_call_id(session: AsyncSession, call_ids: Collection[UUID]) -> dict[UUID, UUID]:
     """Returns the account ids of calls of any tenant, by call id. Use it only for Twilio's callbacks, never for a tenant."""
     found = await session.execute(select(Call.id, Call.account_id).where(Call.id.in_(call_ids)))
     return dict(found.all())
@@ -145,11 +145,11 @@ async def list_call_ids(session: AsyncSession, *, tenant_id: str, filters: CallF
     return (await session.scalars(statement)).all()
 
 
-async def list_call_attributes(
+async def list_call_rows(
     session: AsyncSession, call_ids: Collection[UUID], attributes: Sequence[str], *, tenant_id: str
 ) -> Iterable[CallRow]:
     """Returns the calls as rows with only these attributes, newest first. Makes no ORM objects, which would be slower."""
-    columns = [getattr(Call, name) for name in stored_attributes_for(tuple(attributes))]
+    columns = [getattr(Call, name) for name in attributes_to_select(tuple(attributes))]
     any_id = any_(bindparam("call_ids", list(call_ids), ARRAY(Uuid)))
     statement = select(*columns).where(Call.id == any_id, Call.tenant_id == tenant_id).order_by(Call.id.desc())
     # Not `.all()`: rows are converted as they are iterated over, which takes milliseconds.
@@ -167,7 +167,7 @@ async def add_event(
 
 async def add_delivery(session: AsyncSession, delivery: NewDelivery) -> None:
     """Writes a delivery (a status callback to the tenant), and wakes the workers when the transaction commits."""
-    await session.execute(_ADD_DELIVERY, {"delivery": to_json(delivery).decode()})
+    await session.execute(_ADD_DELIVERY_SQL, {"delivery": to_json(delivery).decode()})
 
 
 async def requeue_call(session: AsyncSession, dial_row: Mapping[str, Any], *, now: datetime) -> None:
@@ -185,7 +185,7 @@ async def requeue_call(session: AsyncSession, dial_row: Mapping[str, Any], *, no
 
 async def restore_dial_slot(session: AsyncSession, call_id: UUID) -> None:
     """Adds the dial slot (place among the `max_concurrent` calls) of a scheduled call that was found at Twilio after all."""
-    await session.execute(_RESTORE_SLOT, {"call_id": call_id})
+    await session.execute(_RESTORE_DIAL_SLOT_SQL, {"call_id": call_id})
 
 
 async def has_event(session: AsyncSession, call_id: UUID, event_id: UUID) -> bool:
@@ -256,7 +256,7 @@ async def record_resource(session: AsyncSession, call: Call, resource: CallResou
         await add_event(session, call.id, type_, data)
 
 
-async def sids_with_record(session: AsyncSession, sids: Collection[str]) -> set[str]:
+async def find_recorded_sids(session: AsyncSession, sids: Collection[str]) -> set[str]:
     """Returns those of the given sids that already belong to a record of any tenant."""
     return set(await session.scalars(select(Call.sid).where(Call.sid.in_(sids))))
 

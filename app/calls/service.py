@@ -32,7 +32,7 @@ class CallService:
 
     async def list_call_ids(self, caller: Caller, filters: CallFilter, *, limit: int) -> tuple[Sequence[UUID], str | None]:
         """Returns the ids of a page, newest first, and the cursor of the next page. The cursor is None on the last page."""
-        async with self.read_limit.slot(caller.tenant_id), self.database.begin() as session:
+        async with self.read_limit.admit_request(caller.tenant_id), self.database.begin() as session:
             call_ids = await repository.list_call_ids(session, tenant_id=caller.tenant_id, filters=filters, limit=limit + 1)
         return call_ids[:limit], ids.encode_call_cursor(call_ids[limit - 1]) if len(call_ids) > limit else None
 
@@ -47,9 +47,9 @@ class CallService:
         for start in range(0, len(call_ids), ROWS_PER_CHUNK):
             chunk_ids = call_ids[start : start + ROWS_PER_CHUNK]
             has_response_started = yielded >= CHUNKS_BEFORE_RESPONSE
-            slot = self.read_limit.slot(caller.tenant_id, is_wait_unlimited=has_response_started)
+            slot = self.read_limit.admit_request(caller.tenant_id, is_wait_unlimited=has_response_started)
             async with slot, self.database.begin() as session:
-                rows = await repository.list_call_attributes(session, chunk_ids, attributes, tenant_id=caller.tenant_id)
+                rows = await repository.list_call_rows(session, chunk_ids, attributes, tenant_id=caller.tenant_id)
                 chunk = await render_rows(rows, render)
             if chunk:
                 yielded += 1
@@ -63,7 +63,7 @@ class CallService:
         after, yielded = None, 0
         while True:
             has_response_started = yielded >= CHUNKS_BEFORE_RESPONSE
-            async with self.read_limit.slot(caller.tenant_id, is_wait_unlimited=has_response_started):
+            async with self.read_limit.admit_request(caller.tenant_id, is_wait_unlimited=has_response_started):
                 async with self.database.begin() as session:
                     events = await repository.list_events(session, call_id, after=after, limit=ROWS_PER_CHUNK)
                     # Read after the events, which leave out the CallSid: an older record may not have it yet.

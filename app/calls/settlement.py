@@ -14,12 +14,12 @@ import structlog
 from app.calls import repository
 from app.calls.models import Call
 from app.calls.outbox import NewDelivery, delivery_for_outcome
-from app.calls.progress import apply_resource, resource_columns
+from app.calls.progress import apply_resource, resource_attributes
 from app.calls.record_change import RecordChange, make_record_change
 from app.calls.refresh_times import delay_until_first_refresh
 from app.calls.search_plan import SearchPlan
-from app.calls.store import SID_TAKEN_EXPLANATION, AnyCall, Event, has_turned_up
-from app.calls.stored_problem import error_as_json, not_started_result
+from app.calls.store import SID_TAKEN_EXPLANATION, AnyCall, NewEvent, was_found_after_all
+from app.calls.stored_problem import error_as_json, not_started_reason
 from app.database.engine import Session, run_after_commit
 from app.errors import CallgateError, CallNotFoundAtTwilio, CanceledBeforeDial, RingByDeadlinePassed
 from app.observability import Metrics
@@ -34,7 +34,7 @@ Evidence = Literal["response", "callback", "list"]
 
 
 class SettledRecord(Protocol):
-    """A call's record, such as `Call` or `NewCall`, with the attributes that `Settlement.add_settled_to_metrics` reads."""
+    """A call's record, such as `Call` or `NewCall`, with the attributes that `Settlement.count_outcome` reads."""
 
     @property
     def settled_by(self) -> str | None: ...
@@ -50,11 +50,11 @@ class EventsAndDelivery(NamedTuple):
     `delivery` is None if no status callback is needed.
     """
 
-    events: list[Event]
+    events: list[NewEvent]
     delivery: NewDelivery | None = None
 
 
-def _change_to_undialled(settled_by: str, error: CallgateError) -> RecordChange:
+def _change_to_ended_before_dial(settled_by: str, error: CallgateError) -> RecordChange:
     """Returns the change for a scheduled call that ended before it was dialled.
 
     `settled_by` is `expired` or `canceled`. `error` is stored in the record as the reason.
@@ -83,7 +83,7 @@ class Settlement:
         `expects_callbacks` says whether Twilio sends callbacks to Callgate. If so, the first refresh from Twilio is later.
         """
         change = self._change_to_started_by(resource, by="response", data=data, expects_callbacks=expects_callbacks)
-        return replace(change, columns={**change.columns, **resource_columns(resource)})
+        return replace(change, columns={**change.columns, **resource_attributes(resource)})
 
     def change_to_not_started(self, problem: Mapping[str, Any], *, data: Mapping[str, Any]) -> RecordChange:
         """Returns the change for a creation that certainly started no call: Twilio refused it, or no request was sent.
@@ -108,11 +108,11 @@ class Settlement:
     @staticmethod
     def change_to_expired() -> RecordChange:
         """Returns the change for a scheduled call that was not dialled before its latest time, `ring_by`."""
-        return _change_to_undialled("expired", RingByDeadlinePassed())
+        return _change_to_ended_before_dial("expired", RingByDeadlinePassed())
 
     def change_to_canceled(self) -> RecordChange:
         """Returns the change for a scheduled call that was canceled before it was dialled."""
-        return _change_to_undialled("canceled", CanceledBeforeDial())
+        return _change_to_ended_before_dial("canceled", CanceledBeforeDial())
 
     def change_to_unknown(self, *, data: Mapping[str, Any]) -> RecordChange:
         """Returns the change for a call that Twilio may have started. A callback or a search will show whether it has."""
@@ -151,9 +151,9 @@ class Settlement:
 
         `by` names the evidence. `data` is added to the event. If the sid belongs to another record, or this record has another
         sid, writes only the event `call.second_sid`. `was` is an earlier result `not_started` that was set back to pending and
-        is now proven wrong (see `not_started_result`), or None if there is none.
+        is now proven wrong (see `not_started_reason`), or None if there is none.
         """
-        is_taken = call.execution != "started" and bool(await repository.sids_with_record(session, [resource.sid]))
+        is_taken = call.execution != "started" and bool(await repository.find_recorded_sids(session, [resource.sid]))
         execution_before = call.execution
         now = await repository.transaction_start_time(session)
         bound = self.bind_twilio_call_in_memory(call, resource, by=by, data=data, now=now, is_taken=is_taken, was=was)
@@ -161,10 +161,10 @@ class Settlement:
             await repository.add_event(session, call.id, type_, event_data)
         if bound.delivery is not None:
             await repository.add_delivery(session, bound.delivery)
-        if has_turned_up(execution_before, call.execution):
+        if was_found_after_all(execution_before, call.execution):
             await repository.restore_dial_slot(session, call.id)
         if execution_before != "started" and call.execution == "started":
-            self.add_settled_to_metrics(call)
+            self.count_outcome(call)
         run_after_commit(session, lambda: self.count_and_log_critical_events(call, bound.events))
 
     def bind_twilio_call_in_memory(
@@ -190,7 +190,7 @@ class Settlement:
             return EventsAndDelivery([("call.second_sid", {"sid": resource.sid, "by": by})])
         change = self._change_to_started_by(resource, by=by, data=data, expects_callbacks=by == "callback")
         if call.execution == "not_started":
-            was = not_started_result(call.settled_by, call.problem)
+            was = not_started_reason(call.settled_by, call.problem)
         if was is not None:
             change = replace(change, event="call.corrected", data={**change.data, "was": was})
         delivery = _apply_change_in_memory(call, change, now=now)
@@ -208,7 +208,7 @@ class Settlement:
         await repository.add_event(session, call.id, change.event, dict(change.data))
         if delivery is not None:
             await repository.add_delivery(session, delivery)
-        self.add_settled_to_metrics(call)
+        self.count_outcome(call)
 
     async def plan_next_search(self, session: Session, call: Call, *, clean_searches: int) -> None:
         """Schedules the next search of Twilio's list, if the plan has one.
@@ -231,7 +231,7 @@ class Settlement:
         wait = min(max(self.plan.delay_until_first_search, age / 4), _MAX_SEARCH_INTERVAL)
         call.search_at = now + wait if age < _STOP_SEARCHING_AFTER else None
 
-    def add_settled_to_metrics(self, call: SettledRecord) -> None:
+    def count_outcome(self, call: SettledRecord) -> None:
         """Counts the call in the metrics of outcomes, and adds the time for which it was pending.
 
         Does nothing if the record has no outcome yet. Call this method when the record has just been committed or is about to
@@ -242,11 +242,11 @@ class Settlement:
             waited = call.settled_at - call.pending_since
             self.metrics.calls.settle_seconds_series(call.settled_by).observe(waited.total_seconds())
 
-    def add_undialled_to_metrics(self, change: RecordChange, number: int) -> None:
+    def count_undialled_calls(self, change: RecordChange, number: int) -> None:
         """Adds scheduled calls to the metrics: `number` calls that `change` has ended before they were dialled."""
         self.metrics.calls.settled_series(change.columns["settled_by"]).inc(number)
 
-    def count_and_log_critical_events(self, call: AnyCall, events: Sequence[Event]) -> None:
+    def count_and_log_critical_events(self, call: AnyCall, events: Sequence[NewEvent]) -> None:
         """Counts and logs `call.corrected` and `call.second_sid`, for which critical alerts exist. Ignores all other events.
 
         Call this method after the commit, or when the commit is in doubt. Within the transaction it would count the events

@@ -8,7 +8,7 @@ from sqlalchemy import LargeBinary, Text, cast, func, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from app.calls.models import Call
-from app.security.keyring import KEY_ID_POSITION_IN_HASH
+from app.security.keyring import KEY_ID_SUBSTRING_IN_HASH
 from app.twilio.schemas import TERMINAL_STATUSES
 
 MAX_COUNTED_CALLS_TO_REFRESH = 10_000
@@ -28,7 +28,7 @@ class CallsToRefreshCounts:
     unpriced: int
 
 
-async def oldest_unsettled_times(session: AsyncSession) -> dict[str, datetime | None]:
+async def oldest_open_call_times(session: AsyncSession) -> dict[str, datetime | None]:
     """Returns when the oldest `pending` call and the oldest call with `execution` `unknown` began (`pending_since`).
 
     The keys of the result are `pending` and `unknown`. A value is None if there is no such call. Leaves out `unknown` calls
@@ -67,7 +67,7 @@ async def count_fingerprints_by_key_id(
     """
     page = select(Call.id, Call.fingerprint, Call.idempotency_key).order_by(Call.id).limit(limit)
     page_of = (page if after is None else page.where(Call.id > after)).subquery()
-    key_id = func.substring(page_of.c.fingerprint, *KEY_ID_POSITION_IN_HASH, type_=LargeBinary)
+    key_id = func.substring(page_of.c.fingerprint, *KEY_ID_SUBSTRING_IN_HASH, type_=LargeBinary)
     statement = select(
         key_id,
         func.count(page_of.c.idempotency_key),

@@ -27,7 +27,7 @@ UrlValidator = Callable[[str], tuple[str, str] | None]
 
 
 @dataclass(frozen=True, slots=True)
-class StatusCallbacks:
+class StatusCallbackSettings:
     """The callback parameters that Twilio gets for a call, and the columns of the record that say what Callgate delivers.
 
     `parameters_for_twilio` replaces the callback parameters of the request. A parameter whose value is None is not sent. The
@@ -43,7 +43,7 @@ class StatusCallbacks:
 
 def status_callbacks_for_creation(
     request: CallRequest, account: UsableAccount, call_id: UUID, *, urls: CallbackUrls | None, validate_url: UrlValidator
-) -> StatusCallbacks:
+) -> StatusCallbackSettings:
     """Returns the callback parameters of a new call. Where possible, Twilio sends the callbacks to Callgate.
 
     Callgate then delivers the events to the request's URL or, without one, to the tenant's default URL. The callbacks also
@@ -58,22 +58,22 @@ def status_callbacks_for_creation(
     if urls is None or not account.has_auth_token:
         own = _parameters_for_twilio(request)
         _require_valid_url(own.get("status_callback"), validate_url_for_twilio)
-        return StatusCallbacks(own, _callback_columns_for_settled(request, account, validate_url))
+        return StatusCallbackSettings(own, _callback_columns_for_settled(request, account, validate_url))
     if request.application_sid:
         text = "Twilio ignores status callbacks when application_sid is given: this record follows the call by polling only"
         warnings = (FieldError("/application_sid", "polling_only", text),)
         columns = _callback_columns_for_settled(request, account, validate_url)
-        return StatusCallbacks(_parameters_for_twilio(request), columns, warnings)
+        return StatusCallbackSettings(_parameters_for_twilio(request), columns, warnings)
     for_twilio = {
         "status_callback": urls.callback_url_of_call(call_id, account.account_id) + CALLBACK_RETRY_FRAGMENT,
         "status_callback_event": list(TWILIO_EVENTS),
         "status_callback_method": "POST",
     }
-    return StatusCallbacks(for_twilio, _callback_columns(request, account, validate_url), sent_to_callgate=True)
+    return StatusCallbackSettings(for_twilio, _callback_columns(request, account, validate_url), sent_to_callgate=True)
 
 
 def changed_callback_columns(
-    recorded: Mapping[str, Any], callbacks: StatusCallbacks, *, events_with_delivery: Collection[str]
+    recorded: Mapping[str, Any], callbacks: StatusCallbackSettings, *, events_with_delivery: Collection[str]
 ) -> dict[str, Any]:
     """Returns the callback columns to change when a scheduled call is dialled with `callbacks`, and their new values.
 
@@ -119,7 +119,7 @@ def callback_columns_for_new_attempt(
 
 def status_callbacks_for_update(
     update: CallUpdate, call: Call, account: UsableAccount, *, urls: CallbackUrls | None, validate_url: UrlValidator
-) -> StatusCallbacks:
+) -> StatusCallbackSettings:
     """Returns the callback parameters of an update. `columns` in the result has only the columns that change.
 
     If Twilio sends the callbacks to Callgate, Twilio keeps Callgate's URL, and Callgate delivers to the update's URL. If Twilio
@@ -129,9 +129,9 @@ def status_callbacks_for_update(
     own = {name: value for name in names if (value := getattr(update, name)) is not None}
     if not own or urls is None or not account.has_auth_token or "application_sid" in call.parameters:
         _require_valid_url(update.status_callback, validate_url_for_twilio)
-        return StatusCallbacks(own, {})
+        return StatusCallbackSettings(own, {})
     if update.status_callback is None:
-        return StatusCallbacks({}, {"status_callback_method": update.status_callback_method})
+        return StatusCallbackSettings({}, {"status_callback_method": update.status_callback_method})
     _require_valid_url(update.status_callback, validate_url)
     for_twilio = {
         "status_callback": urls.callback_url_of_call(call.id, call.account_id) + CALLBACK_RETRY_FRAGMENT,
@@ -142,7 +142,7 @@ def status_callbacks_for_update(
         "status_callback_method": update.status_callback_method or "POST",
         "status_callback_events": _events_for_new_url(call),
     }
-    return StatusCallbacks(for_twilio, columns)
+    return StatusCallbackSettings(for_twilio, columns)
 
 
 def _events_for_new_url(call: Call) -> list[str]:

@@ -23,7 +23,7 @@ from app.database.connection import Connection
 from app.database.engine import Database
 from app.scheduling.dial_slots import restore_slots_sql
 
-Event = tuple[str, dict[str, Any]]
+NewEvent = tuple[str, dict[str, Any]]
 """The type and the data of an event."""
 
 CALLBACK_EVENT = "call.callback"
@@ -40,7 +40,7 @@ class SidTaken(Exception):
     """The CallSid to be written already belongs to another record."""
 
 
-class RecordColumns:
+class ChangeableCallColumns:
     """The columns of a call's record that may change after the record is inserted, with the values of a new record.
 
     `CallState` and `NewCall` inherit them. The values are class attributes, so that a new object does not have to set them.
@@ -82,7 +82,7 @@ class RecordColumns:
     trunk_sid: str | None = None
 
 
-class CallState(LastTwilioAnswerMixin, RecordColumns):
+class CallState(LastTwilioAnswerMixin, ChangeableCallColumns):
     """A call's record that was read from the database. It is changed in memory and then written with `write_changed_calls`.
 
     It has those attributes of `Call` that callbacks and refreshes read or set.
@@ -124,12 +124,12 @@ class CallState(LastTwilioAnswerMixin, RecordColumns):
         read, state = self._read, self.__dict__
         return {column: state[name] for name, column in _CHANGEABLE_COLUMNS.items() if state[name] != read[name]}
 
-    def has_turned_up(self) -> bool:
-        """Returns whether the call was found at Twilio after all, since the row was read (see the function `has_turned_up`)."""
-        return has_turned_up(self._read["execution"], self.execution)
+    def was_found_after_all(self) -> bool:
+        """Returns whether the call was found at Twilio after all since the row was read. See the function of this name."""
+        return was_found_after_all(self._read["execution"], self.execution)
 
 
-def has_turned_up(execution_before: str, execution_after: str) -> bool:
+def was_found_after_all(execution_before: str, execution_after: str) -> bool:
     """Returns whether `execution` has changed to `started` from `unknown`, `not_started` or `scheduled`.
 
     If so, the caller must restore the call's dial slot (its place among the concurrent calls), which may have been freed.
@@ -145,7 +145,7 @@ _JSON_COLUMNS = frozenset({"problem", "own_subresource_uris", "stored_resource_m
 _CHANGEABLE_COLUMNS = {
     name: Call.__mapper__.columns[name].name
     for name in (
-        *RecordColumns.__annotations__,
+        *ChangeableCallColumns.__annotations__,
         *("own_uri", "own_subresource_uris", "stored_resource_members", "resource_left_out"),
         *("callback_sequence", "callbacks_seen", "deliveries_written"),
     )
@@ -153,15 +153,16 @@ _CHANGEABLE_COLUMNS = {
 
 
 _SELECT_LIST = ", ".join(
-    f'"{Call.__mapper__.columns[name].name}" AS {name}' for name in (*_READ_ONLY_ATTRIBUTES, *RecordColumns.__annotations__)
+    f'"{Call.__mapper__.columns[name].name}" AS {name}'
+    for name in (*_READ_ONLY_ATTRIBUTES, *ChangeableCallColumns.__annotations__)
 )
 # The subquery hides the number of ids from Postgres, which would otherwise plan the statement again for each execution, at four
 # times the cost of the execution.
-_READ_CALLS = f"""
+_READ_CALLS_SQL = f"""
     SELECT {_SELECT_LIST}, xmin::text AS version, now() AS now FROM call WHERE id = ANY(ARRAY(SELECT unnest($1::uuid[])))
 """  # noqa: S608  # own names
 _CHANGEABLE_COLUMNS_SQL = ", ".join(_CHANGEABLE_COLUMNS.values())
-_TAKEN_SIDS = "SELECT sid, id FROM call WHERE sid = ANY($1::text[])"
+_RECORD_IDS_BY_SID_SQL = "SELECT sid, id FROM call WHERE sid = ANY($1::text[])"
 _DELIVERY_COLUMNS = "id, call_id, at, tenant_id, event, position, sequence, fields"
 
 
@@ -175,12 +176,12 @@ def insert_deliveries_sql(source: str) -> str:
     return f"INSERT INTO delivery ({_DELIVERY_COLUMNS}) SELECT {values} FROM {source} {notify}"  # noqa: S608  # own names
 
 
-_INSERT_DELIVERIES = insert_deliveries_sql(
+_INSERT_DELIVERIES_SQL = insert_deliveries_sql(
     "given JOIN changed USING (id) CROSS JOIN LATERAL jsonb_populate_recordset(NULL::delivery, deliveries) AS new"
 )
 # Rows are locked in the order of ids, which prevents deadlocks. Rows that another session has locked are skipped, because the
 # whole batch would wait for them. Only for the slot of a call that has turned up late, the batch may wait.
-_WRITE_CHANGES = f"""
+_WRITE_CHANGED_CALLS_SQL = f"""
     WITH given AS MATERIALIZED (
         SELECT (item ->> 'id')::uuid AS id, (item ->> 'version')::xid AS version,
             item -> 'columns' AS columns, item -> 'events' AS events, item -> 'deliveries' AS deliveries,
@@ -200,7 +201,7 @@ _WRITE_CHANGES = f"""
         SELECT (event ->> 'id')::uuid, id, clock_timestamp(), event ->> 'type', event -> 'data', (event ->> 'left_out')::int
         FROM given JOIN changed USING (id) CROSS JOIN LATERAL jsonb_array_elements(events) AS event
     ), new_delivery AS (
-        {_INSERT_DELIVERIES}
+        {_INSERT_DELIVERIES_SQL}
     ), new_slot AS (
         {restore_slots_sql("ARRAY(SELECT id FROM given JOIN changed USING (id) WHERE turned_up)")}
     )
@@ -208,7 +209,7 @@ _WRITE_CHANGES = f"""
 """  # noqa: S608  # column names from this module
 
 
-_ADD_DELIVERIES = f"""
+_ADD_DELIVERIES_SQL = f"""
     WITH given AS MATERIALIZED (
         SELECT item, (item ->> 'call_id')::uuid AS call_id, item ->> 'event' AS event
         FROM jsonb_array_elements($1::jsonb) AS item
@@ -225,7 +226,7 @@ async def add_deliveries(connection: Connection, deliveries: Sequence[Mapping[st
     Pass at most one delivery per call. The same transaction must already have written the other changes of the calls.
     """
     if deliveries:
-        await connection.execute(_ADD_DELIVERIES, to_json(deliveries).decode())
+        await connection.execute(_ADD_DELIVERIES_SQL, to_json(deliveries).decode())
 
 
 @dataclass(slots=True)
@@ -233,7 +234,7 @@ class ChangedCall:
     """A record that was changed in memory, with the events and deliveries to write in the same transaction."""
 
     call: CallState
-    events: list[Event] = field(default_factory=list)
+    events: list[NewEvent] = field(default_factory=list)
     deliveries: list[Mapping[str, Any]] = field(default_factory=list)
     """The deliveries to insert. Each maps columns of the table `delivery` to values."""
     event_ids: dict[int, UUID] = field(default_factory=dict)
@@ -248,7 +249,7 @@ class ChangedCall:
             "columns": self.call.changed_columns(),
             "events": events,
             "deliveries": self.deliveries,
-            "turned_up": self.call.has_turned_up(),
+            "turned_up": self.call.was_found_after_all(),
         }
 
     def _event_json(self, position: int, type_: str, data: Mapping[str, Any]) -> dict[str, Any]:
@@ -263,7 +264,7 @@ class ChangedCall:
 
 async def read_calls(database: Database, call_ids: Collection[UUID]) -> dict[UUID, CallState]:
     """Returns the records with these ids, of any tenant, by id. An id that no record has is not in the result."""
-    rows = await database.fetch(_READ_CALLS, list(call_ids))
+    rows = await database.fetch(_READ_CALLS_SQL, list(call_ids))
     return {row["id"]: CallState(row) for row in rows}
 
 
@@ -272,7 +273,7 @@ async def record_ids_by_sid(database: Database, sids: Collection[str]) -> dict[s
 
     A sid that no record has is not in the result.
     """
-    return {row["sid"]: row["id"] for row in await database.fetch(_TAKEN_SIDS, list(sids))} if sids else {}
+    return {row["sid"]: row["id"] for row in await database.fetch(_RECORD_IDS_BY_SID_SQL, list(sids))} if sids else {}
 
 
 async def write_changed_calls(database: Database, changed: Sequence[ChangedCall]) -> set[UUID]:
@@ -284,7 +285,7 @@ async def write_changed_calls(database: Database, changed: Sequence[ChangedCall]
     if not changed:
         return set()
     try:
-        rows = await database.fetch(_WRITE_CHANGES, to_json([each.json_item() for each in changed]).decode())
+        rows = await database.fetch(_WRITE_CHANGED_CALLS_SQL, to_json([each.json_item() for each in changed]).decode())
     except UniqueViolationError as error:
         if error.constraint_name == UNIQUE_SID_CONSTRAINT:
             raise SidTaken from error

@@ -55,7 +55,7 @@ def error_as_json(error: CallgateError) -> dict[str, Any]:
     return stored
 
 
-def not_started_result(settled_by: str | None, problem: Mapping[str, Any] | None) -> dict[str, Any]:
+def not_started_reason(settled_by: str | None, problem: Mapping[str, Any] | None) -> dict[str, Any]:
     """Returns why a call counted as not started: the members `settled_by` and `problem` (the problem's slug, or None).
 
     If the call becomes started or pending after all, the event (`call.corrected` or `call.pending`) has this dict as `was`.

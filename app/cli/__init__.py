@@ -111,19 +111,19 @@ def main() -> None:
     try:
         app()
     except CommandFailed as error:
-        _fail(str(error), error.exit_code)
+        _exit_with_error(str(error), error.exit_code)
     except DatabaseUnavailable as error:
         failure = command_failure(error)
-        _fail(str(failure), failure.exit_code)
+        _exit_with_error(str(failure), failure.exit_code)
     except OSError as error:
         if error.errno not in _DISK_ERRNOS:
             raise
         drop_unwritable_output()
         failed = "the output or a file could not be written" if error.filename is None else f"{error.filename} cannot be used"
-        _fail(f"{failed}: {error.strerror}", 1)
+        _exit_with_error(f"{failed}: {error.strerror}", 1)
 
 
-def _fail(message: str, code: int) -> NoReturn:
+def _exit_with_error(message: str, code: int) -> NoReturn:
     try:
         typer.echo(f"callgate: {message}", err=True)
     except OSError:

@@ -18,7 +18,7 @@ from app.cli.processes import service_settings
 from app.errors import CommandFailed, CommandUnfinished
 
 if TYPE_CHECKING:
-    from app.apply.changes import Change, ChangePlan
+    from app.apply.changes import ChangePlan, DeclaredChange
     from app.apply.document import Document, FileProblem
     from app.settings import Settings
 
@@ -154,7 +154,7 @@ def _change_count_text(plan: ChangePlan) -> str:
     return "1 change" if len(plan.changes) == 1 else f"{len(plan.changes)} changes"
 
 
-def _change_line(change: Change) -> str:
+def _change_line(change: DeclaredChange) -> str:
     line = f"tenant {change.tenant_id}: {change.action} {change.subject}"
     members = [
         f"{name} {_value_text(after)}" if change.action == "create" else f"{name} {_value_text(before)} -> {_value_text(after)}"
@@ -163,7 +163,7 @@ def _change_line(change: Change) -> str:
     return f"{line}: {', '.join(members)}" if members else line
 
 
-def _change_json(change: Change) -> dict[str, Any]:
+def _change_json(change: DeclaredChange) -> dict[str, Any]:
     members = {
         name: {"before": _url_without_query(before), "after": _url_without_query(after)}
         for name, (before, after) in change.members.items()

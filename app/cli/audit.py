@@ -13,7 +13,7 @@ from app.cli.tenants import run_with_pool
 from app.cli.times import parse_time_or_age
 
 if TYPE_CHECKING:
-    from app.audit.store import AuditRow
+    from app.audit.store import AuditEventRow
 
 _MAX_LIMIT = 10_000
 
@@ -76,7 +76,7 @@ def audit(
         typer.echo(f"more: --cursor {following}", err=True)
 
 
-def _audit_row(event: AuditRow, *, as_json: bool) -> dict[str, Any]:
+def _audit_row(event: AuditEventRow, *, as_json: bool) -> dict[str, Any]:
     return {
         "id": event.id,
         "at": event.at,

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 console = typer.Typer(help="The console: pages for people.", no_args_is_help=True)
 
-_DEFAULT_PORT = 8000
+_DEFAULT_CONSOLE_PORT = 8000
 
 
 def _parse_console_url(text: str) -> str:
@@ -119,4 +119,4 @@ def _default_console_url() -> str:
     running = None if settings.database_url else StateFolder(settings.state_dir).find_running_stack()
     if running:
         return running.api_url
-    return settings.console_url or f"http://127.0.0.1:{settings.ops_port or _DEFAULT_PORT}"
+    return settings.console_url or f"http://127.0.0.1:{settings.ops_port or _DEFAULT_CONSOLE_PORT}"

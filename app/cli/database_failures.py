@@ -5,9 +5,9 @@ from app.errors import CommandFailed, CommandUnfinished, DatabaseUnavailable
 
 def command_failure(error: DatabaseUnavailable) -> CommandFailed:
     """Returns the error to report: CommandUnfinished if the operator should run the same command again, else CommandFailed."""
-    from app.database.errors import describe_failure, is_temporary_failure, remedy_for
+    from app.database.errors import is_temporary_failure, operator_advice, original_error_message
 
-    cause, remedy = describe_failure(error), remedy_for(error)
+    cause, remedy = original_error_message(error), operator_advice(error)
     if error.settings_stored:
         return CommandUnfinished(
             f"the change is stored, but may not yet apply to calls that already wait ({cause}): run the command again"

@@ -15,7 +15,7 @@ logger = structlog.stdlib.get_logger(__name__)
 
 
 class GracefulShutdown:
-    """ASGI middleware that keeps serving for `seconds` after SIGTERM, and then stops the server.
+    """ASGI middleware that keeps serving for `linger_s` after SIGTERM, and then stops the server.
 
     During this time each connection is closed after its next response. Load balancers stop using this process, and clients with
     open connections reconnect elsewhere. If the server stopped at once, a request that arrives while its connection is being
@@ -24,7 +24,7 @@ class GracefulShutdown:
 
     def __init__(self, app: ASGIApp, *, seconds: float) -> None:
         self.app = app
-        self.seconds = seconds
+        self.linger_s = seconds
         self._is_stopping = False
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -39,7 +39,7 @@ class GracefulShutdown:
         await self.app(scope, receive, send_and_close)
 
     def _install_sigterm_handler(self) -> None:
-        """Installs a SIGTERM handler that runs the server's own handler `seconds` after the first SIGTERM.
+        """Installs a SIGTERM handler that runs the server's own handler `linger_s` after the first SIGTERM.
 
         For about a second, further SIGTERMs are ignored as repetitions. A later one runs the server's handler at once.
         """
@@ -51,11 +51,11 @@ class GracefulShutdown:
         def handle_sigterm(number: int, frame: FrameType | None) -> None:
             if not self._is_stopping:
                 self._is_stopping = True
-                loop.call_soon_threadsafe(self._stop_later, loop, partial(stop, number, frame))
+                loop.call_soon_threadsafe(self._stop_after_linger, loop, partial(stop, number, frame))
                 loop.call_soon_threadsafe(call_after_signal_window, loop, partial(signal.signal, signal.SIGTERM, stop))
 
         signal.signal(signal.SIGTERM, handle_sigterm)
 
-    def _stop_later(self, loop: asyncio.AbstractEventLoop, stop: Callable[[], object]) -> None:
-        logger.info("leaving", seconds=self.seconds)
-        loop.call_later(self.seconds, stop)
+    def _stop_after_linger(self, loop: asyncio.AbstractEventLoop, stop: Callable[[], object]) -> None:
+        logger.info("leaving", seconds=self.linger_s)
+        loop.call_later(self.linger_s, stop)

@@ -22,7 +22,7 @@ keys = typer.Typer(help="API keys that a tenant's services or an operator's tool
 OptionalTenantId = Annotated[str | None, typer.Argument(metavar="TENANT", help="The tenant's id; none with --operator.")]
 
 
-def key_owner(tenant: str | None, operator: bool) -> str | None:
+def require_tenant_or_operator(tenant: str | None, operator: bool) -> str | None:
     """Returns the owner of keys: the tenant, or None for operators.
 
     Raises BadParameter if both a tenant and `operator` are given, or neither.
@@ -65,7 +65,7 @@ def create_key(
     """
     from app.tenants.caller import COMMAND_LINE_CALLER
 
-    owner = key_owner(tenant, operator)
+    owner = require_tenant_or_operator(tenant, operator)
     find = f"`callgate keys list {owner or '--operator'}`"
     with creating_secret_to_print(
         in_doubt=f"a key that was not printed may exist: look for it in {find}, revoke it, and run the command again"
@@ -102,7 +102,7 @@ def list_keys(
 
     `last_used_at` is accurate to about a minute.
     """
-    owner = key_owner(tenant, operator)
+    owner = require_tenant_or_operator(tenant, operator)
     rows = [_key_row(row) for row in run_with_tenant_administration(lambda service: service.list_keys(owner))]
     show_table(rows, columns=["id", "name", "scopes", "state", "created_at", "expires_at", "last_used_at"], as_json=as_json)
 

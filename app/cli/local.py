@@ -81,11 +81,11 @@ def _settings_for_api() -> Settings:
 
 def _refuse_database_with_tenants(settings: Settings) -> None:
     """Raises DatabaseHasTenants if the database of CALLGATE_DATABASE_URL has a tenant other than that of `callgate demo`."""
-    from app.cli.tenants import call_with_new_pool
-    from app.local.configured_database import require_no_tenants
+    from app.cli.tenants import run_with_pool_for_settings
+    from app.local.configured_database import require_no_other_tenants
 
     if settings.database_url is not None:
-        asyncio.run(call_with_new_pool(settings, require_no_tenants))
+        asyncio.run(run_with_pool_for_settings(settings, require_no_other_tenants))
 
 
 async def _run_dev(
@@ -212,11 +212,11 @@ def _print_addresses(running: RunningStack, database_location: str, options: Sta
 async def _print_console_link(settings: Settings, running: RunningStack) -> None:
     """Prints a link that logs an operator in to the console once. Prints nothing if the console is off."""
     from app.cli.console import create_login_link
-    from app.cli.tenants import call_with_new_pool
+    from app.cli.tenants import run_with_pool_for_settings
 
     if not settings.console:
         return
-    address = await call_with_new_pool(settings, lambda pool: create_login_link(pool, running.api_url))
+    address = await run_with_pool_for_settings(settings, lambda pool: create_login_link(pool, running.api_url))
     typer.echo(f"  Console    {address}\n             (logs you in, once; `callgate console link` prints another)")
 
 

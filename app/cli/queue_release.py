@@ -94,8 +94,8 @@ async def _release_grants(skipped: list[str], *, is_dry_run: bool) -> ReleaseRep
             directory=state["directory"],
             twilio=state["twilio"],
             settlement=state["settlement"],
-            max_start_delay=timedelta(seconds=budget.total + settings.abandon_margin),
-            deadline_s=budget.attempt,
+            max_start_delay=timedelta(seconds=budget.total_s + settings.abandon_margin),
+            deadline_s=budget.attempt_s,
         )
         return await grants.run(command_actor(), skipped_account_sids=skipped, is_dry_run=is_dry_run, on_wait=_print_wait)
 

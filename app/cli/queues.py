@@ -92,22 +92,22 @@ def set_queue(
         change["hours"] = parse_calling_hours(hours)
     if ring_within is not None:
         change["ring_within_s"] = int(ring_within.total_seconds())
-    _create_or_change(tenant, name, change, as_json=as_json)
+    _create_or_change_queue(tenant, name, change, as_json=as_json)
 
 
 @queues.command("pause")
 def pause_queue(tenant: TenantId, name: QueueArgument, as_json: AsJson = False) -> None:
     """Stop dialling the calls of a queue. Calls under way go on."""
-    _change_existing(tenant, name, {"paused": True}, as_json=as_json)
+    _change_existing_queue(tenant, name, {"paused": True}, as_json=as_json)
 
 
 @queues.command("resume")
 def resume_queue(tenant: TenantId, name: QueueArgument, as_json: AsJson = False) -> None:
     """Dial the calls of a queue that was paused."""
-    _change_existing(tenant, name, {"paused": False}, as_json=as_json)
+    _change_existing_queue(tenant, name, {"paused": False}, as_json=as_json)
 
 
-def _create_or_change(tenant: str, name: str, change: QueueChange, *, as_json: bool) -> None:
+def _create_or_change_queue(tenant: str, name: str, change: QueueChange, *, as_json: bool) -> None:
     """Creates a queue or changes an existing one, and prints its settings."""
     from app.audit.events import command_actor
 
@@ -115,7 +115,7 @@ def _create_or_change(tenant: str, name: str, change: QueueChange, *, as_json: b
     show_values(_queue_settings_row(queue), as_json=as_json)
 
 
-def _change_existing(tenant: str, name: str, change: QueueChange, *, as_json: bool) -> None:
+def _change_existing_queue(tenant: str, name: str, change: QueueChange, *, as_json: bool) -> None:
     """Changes a queue, and prints its settings. Raises NoSuchResource if there is no such queue."""
     from app.audit.events import command_actor
 

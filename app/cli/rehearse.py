@@ -34,7 +34,7 @@ _MAX_LINES = 100_000
 _MAX_FILE_BYTES = 256 * 1024 * 1024
 _ACCEPTED_YEARS = range(1970, 9000)
 # The calls that Twilio dials for an account in one second, unless another rate was agreed with Twilio.
-_TWILIO_CALLS_PER_SECOND = 1
+_DEFAULT_TWILIO_CALLS_PER_SECOND = 1
 
 
 def rehearse(
@@ -85,7 +85,7 @@ def rehearse(
         raise CommandFailed(f"--at: the year must be between {_ACCEPTED_YEARS[0]} and {_ACCEPTED_YEARS[-1]}")
     change = pace_change(calls_per_second, burst, max_concurrent, unlimited=False)
     settings = _read_settings(tenant, queue, change)
-    settings = _with_twilio_limits(settings, twilio_calls_per_second, twilio_max_concurrent, call_seconds)
+    settings = _with_simulator_settings(settings, twilio_calls_per_second, twilio_max_concurrent, call_seconds)
     calls = _run_rehearsal(_read_lines(file), queue or _DEFAULT_QUEUE, settings, start or datetime.now(UTC))
     _print_rehearsal(calls, as_json=as_json)
     if any(call.outcome == "refused" for call in calls):
@@ -125,7 +125,7 @@ def _read_settings(tenant: str | None, queue: str | None, change: PaceChange) ->
     return replace(run_with_pool(read), slow_when_queued=load_settings().slow_when_queued)
 
 
-def _with_twilio_limits(
+def _with_simulator_settings(
     settings: RehearsalSettings, calls_per_second: float | None, max_concurrent: int | None, call_seconds: int
 ) -> RehearsalSettings:
     """Returns the settings with the limits of the simulated Twilio, and with the duration of an answered call.
@@ -135,16 +135,16 @@ def _with_twilio_limits(
     """
     from simulator.limits import AccountLimits
 
-    rate = calls_per_second or float(settings.account_pace.calls_per_second or _TWILIO_CALLS_PER_SECOND)
+    rate = calls_per_second or float(settings.account_pace.calls_per_second or _DEFAULT_TWILIO_CALLS_PER_SECOND)
     limits = AccountLimits(calls_per_second=rate, max_concurrent=max_concurrent)
-    return replace(settings, twilio=limits, call_duration_s=call_seconds)
+    return replace(settings, twilio_limits=limits, call_duration_s=call_seconds)
 
 
 @contextmanager
 def _scratch_database() -> Iterator[str]:
     """Yields the URL of a temporary database with Callgate's schema and a simulated clock. Works only in the main thread."""
     from app.local.postgres import EmbeddedPostgres, remove_postgres_data
-    from app.local.rehearsal import prepare_database
+    from app.local.rehearsal import install_rehearsal_clock
     from app.schema import migrate
 
     with tempfile.TemporaryDirectory(prefix="callgate-rehearsal-") as folder:
@@ -153,7 +153,7 @@ def _scratch_database() -> Iterator[str]:
         postgres = EmbeddedPostgres(directory, durable=False)
         try:
             with postgres:
-                asyncio.run(prepare_database(postgres.url))
+                asyncio.run(install_rehearsal_clock(postgres.url))
                 migrate(postgres.url)
                 yield postgres.url
         finally:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 Result = TypeVar("Result")
 
-_POLL_INTERVAL_S = 10.0
+_ROTATION_CHECK_INTERVAL_S = 10.0
 _PROMOTE_ADVICE = """Now promote the secondary auth token at Twilio: in the console under API keys & tokens, or with
 POST https://accounts.twilio.com/v1/AuthTokens/Promote. Until then Twilio signs callbacks with the old one, which stays."""
 
@@ -81,14 +81,14 @@ def rotate_credential(
 def _run_with_credential_rotation(use_case: Callable[[CredentialRotation], Awaitable[Result]]) -> Result:
     """Calls `use_case` with a CredentialRotation for the configured database, and returns the result of `use_case`."""
     from app.audit.events import command_actor
-    from app.doctor.twilio_client import open_credential_check
+    from app.doctor.twilio_client import open_credential_checker
     from app.security.keyring import Keyring
     from app.tenants.administration_rotation import CredentialRotation
 
     settings = service_settings()
 
     async def run(pool: Pool) -> Result:
-        async with open_credential_check(settings) as check:
+        async with open_credential_checker(settings) as check:
             return await use_case(CredentialRotation(pool, Keyring(settings.require_secret_keys()), command_actor(), check))
 
     return run_with_pool(run)
@@ -117,7 +117,7 @@ async def _advance_rotation(
             printed = text
         if progress.step == "done" or not wait:
             return progress
-        await asyncio.sleep(_POLL_INTERVAL_S)
+        await asyncio.sleep(_ROTATION_CHECK_INTERVAL_S)
 
 
 def _describe_progress(progress: RotationProgress) -> str:

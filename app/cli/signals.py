@@ -32,7 +32,7 @@ def stop_event_on_signal(*, parent: int | None = None) -> asyncio.Event:
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, handle)
     if parent is not None:
-        _stop_with_parent(parent, loop, stop)
+        _set_when_parent_ends(parent, loop, stop)
     return stop
 
 
@@ -65,8 +65,8 @@ def signals_as_keyboard_interrupt() -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def _stop_with_parent(parent: int, loop: asyncio.AbstractEventLoop, stop: asyncio.Event) -> None:
+def _set_when_parent_ends(parent: int, loop: asyncio.AbstractEventLoop, stop: asyncio.Event) -> None:
     if os.getppid() != parent:
         stop.set()
     else:
-        loop.call_later(_POLL_INTERVAL_S, _stop_with_parent, parent, loop, stop)
+        loop.call_later(_POLL_INTERVAL_S, _set_when_parent_ends, parent, loop, stop)

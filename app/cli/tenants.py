@@ -60,10 +60,10 @@ def run_with_pace_administration(use_case: Callable[[PaceAdministration], Awaita
 
 def run_with_pool(use_case: Callable[[Pool], Awaitable[Result]]) -> Result:
     """Calls `use_case` with a new connection pool for the configured database, and returns the result of `use_case`."""
-    return asyncio.run(call_with_new_pool(service_settings(), use_case))
+    return asyncio.run(run_with_pool_for_settings(service_settings(), use_case))
 
 
-async def call_with_new_pool(settings: Settings, use_case: Callable[[Pool], Awaitable[Result]]) -> Result:
+async def run_with_pool_for_settings(settings: Settings, use_case: Callable[[Pool], Awaitable[Result]]) -> Result:
     """Calls `use_case` with a new connection pool for the database in `settings`, and returns the result of `use_case`."""
     from app.database.connection import SESSION_SETTINGS, Connector
     from app.database.pool import Pool

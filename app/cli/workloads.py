@@ -10,7 +10,7 @@ from uuid import UUID
 
 import typer
 
-from app.cli.keys import OptionalTenantId, key_owner
+from app.cli.keys import OptionalTenantId, require_tenant_or_operator
 from app.cli.output import AsJson, show_table, show_values
 from app.cli.processes import service_settings
 from app.cli.tenants import run_with_tenant_administration
@@ -50,7 +50,7 @@ def create_workload(
     from app.tenants.caller import COMMAND_LINE_CALLER
     from app.workloads.service_accounts import ServiceAccount
 
-    owner = key_owner(tenant, operator)
+    owner = require_tenant_or_operator(tenant, operator)
     account = ServiceAccount(issuer or service_settings().workload_issuer or "", namespace, service_account)
     row, _ = run_with_tenant_administration(
         lambda service: service.create_workload(owner, account, scopes=scopes, creator=COMMAND_LINE_CALLER)
@@ -65,7 +65,7 @@ def list_workloads(
     as_json: AsJson = False,
 ) -> None:
     """List a tenant's or the operators' workloads: Kubernetes service accounts that may use the API."""
-    owner = key_owner(tenant, operator)
+    owner = require_tenant_or_operator(tenant, operator)
     rows = [_workload_row(row) for row in run_with_tenant_administration(lambda service: service.list_workloads(owner))]
     show_table(rows, columns=_COLUMNS, as_json=as_json)
 

@@ -18,7 +18,7 @@ from fastapi import Depends, Request
 from app.errors import CallNotFound, NotAcceptable, Unauthorized
 from app.http.authentication import authenticate_key_or_token, require_tenant_caller
 from app.http.routes import ScopedRoute
-from app.tenants.api_keys import api_key_prefix
+from app.tenants.api_keys import api_key_public_part
 from app.tenants.caller import Caller
 from app.tenants.directory import TenantDirectory
 from app.twilio.schemas import ACCOUNT_SID_PATTERN
@@ -48,7 +48,11 @@ async def authenticate_for_account(request: Request, account_sid: str) -> Reques
     """
     user, key = _parse_authorization(request.headers.get("Authorization", ""))
     caller = require_tenant_caller(await authenticate_key_or_token(request, key))
-    if user is not None and not _SID_USERNAME_PATTERN.fullmatch(user) and user not in (api_key_prefix(key), str(caller.key_id)):
+    if (
+        user is not None
+        and not _SID_USERNAME_PATTERN.fullmatch(user)
+        and user not in (api_key_public_part(key), str(caller.key_id))
+    ):
         raise Unauthorized
     _require_json_accepted(request)
     if not ACCOUNT_SID_PATTERN.fullmatch(account_sid):

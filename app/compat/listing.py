@@ -2,7 +2,7 @@
 
 https://www.twilio.com/docs/voice/api/call-resource#read-multiple-call-resources. A date in a filter means a whole day in UTC,
 even if it has a time: `StartTime` is on that day, `StartTime<` before it, `StartTime>` on it or later. Phone numbers match in
-any notation. A list that is filtered by `ParentCallSid` is answered by Twilio instead (`SubresourceService.list_child_legs`).
+any notation. A list that is filtered by `ParentCallSid` is answered by Twilio instead (`SubresourceService.list_child_calls`).
 """
 
 from collections.abc import Mapping
@@ -28,8 +28,8 @@ _MAX_PAGE_NUMBER = 10**9
 _NEWER_TOKEN_PREFIX, _OLDER_TOKEN_PREFIX = "PB", "PA"
 _TIME_FILTERS = ("StartTime", "StartTime<", "StartTime>", "EndTime", "EndTime<", "EndTime>")
 _FILTERS = ("To", "From", "ParentCallSid", "Status", *_TIME_FILTERS)
-_PAGING = ("PageSize", "Page", "PageToken")
-LIST_PARAMETERS = (*_FILTERS, *_PAGING)
+_PAGING_PARAMETER_NAMES = ("PageSize", "Page", "PageToken")
+LIST_PARAMETERS = (*_FILTERS, *_PAGING_PARAMETER_NAMES)
 # Only callbacks have the status `initiated`: Twilio's Call resource shows `queued` for it.
 _STORED_STATUSES_BY_FILTER: Mapping[str, tuple[str, ...]] = {
     "queued": ("queued", "initiated"),

@@ -13,7 +13,7 @@ from pydantic_core import to_json
 from starlette.responses import Response
 
 from app.calls.control.deletion import delete_at_twilio, deletion_unknown_error
-from app.calls.control.router import CallControlDep, indeterminate_update_error
+from app.calls.control.router import CallControlDep, update_unknown_error
 from app.calls.creation.router import bind_call_to_log, call_id_observer
 from app.calls.creation.service import CreationService
 from app.calls.creation.store import NewCall
@@ -114,7 +114,7 @@ async def list_calls(
     listing = parse_list_query(account.account_sid, fields)
     if parent := listing.filters.parent_call_sid:
         query = [(name, value) for name, values in fields.items() for value in values if value]
-        legs = await subresources.list_child_legs(account.caller, account.account_sid, parent, query, stack)
+        legs = await subresources.list_child_calls(account.caller, account.account_sid, parent, query, stack)
         if legs is not None:
             return JSONResponse(legs)
     page = await started.read_page(account.caller, listing.filters, cursor=listing.cursor, size=listing.page_size)
@@ -154,7 +154,7 @@ async def update_call(
     until Twilio accepts or refuses the request, or the call has ended.
     """
     body = parameters_from_form(form, CallUpdate)
-    request.state.indeterminate_error = indeterminate_update_error(call, body)
+    request.state.indeterminate_error = update_unknown_error(call, body)
     change = await control.update(account.caller, call, body)
     return _resource_response(change.call, 200 if change.done else 202)
 

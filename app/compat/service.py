@@ -80,7 +80,7 @@ class StartedCallReader:
         fetch_call = partial(self.twilio.fetch_call, sid=call.sid or "", deadline_s=self.deadline_s)
         try:
             credentials = await self.directory.active_credentials(call.account_id)
-            async with self.request_limit.slot(call.tenant_id):
+            async with self.request_limit.admit_request(call.tenant_id):
                 resource = await try_credentials(credentials, fetch_call)
         except TwilioCredentialRejected as error:
             raise problem_for_change(error, {}, call_id=call.id) from error
@@ -108,7 +108,7 @@ class StartedCallReader:
         The page has the calls next to the cursor, on its older or newer side. Without a cursor, it is the first page. Reading a
         later page takes no longer than reading the first one.
         """
-        async with self.read_limit.slot(caller.tenant_id), self.database.begin() as session:
+        async with self.read_limit.admit_request(caller.tenant_id), self.database.begin() as session:
             found = await started_repository.list_started_call_ids(
                 session, tenant_id=caller.tenant_id, filters=filters, cursor=cursor, limit=size + 1
             )

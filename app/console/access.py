@@ -18,7 +18,7 @@ from urllib.parse import unquote, urlencode, urlsplit
 from fastapi import APIRouter, Depends, Request, Response
 from starlette.responses import RedirectResponse
 
-from app.admin.problems import api_error_for_operator_error
+from app.admin.problems import api_error_for_administration_error
 from app.audit.events import Actor
 from app.console.headers import add_security_headers
 from app.console.rendering import page_response
@@ -88,12 +88,12 @@ def _is_allowed_while_suspended(request: Request) -> bool:
 ConsoleClientDep = Annotated[Caller | OperatorCaller, Depends(authenticate_session)]
 
 
-async def acting_person(request: Request, client: ConsoleClientDep) -> Actor:
+async def audit_actor(request: Request, client: ConsoleClientDep) -> Actor:
     """Returns the person who is logged in, as the actor that the audit log records."""
     return Actor(client.kind, client.name, request.state.request_id)
 
 
-ConsoleActorDep = Annotated[Actor, Depends(acting_person)]
+ConsoleActorDep = Annotated[Actor, Depends(audit_actor)]
 
 
 def slot_limited_transactions(request: Request) -> SlotLimitedTransactions:
@@ -145,7 +145,7 @@ class ConsoleRoute(ScopedRoute):
             try:
                 response = await handle(request)
             except AdministrationError as error:
-                raise api_error_for_operator_error(error) from error
+                raise api_error_for_administration_error(error) from error
             except Unauthorized:
                 if request.method not in _SAFE_METHODS:
                     raise
@@ -180,7 +180,7 @@ def require_same_origin(request: Request) -> None:
         raise OriginRefused
 
 
-def safe_redirect_path(text: str) -> str:
+def path_after_login(text: str) -> str:
     """Returns the text if it is a path of the console other than the login, with or without a query; otherwise `/console`."""
     path, _, _ = text.partition("?")
     inside = path == CONSOLE_PREFIX or path.startswith(f"{CONSOLE_PREFIX}/")
@@ -202,7 +202,7 @@ def _redirect_to_login(request: Request) -> Response:
 
     Otherwise, the response is a normal redirect.
     """
-    page = safe_redirect_path(_path_of_page(request))
+    page = path_after_login(_path_of_page(request))
     target = f"{LOGIN_PATH}?{urlencode({'next': page})}"
     if SESSION_COOKIE_NAME not in request.cookies and request.headers.get("Sec-Fetch-Site") == "cross-site":
         return page_response(request, "onward.html", heading="Opening the console", next_path=target)

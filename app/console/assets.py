@@ -10,7 +10,7 @@ from typing import Final
 from app.http.operations import CONSOLE_PREFIX
 
 _MEDIA_TYPES: Final = {"js": "text/javascript", "css": "text/css", "svg": "image/svg+xml"}
-_HASH_DIGITS = 16
+_DIGEST_HEX_DIGITS = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +34,6 @@ def assets() -> dict[str, Asset]:
         media_type = _MEDIA_TYPES.get(file.name.rpartition(".")[2])
         if media_type:
             content = file.read_bytes()
-            digest = hashlib.sha256(content).hexdigest()[:_HASH_DIGITS]
+            digest = hashlib.sha256(content).hexdigest()[:_DIGEST_HEX_DIGITS]
             found[file.name] = Asset(file.name, media_type, content, gzip.compress(content, 9, mtime=0), digest)
     return found

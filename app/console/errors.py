@@ -11,7 +11,7 @@ from app.console.navigation import section_link_for_path
 from app.console.rendering import render_response
 from app.errors import CallNotFound, DatabaseUnavailable, InternalError, InvalidRequest, RouteNotFound, Unauthorized
 from app.http.concurrency import CHANGE_IN_DOUBT_DETAIL
-from app.tenants.postponed_calls import SETTINGS_STORED_DETAIL
+from app.tenants.postponed_calls import SETTINGS_NOT_YET_APPLIED_DETAIL
 
 _DATABASE_TEXT = (
     "The database cannot be reached, or took too long to answer. If you wanted to change something, look whether it was "
@@ -25,7 +25,7 @@ _CONSOLE_TEXTS = {
     CallNotFound.default_detail: "No call has this id or sid, or it belongs to another tenant.",
     DatabaseUnavailable.default_detail: _DATABASE_TEXT,
     CHANGE_IN_DOUBT_DETAIL: _DATABASE_TEXT,
-    SETTINGS_STORED_DETAIL: "The change is stored, but may not yet apply to calls that already wait. Make it again.",
+    SETTINGS_NOT_YET_APPLIED_DETAIL: "The change is stored, but may not yet apply to calls that already wait. Make it again.",
 }
 
 

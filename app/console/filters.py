@@ -10,7 +10,7 @@ from markupsafe import Markup, escape
 
 from app.console.masking import mask_address
 
-_DATE_SHOWN_AFTER = timedelta(hours=12)
+_MIN_AGE_TO_SHOW_DATE = timedelta(hours=12)
 
 
 def time_element(value: datetime | None, form: str = "") -> Markup:
@@ -31,7 +31,7 @@ def time_element(value: datetime | None, form: str = "") -> Markup:
 
 def short_time_element(value: datetime | None, now: datetime) -> Markup:
     """Returns the HTML element of `time_element`, without the date if `value` is at most 12 hours away from `now`."""
-    return time_element(value, "clock" if value is not None and abs(value - now) <= _DATE_SHOWN_AFTER else "")
+    return time_element(value, "clock" if value is not None and abs(value - now) <= _MIN_AGE_TO_SHOW_DATE else "")
 
 
 def money_text(amount: Decimal | None, unit: str | None = "USD") -> str:

@@ -7,7 +7,7 @@ from app.http.operations import CONSOLE_PREFIX
 
 
 @dataclass(frozen=True, slots=True)
-class Link:
+class NavigationLink:
     """A link at the top of the console's pages. If `for_operators` is true, only operators see the link."""
 
     label: str
@@ -20,19 +20,19 @@ class Link:
 
 
 # The pages show the links in this order.
-NAVIGATION: Final[tuple[Link, ...]] = (
-    Link("Now", f"{CONSOLE_PREFIX}/now"),
-    Link("Calls", f"{CONSOLE_PREFIX}/calls"),
-    Link("Queues", f"{CONSOLE_PREFIX}/queues"),
-    Link("Deliveries", f"{CONSOLE_PREFIX}/deliveries"),
-    Link("Tenants", f"{CONSOLE_PREFIX}/tenants"),
-    Link("Audit", f"{CONSOLE_PREFIX}/audit"),
-    Link("SIP check", f"{CONSOLE_PREFIX}/sip"),
+NAVIGATION: Final[tuple[NavigationLink, ...]] = (
+    NavigationLink("Now", f"{CONSOLE_PREFIX}/now"),
+    NavigationLink("Calls", f"{CONSOLE_PREFIX}/calls"),
+    NavigationLink("Queues", f"{CONSOLE_PREFIX}/queues"),
+    NavigationLink("Deliveries", f"{CONSOLE_PREFIX}/deliveries"),
+    NavigationLink("Tenants", f"{CONSOLE_PREFIX}/tenants"),
+    NavigationLink("Audit", f"{CONSOLE_PREFIX}/audit"),
+    NavigationLink("SIP check", f"{CONSOLE_PREFIX}/sip"),
 )
-SESSION_LINK: Final = Link("Session", f"{CONSOLE_PREFIX}/session")
+SESSION_LINK: Final = NavigationLink("Session", f"{CONSOLE_PREFIX}/session")
 
 
-def section_link_for_path(path: str) -> Link:
+def section_link_for_path(path: str) -> NavigationLink:
     """Returns the navigation's link that contains the path; the first link if none contains it."""
     return next((link for link in NAVIGATION if link.contains(path)), NAVIGATION[0])
 

@@ -24,11 +24,11 @@ Result = TypeVar("Result")
 _RESULTS_PER_WAKE_UP = 4
 # A batch that takes longer than this probably waits for a lock or an unreachable server. The next batch then does not wait for
 # it.
-_SLOW_AFTER_S = 0.1
-_MAX_WRITERS = 4
+_SLOW_BATCH_AFTER_S = 0.1
+_MAX_WRITER_TASKS = 4
 # More than Postgres's timeout for an idle transaction (connection.py), which frees the locks of a lost client, and less than
 # Twilio's own timeout.
-_MAX_LOCK_WAIT_S = 12.0
+_MAX_ROW_LOCK_WAIT_S = 12.0
 _LOCK_RETRY_MIN_DELAY_S, _LOCK_RETRY_MAX_DELAY_S = 0.005, 0.5
 
 
@@ -48,8 +48,8 @@ LOCKED: Final = RowLocked.LOCKED
 class _PendingItem(Generic[Item, Result]):
     item: Item
     result: "asyncio.Future[Result]"
-    since: float
-    delay: float = _LOCK_RETRY_MIN_DELAY_S
+    queued_at: float
+    lock_retry_delay_s: float = _LOCK_RETRY_MIN_DELAY_S
 
     def succeed(self, result: Result) -> None:
         with suppress(asyncio.InvalidStateError):
@@ -84,7 +84,7 @@ class Batcher(Generic[Item, Result]):
         *,
         max_batch: int = 100,
         max_queue: int = 1000,
-        slow_after_s: float = _SLOW_AFTER_S,
+        slow_after_s: float = _SLOW_BATCH_AFTER_S,
         lock_retry_max_delay_s: float = _LOCK_RETRY_MAX_DELAY_S,
         gather_s: float = 0.0,
         gather_max_items: int = 1,
@@ -99,7 +99,7 @@ class Batcher(Generic[Item, Result]):
         self._queue_slots = asyncio.Semaphore(max_queue)
         self._waiting: deque[_PendingItem[Item, Result]] = deque()
         self._writers = set[asyncio.Task[None]]()
-        self._individual_writes = asyncio.Semaphore(_MAX_WRITERS)
+        self._individual_writes = asyncio.Semaphore(_MAX_WRITER_TASKS)
         self._writer_count = 0
         self._slow_writer_count = 0
 
@@ -133,21 +133,21 @@ class Batcher(Generic[Item, Result]):
     def _start_writer(self) -> None:
         """Starts a task that writes batches. Does nothing if one that is not slow runs: it takes the next batch itself.
 
-        Does nothing, too, if _MAX_WRITERS tasks run. A task is slow while its batch takes longer than `slow_after_s`.
+        Does nothing, too, if _MAX_WRITER_TASKS tasks run. A task is slow while its batch takes longer than `slow_after_s`.
         """
         # No item is left without a writer: neither this method nor a writer that has found the queue empty awaits anything.
-        if self._writer_count > self._slow_writer_count or self._writer_count >= _MAX_WRITERS:
+        if self._writer_count > self._slow_writer_count or self._writer_count >= _MAX_WRITER_TASKS:
             return
         self._writer_count += 1
         # An empty context, because a batch does not belong to a single request.
-        writer = asyncio.create_task(self._write_all(), context=contextvars.Context())
+        writer = asyncio.create_task(self._write_queued_batches(), context=contextvars.Context())
         self._writers.add(writer)
         writer.add_done_callback(self._writers.discard)
 
-    async def _write_all(self) -> None:
+    async def _write_queued_batches(self) -> None:
         try:
             while batch := self._take_batch():
-                await self._write_batch_timed(batch)
+                await self._write_batch_or_unblock_next(batch)
                 if self._writer_count - self._slow_writer_count > 1:
                     return
         finally:
@@ -165,7 +165,7 @@ class Batcher(Generic[Item, Result]):
                 batch.append(waiting)
         return batch
 
-    async def _write_batch_timed(self, batch: list[_PendingItem[Item, Result]]) -> None:
+    async def _write_batch_or_unblock_next(self, batch: list[_PendingItem[Item, Result]]) -> None:
         is_slow = False
 
         def let_next_begin() -> None:
@@ -177,7 +177,7 @@ class Batcher(Generic[Item, Result]):
 
         timer = asyncio.get_running_loop().call_later(self._slow_after_s, let_next_begin)
         try:
-            await self._settle_batch(batch)
+            await self._write_or_split_batch(batch)
         except asyncio.CancelledError:
             for waiting in batch:
                 waiting.result.cancel()
@@ -186,12 +186,12 @@ class Batcher(Generic[Item, Result]):
             timer.cancel()
             self._slow_writer_count -= is_slow
 
-    async def _settle_batch(self, batch: list[_PendingItem[Item, Result]]) -> None:
+    async def _write_or_split_batch(self, batch: list[_PendingItem[Item, Result]]) -> None:
         try:
             results = await self._write([waiting.item for waiting in batch])
         except DatabaseUnavailable as error:
             if error.is_lock_timeout and len(batch) > 1:
-                await self._settle_individually(batch)
+                await self._write_items_separately(batch)
                 return
             # The database failed, not an item. Writing the items again would only fail again.
             for waiting in batch:
@@ -202,20 +202,20 @@ class Batcher(Generic[Item, Result]):
                 return
             middle = len(batch) // 2
             for half in (batch[:middle], batch[middle:]):
-                await self._settle_batch(half)
+                await self._write_or_split_batch(half)
         else:
             await self._deliver_results(batch, results)
 
-    async def _settle_individually(self, batch: list[_PendingItem[Item, Result]]) -> None:
+    async def _write_items_separately(self, batch: list[_PendingItem[Item, Result]]) -> None:
         """Writes each item in its own transaction, several at a time, so that one locked item does not delay the others.
 
-        At most _MAX_WRITERS items, of all batches, are written in this way at a time: each write takes a connection while it
-        waits for the lock.
+        At most _MAX_WRITER_TASKS items, of all batches, are written in this way at a time: each write takes a connection while
+        it waits for the lock.
         """
 
         async def settle(waiting: _PendingItem[Item, Result]) -> None:
             async with self._individual_writes:
-                await self._settle_batch([waiting])
+                await self._write_or_split_batch([waiting])
 
         async with asyncio.TaskGroup() as group:
             for waiting in batch:
@@ -232,23 +232,23 @@ class Batcher(Generic[Item, Result]):
         remaining = zip(batch, results, strict=True)
         try:
             for number, (waiting, result) in enumerate(remaining, start=1):
-                self._settle_or_requeue(waiting, result)
+                self._deliver_or_requeue(waiting, result)
                 if number % _RESULTS_PER_WAKE_UP == 0:
                     await asyncio.sleep(0)
         finally:
             # If this task is cancelled, the remaining results are committed all the same and must be delivered.
             for waiting, result in remaining:
-                self._settle_or_requeue(waiting, result)
+                self._deliver_or_requeue(waiting, result)
 
-    def _settle_or_requeue(self, waiting: _PendingItem[Item, Result], result: Result | RowLocked) -> None:
+    def _deliver_or_requeue(self, waiting: _PendingItem[Item, Result], result: Result | RowLocked) -> None:
         if not isinstance(result, RowLocked):
             waiting.succeed(result)
             return
         loop = asyncio.get_running_loop()
-        if loop.time() - waiting.since > _MAX_LOCK_WAIT_S:
+        if loop.time() - waiting.queued_at > _MAX_ROW_LOCK_WAIT_S:
             error = DatabaseUnavailable(retry_after_s=2)
             error.reason, error.commit_in_doubt = "locked", False
             waiting.fail(error)
             return
-        loop.call_later(waiting.delay, self._enqueue, waiting)
-        waiting.delay = min(waiting.delay * 2, self._lock_retry_max_delay_s)
+        loop.call_later(waiting.lock_retry_delay_s, self._enqueue, waiting)
+        waiting.lock_retry_delay_s = min(waiting.lock_retry_delay_s * 2, self._lock_retry_max_delay_s)

@@ -30,7 +30,7 @@ SESSION_SETTINGS = {
 # For the statements without SQLAlchemy, many of which run for every call. A statement that is prepared while a table is empty
 # keeps its plan, a sequential scan, which slows down as the table grows until Postgres next analyzes it. Index plans are
 # therefore enforced.
-HOT_PATH_SETTINGS = SESSION_SETTINGS | {
+STATEMENT_POOL_SETTINGS = SESSION_SETTINGS | {
     "lock_timeout": "2s",
     "enable_seqscan": "off",
     "enable_hashjoin": "off",
@@ -50,7 +50,7 @@ _SERVER_KEEPALIVE_SETTINGS = {
 _SYNCHRONOUS_COMMIT_SQL = "coalesce(nullif(nullif(current_setting('synchronous_commit'), 'off'), 'local'), 'on')"
 # A pooler that supports prepared statements renames them, because clients share a server connection. Then no statement has a
 # name that asyncpg gave.
-_POOLER_CHECK_COLUMNS = """pg_backend_pid() AS pid,
+_POOLER_CHECK_COLUMNS_SQL = """pg_backend_pid() AS pid,
     EXISTS (SELECT FROM pg_prepared_statements WHERE starts_with(name, '__asyncpg_')) AS has_our_names"""
 
 
@@ -61,9 +61,9 @@ class Connection(asyncpg.Connection):  # type: ignore[misc]  # asyncpg ships no 
     """
 
     is_pooled = False
-    # Whether prepared statements stay usable. False behind a pooler that does not support them (`_POOLER_CHECK_COLUMNS`).
+    # Whether prepared statements stay usable. False behind a pooler that does not support them (`_POOLER_CHECK_COLUMNS_SQL`).
     keeps_prepared_statements = True
-    transaction_settings = ""
+    set_config_after_begin_sql = ""
 
     async def execute(self, query: str, *arguments: object, **options: Any) -> str:
         """Runs the query and returns Postgres's status, such as "INSERT 0 1".
@@ -72,7 +72,7 @@ class Connection(asyncpg.Connection):  # type: ignore[misc]  # asyncpg ships no 
         session.
         """
         if self.is_pooled and query.startswith("BEGIN"):
-            query += self.transaction_settings
+            query += self.set_config_after_begin_sql
         status: str = await super().execute(query, *arguments, **options)
         return status
 
@@ -136,7 +136,7 @@ class Connector:
             arguments["host"], arguments["port"] = host
         if self.url.statement_cache_size is not None:
             arguments["statement_cache_size"] = self.url.statement_cache_size
-        connection = await self._open(arguments)
+        connection = await self._open_connection(arguments)
         try:
             _set_keepalive(connection._transport.get_extra_info("socket"), self.url.keepalive)
             pid = await self._configure_session(connection)
@@ -148,7 +148,7 @@ class Connector:
             raise
         return connection
 
-    async def _open(self, arguments: Mapping[str, Any]) -> Connection:
+    async def _open_connection(self, arguments: Mapping[str, Any]) -> Connection:
         connection: Connection = await asyncpg.connect(
             **arguments,
             timeout=self._connect_timeout_s,
@@ -168,11 +168,11 @@ class Connector:
             {**self._settings, **_SERVER_KEEPALIVE_SETTINGS}, local_condition_sql="pg_backend_pid() <> $1"
         )
         # Prepared under a name even if the statement cache is off, like SQLAlchemy's statements.
-        statement = await connection.prepare(f"SELECT {_POOLER_CHECK_COLUMNS}, {settings}", timeout=self._connect_timeout_s)
+        statement = await connection.prepare(f"SELECT {_POOLER_CHECK_COLUMNS_SQL}, {settings}", timeout=self._connect_timeout_s)
         row = await statement.fetchrow(pid, timeout=self._connect_timeout_s)
         connection.is_pooled = row["pid"] != pid
         connection.keeps_prepared_statements = not (connection.is_pooled and row["has_our_names"])
-        connection.transaction_settings = f" SELECT {_set_config_sql(self._settings, local_condition_sql='true')};"
+        connection.set_config_after_begin_sql = f" SELECT {_set_config_sql(self._settings, local_condition_sql='true')};"
         return int(row["pid"])
 
     async def _reject_shared_connection(self, arguments: Mapping[str, Any], pid: int) -> None:
@@ -184,7 +184,7 @@ class Connector:
         Prepared statements would fail on a shared connection. A pooler in session mode is accepted, because it does not share a
         server connection while its client is connected.
         """
-        other = await self._open(arguments)
+        other = await self._open_connection(arguments)
         try:
             shared = await other.fetchval("SELECT pg_backend_pid()", timeout=self._connect_timeout_s) == pid
         finally:

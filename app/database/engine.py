@@ -18,7 +18,7 @@ from sqlalchemy.exc import DisconnectionError
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker, create_async_engine
 from sqlalchemy.pool import QueuePool
 
-from app.database.connection import HOT_PATH_SETTINGS, SESSION_SETTINGS, STATEMENT_TIMEOUT_S, Connection, Connector
+from app.database.connection import SESSION_SETTINGS, STATEMENT_POOL_SETTINGS, STATEMENT_TIMEOUT_S, Connection, Connector
 from app.database.errors import failure_log_fields, makes_connection_unusable, translate_error
 from app.database.pool import Pool
 from app.errors import DatabaseUnavailable
@@ -31,7 +31,7 @@ Session = AsyncSession
 
 POOL_TIMEOUT_S = 5.0
 
-_AFTER_COMMIT = "callgate_after_commit"
+_AFTER_COMMIT_FUNCTIONS_KEY = "callgate_after_commit"
 
 
 def make_engine(
@@ -81,7 +81,7 @@ class Database:
 
     def __init__(self, url: str, *, pool_size: int) -> None:
         self.engine = make_engine(url, pool_size=pool_size)
-        self._pool = Pool(Connector(url, HOT_PATH_SETTINGS, statement_timeout_s=STATEMENT_TIMEOUT_S).connect)
+        self._pool = Pool(Connector(url, STATEMENT_POOL_SETTINGS, statement_timeout_s=STATEMENT_TIMEOUT_S).connect)
         self._sessions = async_sessionmaker(self.engine, expire_on_commit=False)
 
     @asynccontextmanager
@@ -160,11 +160,11 @@ def run_after_commit(session: AsyncSession, function: Callable[[], None]) -> Non
 
     The function is also called if it is unknown whether the commit succeeded. It is not called after a rollback.
     """
-    session.info.setdefault(_AFTER_COMMIT, []).append(function)
+    session.info.setdefault(_AFTER_COMMIT_FUNCTIONS_KEY, []).append(function)
 
 
 def _run_functions_after_commit(session: AsyncSession) -> None:
-    for function in session.info.get(_AFTER_COMMIT, ()):
+    for function in session.info.get(_AFTER_COMMIT_FUNCTIONS_KEY, ()):
         function()
 
 

@@ -39,7 +39,7 @@ _REASONS_BY_SQLSTATE: dict[str, str] = {
 }
 # A violated constraint, or a value that does not fit the column's type. asyncpg has the same classes for values it cannot
 # encode.
-_REFUSAL_CLASSES = ("22", "23")
+_VALUE_REFUSAL_SQLSTATE_CLASSES = ("22", "23")
 _HINTS_BY_REASON: dict[str, str] = {
     "not_migrated": "run `callgate migrate`",
     "no_permission": "grant the role in CALLGATE_DATABASE_URL the missing right",
@@ -101,7 +101,7 @@ def failure_log_fields(error: DatabaseUnavailable) -> dict[str, str | None]:
 
 def is_value_refused(error: BaseException) -> bool:
     """Returns whether a constraint or a column's type refuses the values, so that repeating the statement cannot succeed."""
-    return sqlstate_of(error)[:2] in _REFUSAL_CLASSES and not _is_partition_conflict(error)
+    return sqlstate_of(error)[:2] in _VALUE_REFUSAL_SQLSTATE_CLASSES and not _is_partition_conflict(error)
 
 
 def makes_connection_unusable(error: BaseException) -> bool:
@@ -119,12 +119,12 @@ def is_temporary_failure(error: DatabaseUnavailable) -> bool:
     return error.reason in _TEMPORARY_REASONS
 
 
-def describe_failure(error: DatabaseUnavailable) -> str:
+def original_error_message(error: DatabaseUnavailable) -> str:
     """Returns the first line of the message of the original error, which `error` replaces. The line contains no password."""
     return first_message_line(error.__cause__ or error)
 
 
-def remedy_for(error: DatabaseUnavailable) -> str:
+def operator_advice(error: DatabaseUnavailable) -> str:
     """Returns advice for an operator in one line, such as "run the command again"."""
     if error.reason == "timeout":  # of a statement, or of a connection to an address that does not answer
         return "run the command again; if it fails again, check CALLGATE_DATABASE_URL"

@@ -17,7 +17,7 @@ from app.errors import DatabaseUnavailable
 logger = structlog.stdlib.get_logger(__name__)
 
 # A lost connection may show only when a statement is sent.
-_CHECK_INTERVAL_S = 5.0
+_CONNECTION_CHECK_INTERVAL_S = 5.0
 _RECONNECT_DELAY_S = 1.0
 _POOLER_CHECK_INTERVAL_S = 300.0
 _STOP_TIMEOUT_S = 2.0
@@ -32,7 +32,7 @@ class Listener:
 
     def __init__(self, database_url: str, *, channel: str, on_change: Callable[[], None]) -> None:
         """Parses the URL; does not connect yet. Raises DatabaseURLError if the URL is invalid."""
-        self._connector = Connector(database_url, SESSION_SETTINGS, statement_timeout_s=_CHECK_INTERVAL_S)
+        self._connector = Connector(database_url, SESSION_SETTINGS, statement_timeout_s=_CONNECTION_CHECK_INTERVAL_S)
         self._channel = channel
         self._on_change = on_change
         self.connected = False
@@ -82,7 +82,7 @@ class Listener:
             self.connected = True
             while not stop.is_set():
                 await connection.execute("SELECT 1")
-                await _wait_until_set(stop, seconds=_CHECK_INTERVAL_S)
+                await _wait_until_set(stop, seconds=_CONNECTION_CHECK_INTERVAL_S)
         finally:
             self._on_disconnect()  # before closing, which waits for a lost connection
             await _close(connection)
@@ -101,4 +101,4 @@ async def _wait_until_set(event: asyncio.Event, *, seconds: float) -> None:
 async def _close(connection: Connection) -> None:
     """Closes the connection. Ignores the errors of a connection that no longer answers."""
     with contextlib.suppress(OSError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError):
-        await connection.close(timeout=_CHECK_INTERVAL_S)
+        await connection.close(timeout=_CONNECTION_CHECK_INTERVAL_S)

@@ -10,7 +10,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncSession
 
 _LOCK_NOT_AVAILABLE, _UNDEFINED_TABLE = "55P03", "42P01"
-_LOCK_TIMEOUT_MS = 100
+_DROP_LOCK_TIMEOUT_MS = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +101,7 @@ async def try_lock_partition(session: AsyncSession, partition: Partition) -> boo
     Dropping a partition needs a lock of its parent table. `DETACH … CONCURRENTLY` needs no such lock, but Postgres refuses this
     command for a table with a default partition.
     """
-    await session.execute(text(f"SET LOCAL lock_timeout = '{_LOCK_TIMEOUT_MS}ms'"))
+    await session.execute(text(f"SET LOCAL lock_timeout = '{_DROP_LOCK_TIMEOUT_MS}ms'"))
     try:
         async with session.begin_nested():
             for table in (partition.table, partition.name):

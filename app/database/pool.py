@@ -57,7 +57,7 @@ class StatementPool(TransactionRunner, Protocol):
     async def fetch(self, statement: str, *arguments: object) -> Sequence[Any]: ...
 
 
-class _Slots(asyncio.Semaphore):
+class _CountingSemaphore(asyncio.Semaphore):
     """A semaphore that limits the connections of a Pool. `taken` is the number of connections in use."""
 
     taken = 0
@@ -82,7 +82,7 @@ class Pool:
     def __init__(self, connect: Callable[[], Awaitable[Connection]]) -> None:
         self._connect = connect
         self._idle: list[_PooledConnection] = []
-        self._slots = _Slots(MAX_CONNECTIONS)
+        self._slots = _CountingSemaphore(MAX_CONNECTIONS)
 
     @property
     def connections_in_use(self) -> int:

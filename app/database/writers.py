@@ -7,7 +7,7 @@ from app.database.pool import TransactionRunner
 
 # Longer than `statement_timeout` and `idle_in_transaction_session_timeout`: Postgres has then ended what Callgate has begun.
 MAX_WAIT_FOR_WRITERS_S: Final = 15.0
-_CHECK_INTERVAL_S: Final = 0.05
+_WRITER_POLL_INTERVAL_S: Final = 0.05
 # A statement that writes or locks rows takes this table lock before its snapshot. The lock is held until the transaction ends.
 # Backups and vacuums take other lock modes. pg_stat_activity is not read, because it hides the transactions of other roles.
 _FIND_WRITERS_SQL: Final = """
@@ -26,7 +26,7 @@ async def wait_for_writers(database: TransactionRunner, table: str, *, max_wait_
     try:
         async with asyncio.timeout(max_wait_s):
             while before & await _open_writer_transactions(database, table):  # noqa: ASYNC110  # Postgres has no event for it
-                await asyncio.sleep(_CHECK_INTERVAL_S)
+                await asyncio.sleep(_WRITER_POLL_INTERVAL_S)
     except TimeoutError:
         return False
     return True

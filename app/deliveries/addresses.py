@@ -119,14 +119,14 @@ def parse_delivery_url(url: str, allowed: AllowList, *, max_length: int | None =
     # RFC 6761: these names are always the local machine, whatever a resolver answers.
     is_localhost = host == "localhost" or host.endswith(".localhost")
     checked = _LOOPBACK if is_localhost else address
-    if checked is not None and (error := _check_address(checked, host, allowed)):
+    if checked is not None and (error := _find_address_error(checked, host, allowed)):
         return error
     return DeliveryTarget(scheme, host.strip("[]"), port, address)
 
 
 def is_address_allowed(address: str, host: str, allowed: AllowList) -> bool:
     """Returns whether a connection may use the IP address `address`, to which the name `host` was just resolved."""
-    return "%" not in address and _check_address(ip_address(address), host.lower(), allowed) is None
+    return "%" not in address and _find_address_error(ip_address(address), host.lower(), allowed) is None
 
 
 def _explain_invalid_url(url: str) -> UrlError:
@@ -170,7 +170,7 @@ def _parse_url_host(host: str) -> Address | UrlError | None:
     return None
 
 
-def _check_address(address: Address, host: str, allowed: AllowList) -> UrlError | None:
+def _find_address_error(address: Address, host: str, allowed: AllowList) -> UrlError | None:
     """Returns the error if the address is reserved, or if it is private and not allowed; otherwise None."""
     address = _embedded_ipv4(address)
     is_private = _is_in_any_network(_PRIVATE_NETWORKS, address)

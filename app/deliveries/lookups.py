@@ -27,7 +27,7 @@ def resolve_by_system(host: str) -> Sequence[str]:
     return [str(address[0]) for *_, address in socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)]
 
 
-class HostLookups:
+class HostResolver:
     """Looks up IP addresses of hosts in its own threads. Blocked lookups would otherwise hold all threads of the event loop.
 
     A thread cannot be stopped. So a lookup counts for its tenant until the thread is free again, even if nobody waits for the
@@ -40,7 +40,7 @@ class HostLookups:
         # By tenant id. Lookups that wait or run keep their tenant's semaphore alive.
         self._slots: WeakValueDictionary[str, asyncio.Semaphore] = WeakValueDictionary()
 
-    async def addresses(self, tenant_id: str, host: str) -> Sequence[str]:
+    async def resolve_host(self, tenant_id: str, host: str) -> Sequence[str]:
         """Returns the IP addresses of a host. Waits while the tenant has MAX_LOOKUPS_PER_TENANT lookups in threads.
 
         Raises the errors of `resolve`, the function that was given to the constructor, and RuntimeError if no thread can start.

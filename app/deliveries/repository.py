@@ -24,12 +24,12 @@ class DeliveryBacklog:
     """The number of pending deliveries, when the oldest became pending, and when the most overdue one was due.
 
     At most MAX_COUNTED_PENDING deliveries are read, in no particular order. If more are pending, the values describe only the
-    ones that were read. `oldest` is None if none is pending, and `most_overdue` is None if none is due.
+    ones that were read. `oldest_pending_since` is None if none is pending, and `earliest_due_at` is None if none is due.
     """
 
     pending: int
-    oldest: datetime | None
-    most_overdue: datetime | None
+    oldest_pending_since: datetime | None
+    earliest_due_at: datetime | None
 
 
 async def read_delivery_backlog(session: AsyncSession) -> DeliveryBacklog:

@@ -70,12 +70,14 @@ def _twilio_format_request(content: DeliveryContent, method: CallbackMethod, url
     encoded = urlencode(content.fields)
     if method == "GET":
         url += ("&" if urlsplit(url).query else "?") + encoded
-        return DeliveryRequest(method, url, headers | {"X-Twilio-Signature": _sign(url, {}, secret)}, b"")
+        return DeliveryRequest(method, url, headers | {"X-Twilio-Signature": _twilio_signature(url, {}, secret)}, b"")
     headers["Content-Type"] = "application/x-www-form-urlencoded; charset=UTF-8"
-    return DeliveryRequest(method, url, headers | {"X-Twilio-Signature": _sign(url, content.fields, secret)}, encoded.encode())
+    return DeliveryRequest(
+        method, url, headers | {"X-Twilio-Signature": _twilio_signature(url, content.fields, secret)}, encoded.encode()
+    )
 
 
-def _sign(url: str, posted: Mapping[str, str], secret: str) -> str:
+def _twilio_signature(url: str, posted: Mapping[str, str], secret: str) -> str:
     """Returns the value of X-Twilio-Signature. `posted` has the fields of the form in the body; it is empty for GET.
 
     For https, the URL is signed without its port; for http, with its port. Twilio does the same for voice calls. Twilio's

@@ -19,7 +19,7 @@ def is_delivered(status: int | None) -> bool:
     return status is not None and 200 <= status < 300
 
 
-def delay_until_next_attempt(
+def retry_delay_or_give_up(
     status: int | None, failures: int, pending_since: datetime, first: timedelta = FIRST_RETRY_DELAY
 ) -> timedelta | None:
     """Returns the time to wait before the next attempt at a delivery that has now failed `failures` times.

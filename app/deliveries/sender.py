@@ -22,14 +22,14 @@ from yarl import URL
 
 from app import __version__
 from app.deliveries.addresses import AllowList, UrlError, is_address_allowed, parse_delivery_url
-from app.deliveries.lookups import HostLookups, ResolveHost, resolve_by_system
+from app.deliveries.lookups import HostResolver, ResolveHost, resolve_by_system
 from app.security.tls import shared_tls_context
 
 CONNECT_TIMEOUT_S: Final = 5.0
 READ_TIMEOUT_S: Final = 10.0
 TOTAL_TIMEOUT_S: Final = 20.0
 """The time limit of one attempt. It includes the wait for a free connection, and requests that are sent again."""
-MAX_READ_BYTES: Final = 4096
+MAX_BODY_READ_BYTES: Final = 4096
 """The part of an answer's body that is read. A longer body is cut off."""
 MAX_ANSWER_BYTES: Final = 32 * 1024
 """A connection is closed if more than this is received for one request: interim answers, head, body, and what follows."""
@@ -76,7 +76,7 @@ class DeliveryHttpClient:
         total_timeout_s: float = TOTAL_TIMEOUT_S,
     ) -> None:
         self._allowed = allowed
-        self._lookups = HostLookups(resolve)
+        self._lookups = HostResolver(resolve)
         connector = _SizeLimitedConnector(
             resolver=_AllowedAddressResolver(self._lookups, allowed, connect_timeout_s),
             ssl=tls or shared_tls_context(ssl.create_default_context),
@@ -181,7 +181,7 @@ class DeliveryHttpClient:
         ) as response:
             with suppress(aiohttp.ClientError, TimeoutError, asyncio.IncompleteReadError):
                 # Read a short answer to its end, so that the receiver can finish. Only the status counts.
-                await response.content.readexactly(MAX_READ_BYTES)
+                await response.content.readexactly(MAX_BODY_READ_BYTES)
             return SendResult(response.status, None)
 
 
@@ -244,7 +244,7 @@ class _AddressRefused(Exception):
 class _AllowedAddressResolver(AbstractResolver):
     """A DNS resolver for aiohttp that returns only allowed addresses. aiohttp connects to them without another lookup."""
 
-    def __init__(self, lookups: HostLookups, allowed: AllowList, timeout_s: float) -> None:
+    def __init__(self, lookups: HostResolver, allowed: AllowList, timeout_s: float) -> None:
         self._lookups = lookups
         self._allowed = allowed
         self._timeout_s = timeout_s
@@ -252,7 +252,7 @@ class _AllowedAddressResolver(AbstractResolver):
     async def resolve(self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_UNSPEC) -> list[ResolveResult]:
         try:
             async with asyncio.timeout(self._timeout_s):
-                addresses = await self._lookups.addresses(_tenant_id.get(), host)
+                addresses = await self._lookups.resolve_host(_tenant_id.get(), host)
         except TimeoutError:
             raise OSError("no answer in time") from None
         except UnicodeError:

@@ -75,7 +75,7 @@ class DeliveryService:
         count, after = 0, UUID(int=0)
         for _ in range(_MAX_REPLAY_BATCHES):
             try:
-                slot = self.replay_limit.slot(caller.tenant_id, is_wait_unlimited=count > 0)
+                slot = self.replay_limit.admit_request(caller.tenant_id, is_wait_unlimited=count > 0)
                 async with slot, self.database.begin() as session:
                     replayed = await repository.mark_deliveries_due(
                         session,

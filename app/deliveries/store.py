@@ -10,7 +10,7 @@ from uuid import UUID
 
 from pydantic_core import to_json
 
-from app.calls.last_answer import CallRow, stored_attributes_for
+from app.calls.last_answer import CallRow, attributes_to_select
 from app.calls.models import Call
 from app.calls.schemas import CallRecord
 from app.database.engine import Database
@@ -35,7 +35,7 @@ _MAX_DELIVERY_SPAN_OF_CALL = timedelta(days=30)
 # Their commits are not flushed, which saves a write to disk for each claim and each batch of results. If Postgres crashes soon
 # after, these claims and results are lost, so the deliveries are sent again, as after a crash of the worker.
 _ASYNC_COMMIT_SQL = "set_config('synchronous_commit', 'off', true)"
-_RECORD_COLUMNS = {name: Call.__mapper__.columns[name].name for name in stored_attributes_for(tuple(CallRecord.model_fields))}
+_RECORD_COLUMNS = {name: Call.__mapper__.columns[name].name for name in attributes_to_select(tuple(CallRecord.model_fields))}
 _JSON_COLUMNS = ("parameters", "warnings", "problem", "own_subresource_uris", "stored_resource_members")
 
 
@@ -72,25 +72,25 @@ class ClaimedDelivery:
 class DeliveryAttempt:
     """The result of one attempt at a delivery.
 
-    `wait` is the time until the next attempt. It is None if the delivery was delivered or is given up.
+    `retry_in` is the time until the next attempt. It is None if the delivery was delivered or is given up.
     """
 
     delivery: ClaimedDelivery
     is_delivered: bool
     status: int | None
     error: str | None
-    wait: timedelta | None
+    retry_in: timedelta | None
 
     def result_row(self) -> dict[str, Any]:
         delivery = self.delivery
-        state = "delivered" if self.is_delivered else "gave_up" if self.wait is None else "pending"
-        wait_s = None if self.wait is None else self.wait.total_seconds()
+        state = "delivered" if self.is_delivered else "gave_up" if self.retry_in is None else "pending"
+        wait_s = None if self.retry_in is None else self.retry_in.total_seconds()
         key = {"id": delivery.id, "call_id": delivery.call_id, "at": delivery.at}
         return key | {"state": state, "status": self.status, "error": self.error, "wait_s": wait_s}
 
 
 _FIELDS_WITHOUT_COLUMN = ("webhook_id", "url", "method", "fields", "traceparent", "record")
-_OWN_COLUMNS = [each.name for each in fields(ClaimedDelivery) if each.name not in _FIELDS_WITHOUT_COLUMN]
+_CLAIMED_DELIVERY_COLUMNS = [each.name for each in fields(ClaimedDelivery) if each.name not in _FIELDS_WITHOUT_COLUMN]
 
 
 def tenants_with_pending_deliveries_sql(condition: str = "true") -> str:
@@ -156,7 +156,7 @@ def _claim_deliveries_sql(months: MonthRange | None) -> str:
         ), event AS (
             SELECT call_id, id, data, data_left_out FROM call_event WHERE {all_months}
         )
-        SELECT {", ".join(f"claimed.{name}" for name in _OWN_COLUMNS)}, claimed.webhook_id,
+        SELECT {", ".join(f"claimed.{name}" for name in _CLAIMED_DELIVERY_COLUMNS)}, claimed.webhook_id,
             coalesce(claimed.url, call.status_callback) AS url, coalesce(claimed.method, call.status_callback_method) AS method,
             coalesce(claimed.fields, event.data) AS fields, event.data_left_out,
             call.traceparent, call.id IS NOT NULL AS has_record,
@@ -261,7 +261,7 @@ async def record_attempts(
 
 
 def _claimed_delivery(row: Mapping[str, Any]) -> ClaimedDelivery:
-    own = {name: row[name] for name in (*_OWN_COLUMNS, "url", "method", "traceparent")}
+    own = {name: row[name] for name in (*_CLAIMED_DELIVERY_COLUMNS, "url", "method", "traceparent")}
     own["webhook_id"] = row["webhook_id"] or webhook_id(row["call_id"], row["event"])
     record = _call_row(row) if row["has_record"] else None
     given = None if row["fields"] is None else StoredCallbackFields(loads(row["fields"]), row["data_left_out"])

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 from uuid import UUID
 
-from app.calls.callback_fields import RepeatedCallValues, restore_callback_fields
+from app.calls.callback_fields import CallForCallbackFields, restore_callback_fields
 
 
 class StoredCallbackFields(NamedTuple):
@@ -18,7 +18,7 @@ class StoredCallbackFields(NamedTuple):
     data: Mapping[str, Any]
     left_out: int | None
 
-    def restore_left_out_fields(self, call: RepeatedCallValues) -> Mapping[str, Any]:
+    def restore_left_out_fields(self, call: CallForCallbackFields) -> Mapping[str, Any]:
         """Returns all fields of Twilio's callback. The fields that were left out get their values from `call`."""
         return restore_callback_fields(call, self.data, self.left_out)
 

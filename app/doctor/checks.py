@@ -7,15 +7,15 @@ from datetime import timedelta
 from app import __version__
 from app.audit.events import command_actor
 from app.calls.repository import transaction_start_time
-from app.calls.statistics import oldest_unsettled_times
+from app.calls.statistics import oldest_open_call_times
 from app.database.engine import Database, PostgresServerInfo
-from app.database.errors import describe_failure, remedy_for
+from app.database.errors import operator_advice, original_error_message
 from app.database.heartbeats import summarize_workers
 from app.doctor.grants import check_dial_grants
 from app.doctor.public_url import check_public_url
 from app.doctor.results import CheckResult, CheckState
 from app.doctor.settings import check_settings
-from app.doctor.twilio_client import CredentialCheck, open_credential_check
+from app.doctor.twilio_client import CredentialChecker, open_credential_checker
 from app.doctor.workloads import WorkloadChecks
 from app.errors import DatabaseUnavailable
 from app.key_rotation import KeyRotation
@@ -31,7 +31,7 @@ from app.twilio.errors import TwilioCredentialRejected, TwilioError
 from app.twilio.schemas import Credential
 
 MIN_POSTGRES_VERSION = 14
-_WARN_SKEW_S, _MAX_SKEW_S = 2.0, 30.0
+_MIN_CLOCK_SKEW_TO_WARN_S, _MAX_CLOCK_SKEW_S = 2.0, 30.0
 
 
 async def run_checks(settings: Settings, token: str | None = None) -> list[CheckResult]:
@@ -44,14 +44,16 @@ async def run_checks(settings: Settings, token: str | None = None) -> list[Check
     database = Database(settings.require_database_url(), pool_size=2)
     keyring = Keyring(settings.require_secret_keys())
     try:
-        async with open_credential_check(settings) as check_credential:
+        async with open_credential_checker(settings) as check_credential:
             administration = TenantAdministration(database, keyring, command_actor())
             directory = TenantDirectory(database, keyring)
             checks = _DatabaseChecks(settings, database, keyring, administration, directory, check_credential)
             results += [result async for result in checks.run(token)]
     except DatabaseUnavailable as error:
         results.append(
-            CheckResult("database", "wrong", describe_failure(error), f"{remedy_for(error)}; nothing else could be checked")
+            CheckResult(
+                "database", "wrong", original_error_message(error), f"{operator_advice(error)}; nothing else could be checked"
+            )
         )
     finally:
         await database.close()
@@ -109,7 +111,7 @@ class _DatabaseChecks:
     keyring: Keyring
     administration: TenantAdministration
     directory: TenantDirectory
-    check_credential: CredentialCheck
+    check_credential: CredentialChecker
 
     async def run(self, token: str | None) -> AsyncIterator[CheckResult]:
         async for result in self._check_database_server():
@@ -141,7 +143,7 @@ class _DatabaseChecks:
         for result in _check_postgres_durability(server):
             yield result
         skew = abs(server.clock_ahead_s)
-        state: CheckState = "ok" if skew < _WARN_SKEW_S else "warning" if skew < _MAX_SKEW_S else "wrong"
+        state: CheckState = "ok" if skew < _MIN_CLOCK_SKEW_TO_WARN_S else "warning" if skew < _MAX_CLOCK_SKEW_S else "wrong"
         found = f"this machine's and the database's differ by {skew:.1f} s"
         yield CheckResult("clocks", state, found, None if state == "ok" else "synchronise both with NTP")
 
@@ -168,7 +170,7 @@ class _DatabaseChecks:
         If a creation is still pending one minute after that time, no worker does this work.
         """
         async with self.database.begin() as session:
-            oldest = (await oldest_unsettled_times(session))["pending"]
+            oldest = (await oldest_open_call_times(session))["pending"]
             age = await transaction_start_time(session) - oldest if oldest else timedelta(0)
             running = (await summarize_workers(session)).running
         if not running:

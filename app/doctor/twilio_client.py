@@ -12,7 +12,7 @@ from app.twilio.client import TwilioClient, make_http_client
 from app.twilio.schemas import Credential
 
 
-class CredentialCheck:
+class CredentialChecker:
     def __init__(self, twilio: TwilioClient, *, deadline_s: float) -> None:
         self.twilio = twilio
         self._deadline_s = deadline_s
@@ -23,8 +23,8 @@ class CredentialCheck:
 
 
 @asynccontextmanager
-async def open_credential_check(settings: Settings) -> AsyncIterator[CredentialCheck]:
-    """Yields a CredentialCheck that has its own HTTP connection to Twilio. The connection is closed when the block ends."""
+async def open_credential_checker(settings: Settings) -> AsyncIterator[CredentialChecker]:
+    """Yields a CredentialChecker that has its own HTTP connection to Twilio. The connection is closed when the block ends."""
     http = make_http_client(
         connect_timeout=settings.twilio_connect_timeout,
         read_timeout=settings.twilio_read_timeout,
@@ -34,7 +34,7 @@ async def open_credential_check(settings: Settings) -> AsyncIterator[CredentialC
         user_agent=f"callgate/{__version__}",
     )
     try:
-        yield CredentialCheck(
+        yield CredentialChecker(
             TwilioClient(http, base_url=settings.twilio_base_url),
             deadline_s=settings.twilio_connect_timeout + settings.twilio_read_timeout,
         )

@@ -13,7 +13,7 @@ from app.tenants.directory import TenantDirectory
 from app.workloads.key_set import JwkSetUnreadable, KeysById, parse_jwk_set
 from app.workloads.key_sources import jwk_set_source
 from app.workloads.service_accounts import ServiceAccount
-from app.workloads.tokens import TokenRefused, TokenRules, unknown_key_refusal, unverified_claims
+from app.workloads.tokens import TokenRefused, TokenVerifier, unknown_key_refusal, unverified_claims
 
 _KEY_SET_CHECK, _TOKEN_CHECK = "workload keys", "workload token"
 _REMEDIES_BY_REASON: Mapping[str, str] = {
@@ -55,9 +55,9 @@ class WorkloadChecks:
             yield CheckResult(_KEY_SET_CHECK, "ok", f"{len(keys)} of the issuer {issuer} from {source.location}")
         if token is not None:
             yield _describe_token(token)
-            yield await self._check_token(token, keys, TokenRules(issuer, self.settings.workload_audience))
+            yield await self._check_token(token, keys, TokenVerifier(issuer, self.settings.workload_audience))
 
-    async def _check_token(self, token: str, keys: KeysById, rules: TokenRules) -> CheckResult:
+    async def _check_token(self, token: str, keys: KeysById, rules: TokenVerifier) -> CheckResult:
         try:
             account = _validate_token(token, keys, rules)
         except TokenRefused as refused:
@@ -73,7 +73,7 @@ class WorkloadChecks:
         return CheckResult(_TOKEN_CHECK, "ok", f"it is valid, and acts for {acts_for} with {', '.join(sorted(caller.scopes))}")
 
 
-def _validate_token(token: str, keys: KeysById, rules: TokenRules) -> ServiceAccount:
+def _validate_token(token: str, keys: KeysById, rules: TokenVerifier) -> ServiceAccount:
     """Returns the service account of the token. Raises TokenRefused if the token is invalid.
 
     The token must be signed with one of `keys`, and meet `rules`: issuer and audience.

@@ -72,17 +72,17 @@ async def client_of_api_key(request: Request, key: str) -> Caller | OperatorCall
     Raises Unauthorized if the key is not valid. Raises TooManyAttempts if the client's address has sent too many wrong keys.
     """
     directory: TenantDirectory = request.state.directory
-    known = directory.cached_api_key(key) or await _find_uncached_key(request, directory, key)
+    known = directory.cached_api_key(key) or await _find_key_or_count_wrong(request, directory, key)
     return known.client
 
 
-async def _find_uncached_key(request: Request, directory: TenantDirectory, key: str) -> AuthenticatedApiKey:
+async def _find_key_or_count_wrong(request: Request, directory: TenantDirectory, key: str) -> AuthenticatedApiKey:
     """Looks up in the database an API key that is not in the cache. Counts a wrong key against the client's address.
 
     Raises the errors of `client_of_api_key`.
     """
     attempts: FailedAuthenticationLimiter = request.state.key_attempts
-    address = attempts.client_address_of(request.scope)
+    address = attempts.rate_limit_address(request.scope)
     digest = api_key_digest(key)
     attempts.require_below_failure_limit(address, digest)
     well_formed = len(key) <= _MAX_KEY_LENGTH and key.isascii() and key.isprintable()

@@ -48,7 +48,7 @@ class ConcurrencyLimit:
         self._max_wait_s = max_wait_s
 
     @asynccontextmanager
-    async def slot(self, tenant_id: str, *, is_wait_unlimited: bool = False) -> AsyncIterator[None]:
+    async def admit_request(self, tenant_id: str, *, is_wait_unlimited: bool = False) -> AsyncIterator[None]:
         """Waits until the limits allow another request of the tenant. The request counts while the block runs.
 
         Raises Overloaded after `max_wait_s` seconds, unless `is_wait_unlimited` is true. It must be true if the response has
@@ -90,7 +90,7 @@ class SlotLimitedTransactions:
         raises Overloaded if it has to wait for too long. Later transactions wait as long as necessary: an earlier one may have
         changed something, and Overloaded would wrongly say that nothing was done.
         """
-        async with self.limit.slot(self.tenant_id or "", is_wait_unlimited=self._has_run_transaction):
+        async with self.limit.admit_request(self.tenant_id or "", is_wait_unlimited=self._has_run_transaction):
             is_first, self._has_run_transaction = not self._has_run_transaction, True
             try:
                 async with self.database.transaction() as connection:

@@ -8,7 +8,7 @@ from app.errors import MalformedBody, UnsupportedMediaType
 from app.http.limits import MAX_FORM_FIELDS
 from app.security.redaction import TOO_MANY_USERINFOS_MESSAGE, has_too_many_userinfos
 
-_MEDIA_TYPE = "application/x-www-form-urlencoded"
+_FORM_MEDIA_TYPE = "application/x-www-form-urlencoded"
 
 
 ParameterValues = dict[str, list[str]]
@@ -43,8 +43,8 @@ async def read_form_body(request: Request) -> ParameterValues:
     """
     body = await request.body()
     media_type = request.headers.get("Content-Type", "").partition(";")[0].strip().lower()
-    if body and media_type != _MEDIA_TYPE:
-        raise UnsupportedMediaType(f"Send the body as `Content-Type: {_MEDIA_TYPE}`.")
+    if body and media_type != _FORM_MEDIA_TYPE:
+        raise UnsupportedMediaType(f"Send the body as `Content-Type: {_FORM_MEDIA_TYPE}`.")
     try:
         return parse_form_parameters(body.decode("ascii"))
     except UnicodeDecodeError:

@@ -21,7 +21,7 @@ def parse_json_object(text: bytes, text_name: str) -> dict[str, Any]:
         raise MalformedBody(f"{text_name} is not valid JSON: it is not UTF-8.") from None
     except RecursionError:
         raise MalformedBody(f"{text_name} is not acceptable JSON: it is nested too deeply.") from None
-    except _NotAcceptedError as error:
+    except _UnacceptableJsonError as error:
         raise MalformedBody(f"{text_name} is not acceptable JSON: {error}.") from None
     except ValueError:
         raise MalformedBody(f"{text_name} is not acceptable JSON: a number is too long.") from None
@@ -30,29 +30,29 @@ def parse_json_object(text: bytes, text_name: str) -> dict[str, Any]:
     return body
 
 
-class _NotAcceptedError(ValueError):
+class _UnacceptableJsonError(ValueError):
     """The text is not valid JSON, or different JSON parsers would read it differently."""
 
 
 def _refuse_repeated_members(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Returns the members of a JSON object as a dict. Raises _NotAcceptedError if a name is repeated.
+    """Returns the members of a JSON object as a dict. Raises _UnacceptableJsonError if a name is repeated.
 
     RFC 8259 §4 allows repeated names, but parsers disagree on which of the values counts.
     """
     members = dict(pairs)
     if len(members) != len(pairs):
-        raise _NotAcceptedError("an object has a repeated member name")
+        raise _UnacceptableJsonError("an object has a repeated member name")
     return members
 
 
 def _refuse_nan_and_infinity(_: str) -> float:
-    """Raises _NotAcceptedError for NaN and Infinity, which Python's JSON decoder accepts although RFC 8259 does not."""
-    raise _NotAcceptedError("NaN and Infinity are not JSON numbers")
+    """Raises _UnacceptableJsonError for NaN and Infinity, which Python's JSON decoder accepts although RFC 8259 does not."""
+    raise _UnacceptableJsonError("NaN and Infinity are not JSON numbers")
 
 
 _STRICT_DECODER = json.JSONDecoder(object_pairs_hook=_refuse_repeated_members, parse_constant=_refuse_nan_and_infinity)
 
 
 def _decode_strictly(body: bytes) -> Any:
-    """Parses bytes as `json.loads` does, but raises _NotAcceptedError for repeated member names, NaN and Infinity."""
+    """Parses bytes as `json.loads` does, but raises _UnacceptableJsonError for repeated member names, NaN and Infinity."""
     return _STRICT_DECODER.decode(body.decode(json.detect_encoding(body), "surrogatepass"))

@@ -74,7 +74,7 @@ class FailedAuthenticationLimiter:
         if len(self._valid_keys) > _MAX_VALID_KEYS:
             self._valid_keys.popitem(last=False)
 
-    def client_address_of(self, scope: Scope) -> str:
+    def rate_limit_address(self, scope: Scope) -> str:
         """Returns the client's IPv4 address, or the /64 network of its IPv6 address, because one client often has a whole /64.
 
         The client is the peer of the connection. If the peer is a trusted proxy, the client is the last address in
@@ -90,7 +90,7 @@ class FailedAuthenticationLimiter:
             forwarded, _, text = forwarded.rpartition(",")
             hop = _parse_address(text)
             client = hop or client
-        return _address_or_network_text(client)
+        return _rate_limit_key(client)
 
     def _is_trusted_proxy(self, address: IPv4Address | IPv6Address | None) -> bool:
         return address is not None and any(address in network for network in self._trusted_proxies)
@@ -113,7 +113,7 @@ def _parse_address(text: str) -> IPv4Address | IPv6Address | None:
     return getattr(address, "ipv4_mapped", None) or address
 
 
-def _address_or_network_text(address: IPv4Address | IPv6Address | None) -> str:
+def _rate_limit_key(address: IPv4Address | IPv6Address | None) -> str:
     """Returns the IPv4 address, or the /64 network of an IPv6 address, as text. Returns "unknown" for None.
 
     FailedAuthenticationLimiter counts wrong keys by this text.

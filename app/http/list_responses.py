@@ -9,7 +9,7 @@ from pydantic_core import to_json
 from app.errors import CallgateError, ResponseTruncated
 from app.http.concurrency import CHUNKS_BEFORE_RESPONSE
 
-_MEDIA_TYPE = "application/json"
+_JSON_MEDIA_TYPE = "application/json"
 
 
 async def list_response(name: str, chunks: AsyncIterator[bytes], other_members: Mapping[str, Any] | None = None) -> Response:
@@ -25,7 +25,7 @@ async def list_response(name: str, chunks: AsyncIterator[bytes], other_members: 
     head = b'{"%b":[' % name.encode() + b",".join(first)
     tail = b"]," + to_json(other_members)[1:] if other_members else b"]}"
     if len(first) < CHUNKS_BEFORE_RESPONSE:
-        return Response(head + tail, media_type=_MEDIA_TYPE)
+        return Response(head + tail, media_type=_JSON_MEDIA_TYPE)
 
     async def body() -> AsyncIterator[bytes]:
         yield head
@@ -36,4 +36,4 @@ async def list_response(name: str, chunks: AsyncIterator[bytes], other_members: 
             raise ResponseTruncated(error.slug) from error
         yield tail
 
-    return StreamingResponse(body(), media_type=_MEDIA_TYPE)
+    return StreamingResponse(body(), media_type=_JSON_MEDIA_TYPE)

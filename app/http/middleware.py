@@ -42,7 +42,7 @@ _DEFAULT_CSP = (
     b"img-src 'self' data:; worker-src blob:; frame-ancestors 'none'"
 )
 # nginx's status for a client that disconnected before its request was read. No response is sent.
-_CLIENT_CLOSED_STATUS = 499
+_CLIENT_DISCONNECTED_STATUS = 499
 # Bodies are sent in pieces of at most this size. A body that is sent at once would wait in the memory of its connection.
 _BODY_PIECE_BYTES = 64 * 1024
 _NO_TRACING = Tracing()
@@ -103,11 +103,11 @@ class RequestMiddleware:
                 scope, send, headers, self.renderers.renderer_for_path(scope["path"]), self.metrics, seconds_by_part
             )
             try:
-                await self._handle(exchange, receive)
+                await self._respond_or_send_error(exchange, receive)
             finally:
                 count_and_log_request(self.metrics, scope, exchange.status, exchange.elapsed_seconds, seconds_by_part)
 
-    async def _handle(self, exchange: "_HttpExchange", receive: Receive) -> None:
+    async def _respond_or_send_error(self, exchange: "_HttpExchange", receive: Receive) -> None:
         try:
             try:
                 await self._call_endpoint(exchange, receive)
@@ -122,7 +122,7 @@ class RequestMiddleware:
         except ResponseTruncated as error:
             logger.warning("response_truncated", reason=str(error))
         except ClientDisconnect:
-            exchange.status = _CLIENT_CLOSED_STATUS
+            exchange.status = _CLIENT_DISCONNECTED_STATUS
         except Exception:
             logger.exception("unexpected_error")
             await exchange.send_fallback_error(InternalError(), possibly_started_call_id=exchange.state.get("placed"))
@@ -213,7 +213,7 @@ class _HttpExchange:
         response = self._renderer.render(error, method=self.scope["method"], path=self.scope["path"], state=self.state)
         if isinstance(error, RequestTimeout):
             response.headers["Connection"] = "close"
-        await response(self.scope, _receive_disconnect, self.send)
+        await response(self.scope, _disconnected_receive, self.send)
 
     async def send_fallback_error(self, error: CallgateError, *, possibly_started_call_id: UUID | None) -> None:
         """Sends an error response to a request that was canceled or failed unexpectedly, unless a response has started.
@@ -225,12 +225,12 @@ class _HttpExchange:
             return
         if possibly_started_call_id is not None:
             response = self._renderer.render_unknown_outcome(possibly_started_call_id, request_id=self._request_id)
-            await response(self.scope, _receive_disconnect, self.send)
+            await response(self.scope, _disconnected_receive, self.send)
         else:
             await self.send_error(self.state.get("indeterminate_error") or error)
 
 
-async def _receive_disconnect() -> Message:
+async def _disconnected_receive() -> Message:
     """Returns `http.disconnect`. This is the ASGI `receive` that is passed to error responses, which read no request body."""
     return {"type": "http.disconnect"}
 

@@ -29,7 +29,7 @@ _MAX_PIPELINED_REQUESTS = 16
 # Added to the body's deadline, so that the application sends its own 408 first, in the error format of the path.
 _BODY_TIMEOUT_MARGIN_S = 1.0
 # Time for the client to read an error response. An immediate close would reset the connection and could discard the response.
-_CLOSE_DELAY_S = 2.0
+_ERROR_READ_TIMEOUT_S = 2.0
 
 logger = structlog.stdlib.get_logger(__name__)
 
@@ -68,14 +68,14 @@ class BoundedProtocol(HttpToolsProtocol):
         self._is_for_operations = OperationsPort(self.limits.ops_port).is_port_of(self.server)
         limit = MAX_OPERATIONS_CONNECTIONS if self._is_for_operations else self.limits.connections
         if len(self.connections) > limit:
-            self._free_a_connection(limit)
+            self._enforce_connection_limit(limit)
 
     def connection_lost(self, exc: Exception | None) -> None:
         for deadline in (self._read_deadline, self._write_deadline, self._close_deadline):
             deadline.cancel()
         super().connection_lost(exc)
 
-    def _free_a_connection(self, limit: int) -> None:
+    def _enforce_connection_limit(self, limit: int) -> None:
         """Makes room for this new connection if its port has more connections than `limit`.
 
         Closes the connection that has waited longest for its first request or for the rest of a request. If there is no such
@@ -88,7 +88,7 @@ class BoundedProtocol(HttpToolsProtocol):
             return
         if waiting := [each for each in others if each._waiting_since is not None and not each.transport.is_closing()]:
             longest = min(waiting, key=lambda each: (each._reading is None, each._waiting_since or 0.0))
-            longest._close(within_s=_CLOSE_DELAY_S)
+            longest._close(within_s=_ERROR_READ_TIMEOUT_S)
         elif len(others) >= 2 * limit:
             self.transport.abort()
         else:
@@ -295,6 +295,6 @@ class BoundedProtocol(HttpToolsProtocol):
             current.message_event.set()
         if self.transport.can_write_eof():
             self.transport.write_eof()
-            self._close_deadline.start(_CLOSE_DELAY_S)
+            self._close_deadline.start(_ERROR_READ_TIMEOUT_S)
         else:
-            self._close(within_s=_CLOSE_DELAY_S)
+            self._close(within_s=_ERROR_READ_TIMEOUT_S)

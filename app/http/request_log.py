@@ -18,7 +18,7 @@ UNLOGGED_PATHS: Final = frozenset({"/livez", "/readyz", "/metrics"})
 _SPAN_FIELDS = frozenset({"request_id", "tenant_id", "call_id", "call_sid", "execution"})
 _STANDARD_METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 
-_COUNTED_AS_UNAVAILABLE: Final = "callgate.counted_as_unavailable"  # a key of the ASGI scope
+_COUNTED_AS_UNAVAILABLE_KEY: Final = "callgate.counted_as_unavailable"  # a key of the ASGI scope
 
 logger = structlog.stdlib.get_logger(__name__)
 
@@ -55,8 +55,8 @@ def count_error(metrics: Metrics, scope: Scope, error: CallgateError) -> None:
     number of requests.
     """
     metrics.http.refused.labels(error.slug).inc()
-    if isinstance(error, DatabaseUnavailable) and not scope.get(_COUNTED_AS_UNAVAILABLE):
-        scope[_COUNTED_AS_UNAVAILABLE] = True
+    if isinstance(error, DatabaseUnavailable) and not scope.get(_COUNTED_AS_UNAVAILABLE_KEY):
+        scope[_COUNTED_AS_UNAVAILABLE_KEY] = True
         metrics.http.database_unavailable.labels(method_label(scope), _route_label(scope)).inc()
 
 

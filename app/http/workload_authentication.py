@@ -56,7 +56,7 @@ async def _validate_uncached_token(request: Request, tokens: WorkloadTokenValida
     Counts a refused token as a wrong key from the client's address. Raises the errors of `authenticate_workload`.
     """
     attempts: FailedAuthenticationLimiter = request.state.key_attempts
-    address, digest = attempts.client_address_of(request.scope), api_key_digest(token)
+    address, digest = attempts.rate_limit_address(request.scope), api_key_digest(token)
     attempts.require_below_failure_limit(address, digest)
     try:
         account = await tokens.validate(token)

@@ -29,7 +29,7 @@ class _CallOfAccount(Protocol):
 CallT = TypeVar("CallT", bound=_CallOfAccount)
 
 
-class AccountTasks:
+class AccountTaskGroup:
     """Starts asyncio tasks for one job of the worker, one for each Twilio account, and keeps a list of those that run now."""
 
     def __init__(self) -> None:
@@ -48,7 +48,7 @@ class AccountTasks:
         """Returns the ids of the accounts that have a task."""
         return list(self._running.values())
 
-    def start_per_account(
+    def start_task_per_account(
         self, calls: Iterable[CallT], work: Callable[[list[CallT]], Coroutine[Any, Any, None]], *, event: str
     ) -> None:
         """Starts one task for each account in `calls`. The task runs `work` once, with all calls of the account.
@@ -68,7 +68,7 @@ class AccountTasks:
 
         An error of one call is logged with the event name `event`, and does not affect the other calls.
         """
-        self.start_per_account(calls, partial(run_for_each_call, work=work, event=event), event=event)
+        self.start_task_per_account(calls, partial(run_for_each_call, work=work, event=event), event=event)
 
     async def drain(self) -> None:
         """Waits until no task runs any more."""

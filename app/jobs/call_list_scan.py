@@ -16,7 +16,7 @@ from app.twilio.schemas import CallResource, Credential
 
 MIN_CALLS_FOR_LIST = 3
 """The minimum number of calls of one account that are read from Twilio's list. A smaller number is fetched one by one."""
-_MISSING_CALLS_PER_PAGE = 10
+_MIN_MISSING_CALLS_PER_PAGE = 10
 """Another page of the list is read only if at least this many wanted calls are missing for each page that was read so far."""
 
 
@@ -60,11 +60,11 @@ async def find_calls_in_list(
             if entry.get("sid") in wanted and (resource := CallResource.parse_answer(entry)) is not None:
                 found[resource.sid] = resource
         pages += 1
-        more_pages = (len(wanted) - len(found)) // _MISSING_CALLS_PER_PAGE + 1 - pages
+        more_pages = (len(wanted) - len(found)) // _MIN_MISSING_CALLS_PER_PAGE + 1 - pages
         if more_pages <= 0 or clock() >= stop_at:
             break
         # A page that showed enough wanted calls was worth its request, so the next one is read without a look at the dates.
-        if len(found) - found_before < _MISSING_CALLS_PER_PAGE:
+        if len(found) - found_before < _MIN_MISSING_CALLS_PER_PAGE:
             requested_at = sorted(time for sid, time in wanted.items() if sid not in found)
             if _are_missing_calls_unlikely_on_next_pages(
                 requested_at, _date_created(newest[:1]), _date_created(entries[-1:]), pages, more_pages

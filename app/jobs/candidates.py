@@ -19,12 +19,12 @@ from app.calls.models import Call
 from app.tenants.directory import TenantDirectory
 from app.twilio.addresses import (
     address_key,
-    address_keys,
     address_spellings,
     caller_key,
     has_no_optional_parts,
     is_same_address,
     is_same_caller,
+    possible_address_keys,
 )
 from app.twilio.client import TwilioClient, try_credentials
 from app.twilio.clock import MAX_TRUSTED_OFFSET, MIN_OFFSET_TO_WARN
@@ -104,7 +104,7 @@ class AccountCallList:
         read = await self._whole_list
         is_complete = read is not None or has_no_optional_parts(call.to)
         found = read or await self._calls_to_address(call.to)
-        entries = [entry for key in (*address_keys(call.to), None) for entry in found.entries.get(key, ())]
+        entries = [entry for key in (*possible_address_keys(call.to), None) for entry in found.entries.get(key, ())]
         return CallCandidates(
             possible_matches(call, entries, max_start_delay=max_start_delay), is_complete, found.twilio_clock_offset
         )
@@ -115,7 +115,7 @@ class AccountCallList:
         The caller can then ask for the calls to one address, whose list is shorter.
         """
         try:
-            return await self._read([{}], self.keep)
+            return await self._read_filtered_list([{}], self.keep)
         except (TwilioOutcomeUnknown, TimeoutError):
             return None
 
@@ -124,10 +124,10 @@ class AccountCallList:
             if len(self._by_address) >= _MAX_ADDRESSES_IN_MEMORY:
                 del self._by_address[next(iter(self._by_address))]
             filters = [{"To": spelling} for spelling in address_spellings(to)]
-            self._by_address[to] = asyncio.create_task(self._read(filters, lambda _: True))
+            self._by_address[to] = asyncio.create_task(self._read_filtered_list(filters, lambda _: True))
         return await self._by_address[to]
 
-    async def _read(self, filters: Iterable[Mapping[str, str]], keep: EntryFilter) -> _ListedCalls:
+    async def _read_filtered_list(self, filters: Iterable[Mapping[str, str]], keep: EntryFilter) -> _ListedCalls:
         """Returns the entries of Twilio's list that match one of `filters`, and for which `keep` returns true.
 
         Twilio applies the filters; each takes two requests. The first is for queued calls, which have no start time. The second
@@ -169,9 +169,9 @@ class TwilioCallSearch:
 
         Raises TwilioError or TimeoutError if the list cannot be read.
         """
-        group = _account_and_hour(call)
+        group = _account_and_dial_hour(call)
         if group not in self._lists:
-            calls = [other for other in self.batch if _account_and_hour(other) == group]
+            calls = [other for other in self.batch if _account_and_dial_hour(other) == group]
             self._lists[group] = AccountCallList(
                 self.directory,
                 self.twilio,
@@ -189,13 +189,15 @@ async def twilio_clock_offset(directory: TenantDirectory, twilio: TwilioClient, 
 
     If the account's credentials use several base URLs, returns the largest difference.
     """
-    offsets = [twilio.clock.offset(credential.base_url) for credential in await directory.active_credentials(account_id)]
+    offsets = [
+        twilio.clock.offset_of_server(credential.base_url) for credential in await directory.active_credentials(account_id)
+    ]
     return max((offset for offset in offsets if offset is not None), key=abs, default=None)
 
 
 def called_address_filter(calls: Iterable[Call]) -> EntryFilter:
     """Returns a filter for Twilio's list. It keeps each entry that may be a call to the address of one of `calls`."""
-    keys = {key for call in calls for key in address_keys(call.to)}
+    keys = {key for call in calls for key in possible_address_keys(call.to)}
 
     def keep(entry: Mapping[str, Any]) -> bool:
         to = _text_or_none(entry.get("to"))
@@ -242,7 +244,7 @@ def rate_match(call: Call, entry: CallResource, *, max_start_delay: timedelta) -
     shown_to, shown_from = _text_or_none(entry.raw.get("to")), _text_or_none(entry.raw.get("from"))
     if entry.direction not in (API_CALL_DIRECTION, None):
         return "no"
-    if shown_to and address_key(shown_to) not in address_keys(call.to):
+    if shown_to and address_key(shown_to) not in possible_address_keys(call.to):
         return "no"
     callers = [caller for caller in (call.from_, call.parameters.get("caller_id")) if caller]
     if shown_from and caller_key(shown_from) not in map(caller_key, callers):
@@ -258,7 +260,7 @@ def rate_match(call: Call, entry: CallResource, *, max_start_delay: timedelta) -
     return "yes" if exact else "perhaps"
 
 
-def _account_and_hour(call: Call) -> tuple[UUID, datetime]:
+def _account_and_dial_hour(call: Call) -> tuple[UUID, datetime]:
     return call.account_id, call.pending_since.replace(minute=0, second=0, microsecond=0)
 
 

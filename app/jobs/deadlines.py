@@ -13,9 +13,9 @@ from app.calls.control.service import CallControl
 from app.calls.creation.deadlines import store
 from app.calls.models import Call
 from app.database.engine import Database
-from app.jobs.account_tasks import AccountTasks
+from app.jobs.account_tasks import AccountTaskGroup
 from app.jobs.isolation import suppress_lock_timeout
-from app.scheduling.dial_slots import lock_and_free_ended_slots
+from app.scheduling.dial_slots import lock_pace_and_free_slots
 from app.twilio.errors import TwilioError
 
 logger = structlog.stdlib.get_logger(__name__)
@@ -38,7 +38,7 @@ class RingDeadlineEnforcer:
 
     database: Database
     control: CallControl
-    tasks: AccountTasks = field(default_factory=AccountTasks)
+    tasks: AccountTaskGroup = field(default_factory=AccountTaskGroup)
 
     async def step(self) -> bool:
         """Starts to check a batch of calls whose `ring_by` has passed, and to cancel those that Twilio still queues.
@@ -50,23 +50,23 @@ class RingDeadlineEnforcer:
         lease = timedelta(seconds=2 * self.control.deadline_s) + _RETRY_DELAY
         busy_accounts = self.tasks.busy_accounts()
         async with self.database.begin() as session:
-            calls = await store.claim_calls_past_deadline(session, lease=lease, limit=BATCH_SIZE, busy_accounts=busy_accounts)
+            calls = await store.claim_calls_past_ring_by(session, lease=lease, limit=BATCH_SIZE, busy_accounts=busy_accounts)
         self.tasks.start_for_each_call(calls, self._enforce_deadline, event="deadline_crashed")
         return bool(calls)
 
     async def _enforce_deadline(self, call: Call) -> None:
         if call.execution != "started":
             # Nothing can be canceled before its sid is known. If it was not started, its slot is freed soon.
-            await store.postpone_deadline_check(self.database, call.id, _RETRY_DELAY)
+            await store.postpone_ring_by_check(self.database, call.id, _RETRY_DELAY)
             return
         if call.status in (None, "queued"):
             try:
                 await self.control.cancel_if_queued(call)
             except TwilioError as error:
                 logger.warning("deadline_not_kept_yet", call_id=str(call.id), reason=error.reason)
-                await store.postpone_deadline_check(self.database, call.id, _RETRY_DELAY)
+                await store.postpone_ring_by_check(self.database, call.id, _RETRY_DELAY)
                 return
-        await store.clear_deadline(self.database, call.id)
+        await store.clear_ring_by(self.database, call.id)
 
     async def free_dial_slots(self) -> bool:
         """Frees the dial slots of ended calls in all accounts. A slot counts one call against the limit on concurrent calls.
@@ -76,7 +76,7 @@ class RingDeadlineEnforcer:
         """
         for account_id in await store.accounts_with_taken_dial_slots(self.database):
             with suppress_lock_timeout():
-                await lock_and_free_ended_slots(self.database, account_id)
+                await lock_pace_and_free_slots(self.database, account_id)
         return False
 
     async def delete_idle_dial_turns(self) -> bool:

@@ -21,7 +21,7 @@ from app.database.engine import Database
 from app.database.partitions import MonthRange
 from app.deliveries.lookups import MAX_LOOKUPS_PER_TENANT
 from app.deliveries.requests import DeliveryContent, DeliveryRequest, build_request
-from app.deliveries.retries import FIRST_RETRY_DELAY, delay_until_next_attempt, is_delivered
+from app.deliveries.retries import FIRST_RETRY_DELAY, is_delivered, retry_delay_or_give_up
 from app.deliveries.sender import SendResult
 from app.deliveries.store import ClaimedDelivery, DeliveryAttempt, claim_deliveries, record_attempts
 from app.errors import DatabaseUnavailable
@@ -51,13 +51,13 @@ _MAX_CLOCK_DIFFERENCE = timedelta(days=1)
 _OLD_DELIVERY_SCAN_INTERVAL_S = 2.0
 
 
-class RequestSender(Protocol):
+class DeliveryRequestSender(Protocol):
     """Sends one HTTP request, and returns failures instead of raising them. DeliveryHttpClient does this."""
 
     async def send(self, method: str, url: str, headers: Mapping[str, str], body: bytes, *, tenant_id: str) -> SendResult: ...
 
 
-def recent_months(now: datetime) -> MonthRange:
+def recent_delivery_months(now: datetime) -> MonthRange:
     """Returns the months that each search for due deliveries reads: from the month of eight days ago to that of tomorrow.
 
     Deliveries of other months are searched for less often, because reading all months takes longer.
@@ -71,7 +71,7 @@ class DeliverySender:
 
     database: Database
     signing: SigningSettingsCache
-    sender: RequestSender
+    http_client: DeliveryRequestSender
     metrics: Metrics
     first_retry: timedelta = FIRST_RETRY_DELAY
     recheck_interval_s: float = 0.5
@@ -86,10 +86,10 @@ class DeliverySender:
     _last_claimed_tenant_id: str = ""
     # When older deliveries are looked for, by the event loop's clock.
     _next_full_scan_at: float = 0.0
-    _attempts: Batcher[DeliveryAttempt, None] = field(init=False)
+    _result_batcher: Batcher[DeliveryAttempt, None] = field(init=False)
 
     def __post_init__(self) -> None:
-        self._attempts = Batcher(
+        self._result_batcher = Batcher(
             self._record_attempts,
             max_batch=MAX_CONCURRENT_ATTEMPTS,
             gather_s=_GATHER_RESULTS_S,
@@ -108,7 +108,7 @@ class DeliverySender:
             tenant for tenant, count in self._in_flight.items() if count > MAX_CONCURRENT_PER_TENANT - MAX_CLAIMED_PER_TENANT
         ]
         free = MAX_CONCURRENT_ATTEMPTS - len(self._running)
-        due = await self._claim(limit=free, busy=busy)
+        due = await self._claim_due_deliveries(limit=free, busy=busy)
         started_after, self._last_claimed_tenant_id = (
             self._last_claimed_tenant_id,
             due[-1].tenant_id if len(due) == free else "",
@@ -117,7 +117,7 @@ class DeliverySender:
             if not delivery.held:
                 self._start_attempt(delivery)
         if held := [delivery for delivery in due if delivery.held]:
-            await self._record_attempts([], held=held)
+            await self._record_attempts([], waiting_deliveries=held)
         if not due and busy and not started_after and self._running:
             await self._wait_while_tenants_are_busy()
         most = max(Counter(delivery.tenant_id for delivery in due).values(), default=0)
@@ -133,13 +133,13 @@ class DeliverySender:
         if self.wake.is_set():
             await debounce_wake(self.wake)
 
-    async def _claim(self, *, limit: int, busy: Sequence[str]) -> list[ClaimedDelivery]:
+    async def _claim_due_deliveries(self, *, limit: int, busy: Sequence[str]) -> list[ClaimedDelivery]:
         """Reserves at most `limit` due deliveries for this worker, and returns them. Leaves out the tenants in `busy`.
 
         Normally looks only at deliveries of recent months. Looks at all months every _OLD_DELIVERY_SCAN_INTERVAL_S seconds, and
         again in the next call if it has found deliveries of older months.
         """
-        recent, clock = recent_months(datetime.now(UTC)), asyncio.get_running_loop().time()
+        recent, clock = recent_delivery_months(datetime.now(UTC)), asyncio.get_running_loop().time()
         is_limited = clock < self._next_full_scan_at
         due = await claim_deliveries(
             self.database,
@@ -175,7 +175,7 @@ class DeliverySender:
             with trace_background_work(
                 "deliver", caused_by=delivery.traceparent, attributes={"callgate.call_id": str(delivery.call_id)}
             ):
-                await self._attempt(delivery)
+                await self._attempt_delivery(delivery)
         except DatabaseUnavailable:
             pass
         except Exception:
@@ -185,7 +185,7 @@ class DeliverySender:
             if not self._in_flight[delivery.tenant_id]:
                 del self._in_flight[delivery.tenant_id]
 
-    async def _attempt(self, delivery: ClaimedDelivery) -> None:
+    async def _attempt_delivery(self, delivery: ClaimedDelivery) -> None:
         if delivery.fields is None or (delivery.url is None and delivery.record is None):
             await self._record_result(delivery, SendResult(None, None), error="deleted", is_last=True)
             return
@@ -199,7 +199,7 @@ class DeliverySender:
             return
         # Send no `traceparent`: a receiver gets exactly the request of Twilio or of Standard Webhooks.
         with TimedSpan("receiver"):
-            sent = await self.sender.send(
+            sent = await self.http_client.send(
                 request.method, request.url, request.headers, request.body, tenant_id=delivery.tenant_id
             )
             annotate_span({"callgate.result": sent.error or str(sent.status)})
@@ -228,12 +228,16 @@ class DeliverySender:
         """
         attempts = delivery.attempts + 1
         if is_delivered(sent.status):
-            await self._record_in_batch(DeliveryAttempt(delivery, is_delivered=True, status=sent.status, error=None, wait=None))
+            await self._record_in_batch(
+                DeliveryAttempt(delivery, is_delivered=True, status=sent.status, error=None, retry_in=None)
+            )
             self.metrics.callbacks.deliveries.labels("delivered").inc()
             return
-        wait = None if is_last else delay_until_next_attempt(sent.status, attempts, delivery.pending_since, self.first_retry)
+        wait = None if is_last else retry_delay_or_give_up(sent.status, attempts, delivery.pending_since, self.first_retry)
         is_over = wait is None
-        await self._record_in_batch(DeliveryAttempt(delivery, is_delivered=False, status=sent.status, error=error, wait=wait))
+        await self._record_in_batch(
+            DeliveryAttempt(delivery, is_delivered=False, status=sent.status, error=error, retry_in=wait)
+        )
         self.metrics.callbacks.deliveries.labels("gave_up" if is_over else "failed").inc()
         # Do not log the URL: it may contain a token of the tenant.
         logger.log(
@@ -253,16 +257,16 @@ class DeliverySender:
         Later events of the call may wait until this delivery is made or given up. If it is now, the commit makes those events
         due that are already marked as waiting. Events that this worker claims before the commit do not wait for it.
         """
-        if attempt.wait is None:
+        if attempt.retry_in is None:
             self._finished_delivery_ids.add(attempt.delivery.id)
         try:
-            await self._attempts.submit(attempt)
+            await self._result_batcher.submit(attempt)
         finally:
             self._finished_delivery_ids.discard(attempt.delivery.id)
 
     async def _record_attempts(
-        self, attempts: Sequence[DeliveryAttempt], *, held: Sequence[ClaimedDelivery] = ()
+        self, attempts: Sequence[DeliveryAttempt], *, waiting_deliveries: Sequence[ClaimedDelivery] = ()
     ) -> list[None]:
-        if await record_attempts(self.database, attempts, held=held):
+        if await record_attempts(self.database, attempts, held=waiting_deliveries):
             self.wake.set()
         return [None] * len(attempts)

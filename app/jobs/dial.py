@@ -21,7 +21,7 @@ from app.calls.settlement import Settlement
 from app.clock import monotonic_seconds
 from app.database.engine import Database
 from app.errors import DatabaseUnavailable
-from app.scheduling.grant_counters import DialGrantCounters
+from app.scheduling.grant_counters import KnownGrantCounts
 from app.scheduling.schedule import PRIORITIES
 
 logger = structlog.stdlib.get_logger(__name__)
@@ -41,7 +41,7 @@ class ScheduledCallDialer:
     settlement: Settlement
     max_in_flight: int
     max_in_flight_per_tenant: int
-    counters: DialGrantCounters = field(default_factory=DialGrantCounters)
+    counters: KnownGrantCounts = field(default_factory=KnownGrantCounts)
     wake: asyncio.Event = field(default_factory=asyncio.Event)
     _dial_tasks: set[asyncio.Task[None]] = field(default_factory=set)
     _dials_by_tenant: Counter[str] = field(default_factory=Counter)
@@ -105,7 +105,11 @@ class ScheduledCallDialer:
         try:
             await self.counters.load()
             granted = await grant_calls(
-                self.database, account_id, limit=limit, counters=self.counters, put_back=self.call_dialer.requeue_undialled_call
+                self.database,
+                account_id,
+                limit=limit,
+                counters=self.counters,
+                make_call_wait_again=self.call_dialer.requeue_undialled_call,
             )
         except DatabaseUnavailable as error:
             if not error.is_lock_timeout:
@@ -119,13 +123,13 @@ class ScheduledCallDialer:
             logger.exception("grant_failed", account_id=str(account_id))
             return DialGrantBatch([], is_last=True)
         if granted.grants:
-            await self._save_counters(granted.grants)
+            await self._save_grant_counts(granted.grants)
         for grant in granted.grants:
             self.settlement.metrics.calls.grants.labels(PRIORITIES[grant.dial_row["priority"]]).inc()
             self._start_dialling(grant, began)
         return granted
 
-    async def _save_counters(self, grants: Sequence[DialGrant]) -> None:
+    async def _save_grant_counts(self, grants: Sequence[DialGrant]) -> None:
         """Saves each account's number of grants (rights to dial) to the folder of grant counts.
 
         If the task is canceled meanwhile, the calls of `grants` wait again.
@@ -141,7 +145,7 @@ class ScheduledCallDialer:
         """Ends a batch of waiting calls whose `ring_by` has passed: they will not be dialled. Returns their number."""
         change = self.settlement.change_to_expired()
         expired = await end_expired_calls(self.database, change, limit=_EXPIRED_BATCH_SIZE)
-        self.settlement.add_undialled_to_metrics(change, len(expired))
+        self.settlement.count_undialled_calls(change, len(expired))
         return len(expired)
 
     async def drain(self) -> None:

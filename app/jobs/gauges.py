@@ -12,18 +12,18 @@ from prometheus_client import Gauge
 
 from app.calls.control.repository import earliest_pending_update_due_at
 from app.calls.repository import transaction_start_time
-from app.calls.statistics import count_calls_to_refresh, oldest_unsettled_times
+from app.calls.statistics import count_calls_to_refresh, oldest_open_call_times
 from app.database.engine import Database
 from app.deliveries.repository import read_delivery_backlog
 from app.observability import Metrics
-from app.scheduling.grant_counters import DialGrantCounters
+from app.scheduling.grant_counters import KnownGrantCounts
 from app.scheduling.grant_halts import read_grant_halt_state
 from app.scheduling.schedule import PRIORITIES
 from app.scheduling.statistics import read_scheduling_backlog
 
 
 class BacklogGauges:
-    def __init__(self, database: Database, metrics: Metrics, counters: DialGrantCounters) -> None:
+    def __init__(self, database: Database, metrics: Metrics, counters: KnownGrantCounts) -> None:
         self._database = database
         self._counters = counters
 
@@ -74,14 +74,14 @@ class BacklogGauges:
         self._unsaved_counts.set(self._counters.unsaved_count)
         async with self._database.begin() as session:
             moment = await transaction_start_time(session)
-            waiting = await oldest_unsettled_times(session)
+            waiting = await oldest_open_call_times(session)
             calls = await count_calls_to_refresh(session)
             deliveries = await read_delivery_backlog(session)
             update_due_at = await earliest_pending_update_due_at(session)
         state = await read_grant_halt_state(self._database)
         scheduled = await read_scheduling_backlog(self._database, priority_count=len(PRIORITIES))
         for place, priority in enumerate(PRIORITIES):
-            self._waiting_calls.labels(priority).set(scheduled.waiting[place])
+            self._waiting_calls.labels(priority).set(scheduled.waiting_by_priority[place])
             self._oldest_due.labels(priority).set(scheduled.oldest_due_s.get(place, 0))
         self._grants_halted.set(state is not None and not state.may_grant)
         self._dial_slots.set(scheduled.slots_in_use)
@@ -91,8 +91,8 @@ class BacklogGauges:
         self._active_calls.set(calls.active)
         self._unpriced_calls.set(calls.unpriced)
         self._pending_deliveries.set(deliveries.pending)
-        self._oldest_delivery.set(_age_s(moment, deliveries.oldest))
-        self._delivery_lag.set(_age_s(moment, deliveries.most_overdue))
+        self._oldest_delivery.set(_age_s(moment, deliveries.oldest_pending_since))
+        self._delivery_lag.set(_age_s(moment, deliveries.earliest_due_at))
         self._update_lag.set(_age_s(moment, update_due_at))
         self._measured_at.set_to_current_time()
         return False

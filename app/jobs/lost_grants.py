@@ -6,7 +6,7 @@ A grant is a worker's right to dial one scheduled call.
 from dataclasses import dataclass, field
 
 from app.database.engine import Database
-from app.scheduling.grant_counters import DialGrantCounters
+from app.scheduling.grant_counters import KnownGrantCounts
 from app.scheduling.grant_halts import halt_if_grants_lost
 
 
@@ -15,7 +15,7 @@ class LostGrantWatch:
     """Stops workers from taking grants (rights to dial scheduled calls) if the database may have lost earlier ones."""
 
     database: Database
-    counters: DialGrantCounters = field(default_factory=DialGrantCounters)
+    counters: KnownGrantCounts = field(default_factory=KnownGrantCounts)
 
     async def step(self) -> bool:
         """Halts all grants (rights to dial calls) if the database may have lost some, for example because it was restored.

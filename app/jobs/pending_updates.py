@@ -11,7 +11,7 @@ from app.calls.control import repository as control_repository
 from app.calls.control.service import CallControl
 from app.calls.models import Call
 from app.database.engine import Database
-from app.jobs.account_tasks import AccountTasks
+from app.jobs.account_tasks import AccountTaskGroup
 
 BATCH_SIZE = 20
 
@@ -22,7 +22,7 @@ class PendingUpdateSender:
 
     database: Database
     control: CallControl
-    tasks: AccountTasks = field(default_factory=AccountTasks)
+    tasks: AccountTaskGroup = field(default_factory=AccountTaskGroup)
 
     async def step(self) -> bool:
         """Starts to send a batch of due requests to Twilio.

@@ -29,7 +29,7 @@ from app.calls.refresh_times import (
 from app.calls.store import CallState, ChangedCall, read_calls, write_changed_calls
 from app.clock import monotonic_seconds
 from app.database.engine import Database
-from app.jobs.account_tasks import AccountTasks
+from app.jobs.account_tasks import AccountTaskGroup
 from app.jobs.call_list_scan import MIN_CALLS_FOR_LIST, find_calls_in_list
 from app.jobs.isolation import log_and_suppress_errors
 from app.observability import Metrics
@@ -85,7 +85,7 @@ class _FetchResult:
         return self.resource is not None or isinstance(self.error, TwilioRejected)
 
     @property
-    def has_failed(self) -> bool:
+    def has_error_other_than_throttling(self) -> bool:
         """Whether the request failed for another reason than Twilio's limit on the rate of requests."""
         return self.error is not None and not isinstance(self.error, TwilioThrottled)
 
@@ -101,7 +101,7 @@ class CallRefresher:
     interval: timedelta
     fetch_deadline_s: float
     first_page_checks: Sequence[FirstPageCheck] = ()
-    tasks: AccountTasks = field(default_factory=AccountTasks)
+    tasks: AccountTaskGroup = field(default_factory=AccountTaskGroup)
     # Accounts that Twilio throttles, or whose requests fail, each with the end of its pause as a value of
     # `monotonic_seconds()`. No request is sent for an account before that.
     _pauses: dict[UUID, float] = field(default_factory=dict)
@@ -118,8 +118,8 @@ class CallRefresher:
         lease = timedelta(seconds=2 * MAX_FETCHES_PER_ACCOUNT / _MAX_CONCURRENT_FETCHES * self.fetch_deadline_s + 30)
         busy_accounts = self.tasks.busy_accounts()
         async with self.database.begin() as session:
-            due = await leases.claim_refreshes(session, lease=lease, limit=BATCH_SIZE, busy_accounts=busy_accounts)
-        self.tasks.start_per_account(due, self._refresh_calls_of_account, event="refresh_crashed")
+            due = await leases.claim_calls_to_refresh(session, lease=lease, limit=BATCH_SIZE, busy_accounts=busy_accounts)
+        self.tasks.start_task_per_account(due, self._refresh_calls_of_account, event="refresh_crashed")
         return bool(due)
 
     async def delete_expired_leases(self) -> bool:
@@ -137,7 +137,7 @@ class CallRefresher:
         for start in range(0, len(calls), _WRITE_BATCH_SIZE):
             await self._write_results({call.id: results[call.id] for call in calls[start : start + _WRITE_BATCH_SIZE]})
         async with self.database.begin() as session:
-            await leases.release_refreshes(session, calls)
+            await leases.delete_done_refresh_leases(session, calls)
 
     async def _read_calls_from_twilio(self, account_id: UUID, calls: Sequence[CallDueForRefresh]) -> dict[UUID, _FetchResult]:
         """Reads calls of the account from Twilio. Returns the result for each call, by the call's id.
@@ -265,7 +265,9 @@ class CallRefresher:
         """Returns when to refresh the call again; None if it needs no more refreshes."""
         if fetched.has_response_about_call:
             return refresh_time_after_response(call, now=call.now, interval=self.interval)
-        due_at = refresh_time_without_response(call, now=call.now, interval=self.interval, has_failed=fetched.has_failed)
+        due_at = refresh_time_without_response(
+            call, now=call.now, interval=self.interval, has_failed=fetched.has_error_other_than_throttling
+        )
         if due_at and fetched.pause:
             return max(due_at, call.now + fetched.pause)
         if due_at and fetched.error is None:

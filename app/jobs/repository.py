@@ -21,7 +21,7 @@ from app.deliveries.models import Delivery
 
 _SETTLED_EXECUTIONS = ("started", "not_started")
 # SQL conditions, by table: whether a row of the table's default partition may be deleted.
-_IS_DONE_SQL = {
+_IS_DELETABLE_SQL = {
     AuditEvent.__tablename__: "true",
     # An event and its delivery have the same id.
     CallEvent.__tablename__: """NOT EXISTS (
@@ -35,20 +35,22 @@ _MAX_CLOCK_DIFFERENCE = timedelta(days=1)
 
 
 async def lock_calls_to_delete(
-    session: AsyncSession, *, after: UUID, before: datetime, max_time_between_rivals: timedelta, limit: int
+    session: AsyncSession, *, after: UUID, before: datetime, max_time_between_requests: timedelta, limit: int
 ) -> Sequence[UUID]:
     """Locks calls whose last dial and final outcome were before `before`. Returns their ids, at most `limit`.
 
     Begins with the oldest call after the id `after`. Leaves out calls whose record may still change: the worker will fetch them
     from Twilio again, or search Twilio's list for them. Also leaves out a started call with a rival: another record to the same
-    address that may still be searched for, and was dialled at most `max_time_between_rivals` earlier or later. If the started
+    address that may still be searched for, and was dialled at most `max_time_between_requests` earlier or later. If the started
     call were deleted, the search could bind its call at Twilio to the rival.
     """
     rival = aliased(Call)
     rival_may_be_searched_for = exists().where(
         rival.account_sid == Call.account_sid,
         rival.address_key == Call.address_key,
-        rival.pending_since.between(Call.pending_since - max_time_between_rivals, Call.pending_since + max_time_between_rivals),
+        rival.pending_since.between(
+            Call.pending_since - max_time_between_requests, Call.pending_since + max_time_between_requests
+        ),
         MAY_HAVE_STARTED_SQL,
         or_(rival.execution != "not_started", rival.search_at.is_not(None)),
     )
@@ -86,7 +88,8 @@ async def delete_from_default_partition(session: AsyncSession, table: str, *, be
     """
     statement = text(f"""
         DELETE FROM {table}_default WHERE ctid = ANY (ARRAY(
-            SELECT ctid FROM {table}_default WHERE at < :before AND {_IS_DONE_SQL[table]} LIMIT :limit FOR UPDATE SKIP LOCKED
+            SELECT ctid FROM {table}_default WHERE at < :before AND {_IS_DELETABLE_SQL[table]} LIMIT :limit FOR UPDATE SKIP
+            LOCKED
         )) RETURNING 1
     """)  # noqa: S608  # our own names
     return len((await session.execute(statement, {"before": before, "limit": limit})).all())

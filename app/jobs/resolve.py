@@ -18,7 +18,7 @@ from app.calls import leases, repository
 from app.calls.models import Call
 from app.calls.settlement import Settlement
 from app.database.engine import Database, Session
-from app.jobs.account_tasks import AccountTasks
+from app.jobs.account_tasks import AccountTaskGroup
 from app.jobs.candidates import (
     CallCandidates,
     TwilioCallSearch,
@@ -58,7 +58,7 @@ class OutcomeResolver:
     settlement: Settlement
     max_start_delay: timedelta
     deadline_s: float
-    tasks: AccountTasks = field(default_factory=AccountTasks)
+    tasks: AccountTaskGroup = field(default_factory=AccountTaskGroup)
 
     async def mark_abandoned_calls(self) -> bool:
         """Marks a batch of records as `unknown` that are `pending` because their process ended before it stored an outcome.
@@ -87,11 +87,11 @@ class OutcomeResolver:
             return False
         busy_accounts = self.tasks.busy_accounts()
         async with self.database.begin() as session:
-            due = await leases.claim_searches(
+            due = await leases.claim_calls_to_search(
                 session, lease=self._search_lease, limit=SEARCH_BATCH_SIZE, busy_accounts=busy_accounts
             )
             postgres_clock_offset = await repository.postgres_time_now(session) - datetime.now(UTC)
-        self.tasks.start_per_account(due, partial(self._search_account, postgres_clock_offset), event="search_crashed")
+        self.tasks.start_task_per_account(due, partial(self._search_account, postgres_clock_offset), event="search_crashed")
         return bool(due)
 
     @property
@@ -118,12 +118,12 @@ class OutcomeResolver:
                     await leases.renew_search_leases(session, calls[start:], lease=self._search_lease)
             await run_for_each_call(calls[start : start + _MAX_CONCURRENT_SEARCHES], search, event="search_crashed")
         async with self.database.begin() as session:
-            await leases.release_searches(session, calls)
+            await leases.delete_done_search_leases(session, calls)
 
     def make_call_search(self, batch: Sequence[Call]) -> TwilioCallSearch:
         return TwilioCallSearch(self.directory, self.twilio, batch, self.max_start_delay, self.deadline_s)
 
-    async def settle_unknown_calls_from_page(self, account_id: UUID, page: Sequence[Mapping[str, Any]]) -> None:
+    async def bind_unknown_calls_on_page(self, account_id: UUID, page: Sequence[Mapping[str, Any]]) -> None:
         """Looks for calls of unknown outcome in `page`, the first page of Twilio's list of the account's calls.
 
         If a match is certain, binds the record to Twilio's call, so that no search for it is needed. Otherwise the record does

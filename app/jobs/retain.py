@@ -58,7 +58,7 @@ class RetentionEnforcer:
                 session,
                 after=self._last_id,
                 before=await self._deletion_cutoff(session),
-                max_time_between_rivals=max_time_between_matching_requests(self.max_start_delay),
+                max_time_between_requests=max_time_between_matching_requests(self.max_start_delay),
                 limit=BATCH_SIZE,
             )
             self._count_deleted("call", await repository.delete_calls(session, expired))

@@ -52,7 +52,7 @@ async def evaluate_candidates(
     undated = any(entry.date_created is None for entry, _ in candidates.calls.values())
     distance = None if undated else max_time_between_matching_requests(max_start_delay)
     rivals = await repository.count_rival_creations(session, call, span=distance)
-    free = candidates.calls.keys() - await repository.sids_with_record(session, candidates.calls.keys())
+    free = candidates.calls.keys() - await repository.find_recorded_sids(session, candidates.calls.keys())
     certain = [entry for entry, rating in candidates.calls.values() if entry.sid in free and rating == "yes"]
     numbers = {"candidates": len(free), "rivals": rivals}
     if not free:

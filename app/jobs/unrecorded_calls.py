@@ -19,7 +19,7 @@ from app.jobs.store import read_matching_records
 from app.observability import Metrics
 from app.tenants.cache import IntervalLimit
 from app.tenants.directory import TenantDirectory
-from app.twilio.addresses import address_key, address_keys
+from app.twilio.addresses import address_key, possible_address_keys
 from app.twilio.client import TwilioClient
 from app.twilio.schemas import CallResource
 
@@ -82,7 +82,7 @@ class UnrecordedCallDetector:
         """
         keys = {sid: address_key(entry.raw["to"]) for sid, entry in entries.items()}
         records = await read_matching_records(self.database, account_sid, sids=list(keys), keys=list(set(keys.values())))
-        open_keys = {key for address in records.open_addresses for key in address_keys(address)}
+        open_keys = {key for address in records.open_addresses for key in possible_address_keys(address)}
         earliest = records.account_added_at + DATE_TOLERANCE
         return [
             sid

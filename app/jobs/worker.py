@@ -36,7 +36,7 @@ from app.jobs.unrecorded_calls import UnrecordedCallDetector
 from app.jobs.wake import debounce_wake
 from app.observability import Metrics
 from app.observability.tracing import Tracing
-from app.scheduling.grant_counters import DialGrantCounters, require_usable_counter_folder
+from app.scheduling.grant_counters import KnownGrantCounts, require_usable_counter_folder
 from app.services import Services, dial_time_budget, open_services
 from app.settings import Settings
 
@@ -81,11 +81,11 @@ def make_jobs(settings: Settings, state: Services, metrics: Metrics, deliverer: 
         twilio=state["twilio"],
         metrics=metrics,
         settlement=state["settlement"],
-        max_start_delay=timedelta(seconds=budget.total + settings.abandon_margin),
-        deadline_s=budget.attempt,
+        max_start_delay=timedelta(seconds=budget.total_s + settings.abandon_margin),
+        deadline_s=budget.attempt_s,
     )
     refresher = _make_refresher(settings, state, metrics, resolver, calls_kept_for)
-    counters = DialGrantCounters(settings.grant_counter_dir)
+    counters = KnownGrantCounts(settings.grant_counter_dir)
     dialer = _make_dialer(settings, state, counters)
     updates = PendingUpdateSender(state["database"], state["control"])
     deadlines = RingDeadlineEnforcer(state["database"], state["control"])
@@ -138,11 +138,11 @@ def _make_refresher(
         metrics=metrics,
         interval=timedelta(seconds=settings.refresh_interval),
         fetch_deadline_s=resolver.deadline_s,
-        first_page_checks=(resolver.settle_unknown_calls_from_page, detector.check_page),
+        first_page_checks=(resolver.bind_unknown_calls_on_page, detector.check_page),
     )
 
 
-def _make_dialer(settings: Settings, state: Services, counters: DialGrantCounters) -> ScheduledCallDialer:
+def _make_dialer(settings: Settings, state: Services, counters: KnownGrantCounts) -> ScheduledCallDialer:
     limits = settings.max_in_flight, settings.max_in_flight_per_tenant
     return ScheduledCallDialer(state["database"], state["granted_call_dialer"], state["settlement"], *limits, counters)
 
@@ -166,7 +166,7 @@ async def run_worker(settings: Settings, metrics: Metrics, stop: asyncio.Event, 
     """
     tracing = tracing or Tracing()
     require_usable_counter_folder(settings.grant_counter_dir)
-    with tracing.tracing_enabled():
+    with tracing.background_tracing():
         async with (
             open_services(settings, metrics) as state,
             DeliveryHttpClient(AllowList.parse(settings.delivery_allow)) as sender,

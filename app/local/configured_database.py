@@ -11,7 +11,7 @@ class DatabaseHasTenants(CommandFailed):
     """The database has tenants, and a simulator started with this database would answer their calls instead of Twilio."""
 
 
-async def require_no_tenants(database: StatementPool) -> None:
+async def require_no_other_tenants(database: StatementPool) -> None:
     """Raises DatabaseHasTenants if the database has a tenant other than that of `callgate demo`.
 
     Without this check, the worker would dial the waiting calls of these tenants at the simulator: no phone would ring, and the

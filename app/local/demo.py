@@ -23,7 +23,7 @@ DEMO_TENANT = "demo"
 DEMO_ACCOUNT_SID = "AC" + "d0" * 16
 DEMO_REQUEST = {"from": "Jack", "to": "sip:kate@example.com", "url": "http://www.example.com/sipdial.xml"}
 _POLL_INTERVAL_S = 0.2
-_TIMEOUT_S = 120.0
+_DEMO_CALL_TIMEOUT_S = 120.0
 
 PrintLine = Callable[[str], None]
 
@@ -41,7 +41,7 @@ async def prepare_demo_tenant(administration: TenantAdministration, directory: T
         await administration.get_tenant(DEMO_TENANT)
     except AdministrationError:
         await administration.create_tenant(DEMO_TENANT, name="Demo")
-    if await directory.usable_account(DEMO_TENANT, account_sid=None) is None:
+    if await directory.find_usable_account(DEMO_TENANT, account_sid=None) is None:
         await administration.add_credential(
             DEMO_TENANT, account_sid=DEMO_ACCOUNT_SID, secret=token_hex(16), key_sid=None, base_url=None
         )
@@ -63,7 +63,7 @@ async def place_demo_call(running: RunningStack, key: str, print_line: PrintLine
     headers = {"Authorization": f"Bearer {key}"}
     try:
         async with (
-            asyncio.timeout(_TIMEOUT_S),
+            asyncio.timeout(_DEMO_CALL_TIMEOUT_S),
             httpx.AsyncClient(base_url=running.api_url, headers=headers, timeout=60, trust_env=False) as http,
         ):
             record = await _place_call(http, print_line)
@@ -72,7 +72,7 @@ async def place_demo_call(running: RunningStack, key: str, print_line: PrintLine
             finally:
                 _overwrite_line("")
     except TimeoutError:
-        raise DemoFailed(f"the call was not completed and priced within {_TIMEOUT_S:.0f} s") from None
+        raise DemoFailed(f"the call was not completed and priced within {_DEMO_CALL_TIMEOUT_S:.0f} s") from None
     except httpx.HTTPError as error:
         raise DemoFailed(f"the gateway did not answer as expected: {error or type(error).__name__}") from error
 
@@ -95,7 +95,7 @@ async def _follow_until_priced(http: httpx.AsyncClient, record: dict[str, Any], 
     Polls the call's events instead of its record, so that a status that lasts less than the poll interval is printed, too.
     """
     path = f"/v1/calls/{record['id']}"
-    _print_with_time(record["created_at"], record, record["status"], print_line)
+    _print_with_elapsed_time(record["created_at"], record, record["status"], print_line)
     shown = 0
     for spinner in itertools.cycle("⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏"):
         events = (await http.get(f"{path}/events")).raise_for_status().json()["events"]
@@ -104,9 +104,9 @@ async def _follow_until_priced(http: httpx.AsyncClient, record: dict[str, Any], 
         for event in events[shown:]:
             if event["type"] == "call.status":
                 lasted = f"after {record['duration']} s" if event["data"]["status"] == "completed" else ""
-                _print_with_time(event["at"], record, f"{event['data']['status']:<12} {lasted}", print_line)
+                _print_with_elapsed_time(event["at"], record, f"{event['data']['status']:<12} {lasted}", print_line)
             elif event["type"] == "call.priced":
-                _print_with_time(
+                _print_with_elapsed_time(
                     event["at"], record, f"{'priced':<12} {event['data']['price']} {event['data']['price_unit']}", print_line
                 )
                 return record
@@ -116,7 +116,7 @@ async def _follow_until_priced(http: httpx.AsyncClient, record: dict[str, Any], 
     raise AssertionError("itertools.cycle never ends")
 
 
-def _print_with_time(at: str, record: dict[str, Any], text: str, print_line: PrintLine) -> None:
+def _print_with_elapsed_time(at: str, record: dict[str, Any], text: str, print_line: PrintLine) -> None:
     """Prints one line: the seconds from the creation of the call in `record` to `at` (ISO 8601), and then `text`."""
     elapsed = datetime.fromisoformat(at) - datetime.fromisoformat(record["created_at"])
     _overwrite_line("")

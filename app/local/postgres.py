@@ -33,7 +33,7 @@ from app.local.folders import create_replacement_folder, is_open_to_all_users, i
 NOBODY_UID = 65534
 START_TIMEOUT_S = 60  # recovery from a crash included
 STOP_TIMEOUT_S = 10
-MAX_PORT_ATTEMPTS = 5
+MAX_START_ATTEMPTS = 5
 LOOPBACK_OPTIONS = ("--listen_addresses=127.0.0.1", "--unix_socket_directories=")
 NOT_DURABLE_OPTIONS = ("--fsync=off", "--synchronous_commit=off", "--full_page_writes=off")
 # The complete environment of the server: no PG* or LD_* variable of ours may change which PostgreSQL runs, or how.
@@ -80,8 +80,8 @@ class EmbeddedPostgres:
         self._durable = durable
         self._server: subprocess.Popen[bytes] | None = None
         self._port = 0
-        self._held_lock = ExitStack()
-        self._lock: int | None = None
+        self._lock_release = ExitStack()
+        self._lock_descriptor: int | None = None
 
     def __enter__(self) -> Self:
         self.start()
@@ -100,7 +100,7 @@ class EmbeddedPostgres:
         atexit.register(self.stop)
         try:
             self._directory.mkdir(parents=True, exist_ok=True)
-            self._lock = self._held_lock.enter_context(_locked_state_folder(self._directory))
+            self._lock_descriptor = self._lock_release.enter_context(_locked_state_folder(self._directory))
             self._home = self._prepare_folder()
             self._programs = _prepare_postgres_binaries(self._home)
             if not (self._home / "data").exists():
@@ -127,9 +127,9 @@ class EmbeddedPostgres:
                 server.kill()
                 server.wait()
             self._server = None
-        self._held_lock.close()
-        if self._lock is not None:
-            self._lock = None
+        self._lock_release.close()
+        if self._lock_descriptor is not None:
+            self._lock_descriptor = None
             _wait_until_unlocked(self._directory)
 
     def _prepare_folder(self) -> Path:
@@ -182,7 +182,7 @@ class EmbeddedPostgres:
         # PostgreSQL takes that process for the server of this folder and refuses to start.
         pid_file.unlink(missing_ok=True)
         options = [*LOOPBACK_OPTIONS, "--max_connections=200", *(() if self._durable else NOT_DURABLE_OPTIONS)]
-        for port in (self._port, *[0] * MAX_PORT_ATTEMPTS):  # after a restart, clients find it at the same port
+        for port in (self._port, *[0] * MAX_START_ATTEMPTS):  # after a restart, clients find it at the same port
             with suppress(OSError), socket.create_server(("127.0.0.1", port)) as probe:
                 self._port = probe.getsockname()[1]
             command = ("postgres", "-D", self._home / "data", "-p", self._port, *options)
@@ -211,7 +211,7 @@ class EmbeddedPostgres:
                 cwd="/",
                 env=SERVER_ENVIRONMENT,
                 umask=0o077,
-                pass_fds=[] if self._lock is None else [self._lock],
+                pass_fds=[] if self._lock_descriptor is None else [self._lock_descriptor],
                 start_new_session=True,  # Ctrl-C in a terminal must not reach it: we stop the server last
             )
 

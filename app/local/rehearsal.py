@@ -38,11 +38,11 @@ from app.local import rehearsal_store as store
 from app.local.rehearsal_lines import REHEARSAL_ACCOUNT_SID, REHEARSAL_TENANT, RehearsalLineReader
 from app.local.rehearsal_report import RehearsedCall, RehearsedOutcome, sorted_by_time
 from app.local.rehearsal_store import CopiedSettings
-from app.local.rehearsal_twilio import RehearsalClock, RehearsedTwilio, running_simulated_twilio
+from app.local.rehearsal_twilio import RehearsalClock, RehearsalTwilio, running_simulated_twilio
 from app.observability import Metrics
 from app.scheduling.pace_limits import UNLIMITED_PACE, PaceChange, PaceLimits
 from app.scheduling.pace_store import find_paces, lock_pace, write_pace
-from app.scheduling.store import QueueDialSettings, find_queue
+from app.scheduling.store import QueueDialSettings, find_queue_dial_settings
 from app.services import Services, open_services
 from app.settings import Settings
 from app.tenants.administration_accounts import AccountAdministration
@@ -61,14 +61,14 @@ _MIN_CLOCK_STEP: Final = timedelta(milliseconds=1)
 class RehearsalSettings:
     """The settings of a rehearsal (a simulation of scheduled calls).
 
-    `copied` has the calling hours of a tenant and a queue, as stored. `account_pace` and `queue_pace` are Callgate's limits on
-    dialling. `twilio` has the limits that Twilio sets for the account.
+    `copied_settings` has the calling hours of a tenant and a queue, as stored. `account_pace` and `queue_pace` are Callgate's
+    limits on dialling. `twilio_limits` has the limits that Twilio sets for the account.
     """
 
-    copied: CopiedSettings = CopiedSettings()  # noqa: RUF009  # frozen
+    copied_settings: CopiedSettings = CopiedSettings()  # noqa: RUF009  # frozen
     account_pace: PaceLimits = UNLIMITED_PACE
     queue_pace: PaceLimits = UNLIMITED_PACE
-    twilio: AccountLimits = AccountLimits(calls_per_second=1)  # noqa: RUF009  # frozen
+    twilio_limits: AccountLimits = AccountLimits(calls_per_second=1)  # noqa: RUF009  # frozen
     call_duration_s: int = 60
     """How long an answered call lasts, in seconds."""
     slow_when_queued: bool = False
@@ -79,11 +79,11 @@ async def simulate_scheduled_calls(
 ) -> list[RehearsedCall]:
     """Simulates the calls in `lines` (JSON objects), on a clock that begins at `start`. Returns them with their outcomes.
 
-    The database must be new. The caller must have run `prepare_database` on it, and then the migrations.
+    The database must be new. The caller must have run `install_rehearsal_clock` on it, and then the migrations.
     """
     clock = RehearsalClock(start)
     async with running_simulated_twilio(
-        clock, settings.twilio, call_duration_s=settings.call_duration_s, max_calls=10 * len(lines) + 1
+        clock, settings.twilio_limits, call_duration_s=settings.call_duration_s, max_calls=10 * len(lines) + 1
     ) as twilio:
         # `model_construct` does not read the environment, which has the settings of the real service.
         own = Settings.model_construct(
@@ -100,7 +100,7 @@ async def simulate_scheduled_calls(
 @dataclass
 class Rehearsal:
     services: Services
-    twilio: RehearsedTwilio
+    twilio: RehearsalTwilio
     clock: RehearsalClock
     queue: str
     _account_id: UUID = field(default=UUID(int=0), init=False)
@@ -128,16 +128,16 @@ class Rehearsal:
             await self.clock.set(self._database, at)
             at = await self._simulate_moment(at, queue.id)
         for call_id, placed in self.twilio.take_remaining_calls():
-            self._copy_outcome(call_id, placed)
+            self._record_placed_call_outcome(call_id, placed)
         for call in self._results:
-            call.explain_outcome()
+            call.add_twilio_reasons()
         self._results += [call for call, scheduled in calls if scheduled is None]
         return sorted_by_time(self._results)
 
     async def _add_queue(self, settings: RehearsalSettings) -> QueueDialSettings:
         async with self._database.transaction() as connection:
             queue_id = await store.add_tenant_and_queue(
-                connection, settings.copied, tenant_id=REHEARSAL_TENANT, queue=self.queue
+                connection, settings.copied_settings, tenant_id=REHEARSAL_TENANT, queue=self.queue
             )
         accounts = AccountAdministration(self._database, self.services["keyring"], command_actor())
         added = await accounts.add_credential(
@@ -148,7 +148,7 @@ class Rehearsal:
             for subject_id, limits in ((self._account_id, settings.account_pace), (queue_id, settings.queue_pace)):
                 await lock_pace(connection, subject_id)
                 await write_pace(connection, subject_id, limits)
-        queue = await find_queue(self._database, REHEARSAL_TENANT, self.queue)
+        queue = await find_queue_dial_settings(self._database, REHEARSAL_TENANT, self.queue)
         if queue is None:
             raise RuntimeError("the queue was just added")
         return queue
@@ -168,7 +168,7 @@ class Rehearsal:
             await self._deadlines.tasks.drain()
             self.twilio.reread_call_ends()
         for call_id, placed in self.twilio.take_ended_calls(at):
-            await self._write_call_end(call_id, self._copy_outcome(call_id, placed))
+            await self._write_call_end(call_id, self._record_placed_call_outcome(call_id, placed))
         await self._expire_calls(at)
         wait_s = await self._place_due_calls(at)
         moments = [self.twilio.next_call_end()]
@@ -202,7 +202,7 @@ class Rehearsal:
                 priority=call.priority,
             )
 
-    def _copy_outcome(self, call_id: UUID, placed: PlacedCall) -> RehearsedCall:
+    def _record_placed_call_outcome(self, call_id: UUID, placed: PlacedCall) -> RehearsedCall:
         """Copies the outcome and times of `placed`, the call at the simulator, to the entry of this call in the report.
 
         Adds this entry to the results, and returns it.
@@ -248,7 +248,7 @@ class Rehearsal:
         call_id = grant.call.id
         call = self._waiting_calls.pop(call_id)
         await self.services["granted_call_dialer"].dial(replace(grant, ring_in_s=math.inf), monotonic_seconds())
-        placed = await store.find_outcome(self._database, call_id)
+        placed = await store.read_dial_outcome(self._database, call_id)
         if placed.execution == "started":
             call.dialled_at = at
             self._placed_calls[call_id] = call
@@ -265,7 +265,7 @@ class Rehearsal:
             )
 
 
-async def prepare_database(url: str) -> None:
+async def install_rehearsal_clock(url: str) -> None:
     """Makes the time functions of a new database return the rehearsal's clock. The caller runs the migrations afterwards."""
     database = Database(url, pool_size=1)
     try:

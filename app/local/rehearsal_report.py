@@ -35,7 +35,7 @@ class RehearsedCall:
     temporary_refusals: int = 0
     """The number of times that Twilio refused the call only for the moment, so that the call waited again."""
 
-    def explain_outcome(self) -> None:
+    def add_twilio_reasons(self) -> None:
         """Adds to `reason` what happens to the call at Twilio: temporary refusals, time in the queue, or its cancellation."""
         reasons = []
         if self.temporary_refusals:
@@ -74,15 +74,15 @@ class SimulatedCallRate:
 
 def simulated_call_rate(calls: Sequence[RehearsedCall]) -> SimulatedCallRate:
     times = sorted(call.at for call in calls if call.outcome == "rings" and call.at is not None)
-    under_way = max_calls_under_way(calls)
+    under_way = max_simultaneous_calls(calls)
     if not times:
         return SimulatedCallRate(None, None, None, 0, under_way)
     span_s = (times[-1] - times[0]).total_seconds()
     mean = (len(times) - 1) / span_s if span_s else None
-    return SimulatedCallRate(times[0], times[-1], mean, _max_times_in_span(times, timedelta(seconds=1)), under_way)
+    return SimulatedCallRate(times[0], times[-1], mean, _max_rings_in_interval(times, timedelta(seconds=1)), under_way)
 
 
-def max_calls_under_way(calls: Iterable[RehearsedCall]) -> int:
+def max_simultaneous_calls(calls: Iterable[RehearsedCall]) -> int:
     """Returns the maximum number of calls that Twilio has at the same time. A call does not count at the moment of its end."""
     placed = [call for call in calls if call.dialled_at is not None]
     changes = [(call.dialled_at, 1) for call in placed if call.dialled_at is not None]
@@ -94,7 +94,7 @@ def max_calls_under_way(calls: Iterable[RehearsedCall]) -> int:
     return most
 
 
-def _max_times_in_span(times: Sequence[datetime], span: timedelta) -> int:
+def _max_rings_in_interval(times: Sequence[datetime], span: timedelta) -> int:
     """Returns the largest number of `times` in one interval of the length `span`. The interval excludes its end.
 
     `times` must be sorted.

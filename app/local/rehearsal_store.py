@@ -129,7 +129,7 @@ async def next_event_time(database: Database, queue_id: UUID, after: datetime) -
     return at
 
 
-async def find_outcome(database: Database, call_id: UUID) -> DialOutcome:
+async def read_dial_outcome(database: Database, call_id: UUID) -> DialOutcome:
     (row,) = await database.fetch(_FIND_OUTCOME_SQL, call_id)
     return DialOutcome(**row)
 

@@ -23,7 +23,7 @@ from simulator.store import Call
 _HOST = "127.0.0.1"
 # Sids and durations are the same in each rehearsal.
 _RANDOM_SEED = 1
-_STOP_TIMEOUT_S = 5
+_SIMULATOR_STOP_TIMEOUT_S = 5
 
 
 @dataclass(slots=True)
@@ -41,7 +41,7 @@ class RehearsalClock:
 
 
 @dataclass
-class RehearsedTwilio:
+class RehearsalTwilio:
     """The simulator that replaces Twilio in a rehearsal, and the simulator's calls that have not ended."""
 
     url: str
@@ -95,7 +95,7 @@ class RehearsedTwilio:
 @asynccontextmanager
 async def running_simulated_twilio(
     clock: RehearsalClock, limits: AccountLimits, *, call_duration_s: int, max_calls: int
-) -> AsyncIterator[RehearsedTwilio]:
+) -> AsyncIterator[RehearsalTwilio]:
     """Runs a simulator of Twilio until the block ends. `limits` are the limits of its account.
 
     Answered calls last `call_duration_s` seconds. The simulator keeps at most `max_calls` calls.
@@ -110,7 +110,7 @@ async def running_simulated_twilio(
     )
     state = SimulatorState(config)
     (listener,) = open_listening_sockets(_HOST, 0)
-    options = server_config(create_app(config, state), date_header=False, timeout_graceful_shutdown=_STOP_TIMEOUT_S)
+    options = server_config(create_app(config, state), date_header=False, timeout_graceful_shutdown=_SIMULATOR_STOP_TIMEOUT_S)
     server = LocalServer("the simulator", options, [listener])
     serving = asyncio.create_task(server.run_until_exit())
     try:
@@ -118,7 +118,7 @@ async def running_simulated_twilio(
             if serving.done():
                 raise StackFailed("the simulator did not start")
             await asyncio.sleep(0.01)
-        yield RehearsedTwilio(f"http://{_HOST}:{listener.getsockname()[1]}", state)
+        yield RehearsalTwilio(f"http://{_HOST}:{listener.getsockname()[1]}", state)
     finally:
         server.should_exit = True
         await asyncio.wait([serving])

@@ -35,7 +35,7 @@ _MAX_PORT_TRIES = 100
 # A call in the simulator takes 6 to 21 seconds, price included. Each status lasts for at least three refreshes: the worker
 # refreshes a call after 0.1 s at first, then after a quarter of its age.
 _SIMULATOR_SPEED = 2.0
-_PRICE_DELAY_S = 5.0
+_SIMULATED_PRICE_DELAY_S = 5.0
 _REFRESH_INTERVAL_S = 0.1
 _LOOPBACK_NETWORKS = "127.0.0.0/8,::1/128"
 
@@ -58,7 +58,7 @@ def local_database(settings: Settings, folder: StateFolder) -> Iterator[tuple[Se
 
     If CALLGATE_DATABASE_URL is set, the settings keep its database. Otherwise this function runs an embedded Postgres until the
     end of the block. Call it in the main thread, outside an event loop: the embedded Postgres ends with the thread that started
-    it. Raises AlreadyRunning if another `callgate dev` or `callgate demo` uses the folder.
+    it. Raises StackAlreadyRunning if another `callgate dev` or `callgate demo` uses the folder.
     """
     folder.create()
     folder.require_not_running()
@@ -69,7 +69,7 @@ def local_database(settings: Settings, folder: StateFolder) -> Iterator[tuple[Se
             where = postgres.notice or f"embedded, data in {settings.state_dir / 'postgres'}"
             settings = _settings_with_values(settings, database_url=postgres.url)
         if settings.secret_keys is None:
-            settings = settings.model_copy(update={"secret_keys": folder.secret_keys()})
+            settings = settings.model_copy(update={"secret_keys": folder.get_or_create_secret_keys()})
         yield settings, where
 
 
@@ -123,7 +123,7 @@ async def running_stack(
 
 
 def _simulator_server(listener: socket.socket) -> "LocalServer":
-    config = SimulatorConfig(open_mode=True, speed=_SIMULATOR_SPEED, price_delay_s=_PRICE_DELAY_S)
+    config = SimulatorConfig(open_mode=True, speed=_SIMULATOR_SPEED, price_delay_s=_SIMULATED_PRICE_DELAY_S)
     app = create_simulator(config)
     return LocalServer(
         "the simulator", server_config(app, date_header=False, timeout_graceful_shutdown=SHUTDOWN_TIMEOUT_S), [listener]

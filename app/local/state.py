@@ -21,7 +21,7 @@ class StateFolderUnusable(CommandFailed):
     """The state folder cannot be created. The message says why and what to do, in one line."""
 
 
-class AlreadyRunning(CommandFailed):
+class StackAlreadyRunning(CommandFailed):
     """A `callgate dev` or `callgate demo` uses this state folder. The message has the address of its API."""
 
 
@@ -61,7 +61,7 @@ class StateFolder:
                 f"the state folder {self.directory} cannot be created ({error.strerror}): set CALLGATE_STATE_DIR to another"
             ) from error
 
-    def secret_keys(self) -> SecretStr:
+    def get_or_create_secret_keys(self) -> SecretStr:
         """Returns the encryption key for the local database. Creates the key the first time."""
         if not self._secret_key.exists():
             self.write(self._secret_key, base64.b64encode(secrets.token_bytes(32)).decode())
@@ -91,8 +91,8 @@ class StateFolder:
     def announced_as_running(self, running: RunningStack) -> Iterator[None]:
         """Writes `running` to a file for other commands, and deletes the file at the end of the block.
 
-        The file is locked until then, so that other commands see that this process still runs. Raises AlreadyRunning if another
-        `callgate dev` or `callgate demo` uses this folder.
+        The file is locked until then, so that other commands see that this process still runs. Raises StackAlreadyRunning if
+        another `callgate dev` or `callgate demo` uses this folder.
         """
         self.require_not_running()
         with self._written_and_locked(self._running, json.dumps(asdict(running))) as held:
@@ -104,9 +104,11 @@ class StateFolder:
                         self._running.unlink()
 
     def require_not_running(self) -> None:
-        """Raises AlreadyRunning if a `callgate dev` or `callgate demo` uses this folder."""
+        """Raises StackAlreadyRunning if a `callgate dev` or `callgate demo` uses this folder."""
         if running := self.find_running_stack():
-            raise AlreadyRunning(f"`callgate dev` or `demo` runs over {self.directory}, at {running.api_url}: stop it first")
+            raise StackAlreadyRunning(
+                f"`callgate dev` or `demo` runs over {self.directory}, at {running.api_url}: stop it first"
+            )
 
     def find_running_stack(self) -> RunningStack | None:
         """Returns what a running process has written with `announced_as_running`; None if no such process runs."""

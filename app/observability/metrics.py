@@ -19,7 +19,7 @@ from app.errors import error_classes_by_slug
 
 EXPOSITION_INTERVAL_S = 1.0
 _LATENCY_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 20.0, 45.0)
-_SETTLING_BUCKETS = (0.1, 0.5, 1.0, 5.0, 15.0, 60.0, 300.0, 900.0, 3600.0, 86_400.0)
+_OUTCOME_SECONDS_BUCKETS = (0.1, 0.5, 1.0, 5.0, 15.0, 60.0, 300.0, 900.0, 3600.0, 86_400.0)
 
 
 class HttpMetrics:
@@ -82,7 +82,7 @@ class CallMetrics:
             "callgate_settle_seconds",
             "Time from a creation's intent to the settlement of its execution, by what settled it.",
             ["by"],
-            buckets=_SETTLING_BUCKETS,
+            buckets=_OUTCOME_SECONDS_BUCKETS,
             registry=registry,
         )
         self.grants = Counter("callgate_grants_total", "Scheduled calls that were granted.", ["priority"], registry=registry)

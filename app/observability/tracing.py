@@ -87,7 +87,7 @@ class Tracing:
             yield spent
 
     @contextmanager
-    def tracing_enabled(self) -> Iterator[None]:
+    def background_tracing(self) -> Iterator[None]:
         """Makes `trace_background_work` open traces inside the block.
 
         Workers run their jobs inside this block. In the API, `trace_request` has the same effect for each request. Without
@@ -115,11 +115,11 @@ def tracing_from_environment() -> Tracing:
     The tracer also does nothing, and a warning is logged, if the exporter is not installed or a variable has an unsupported
     value.
     """
-    is_disabled = os.environ.get("OTEL_SDK_DISABLED", "").lower() == "true" or _exporter() == "none"
+    is_disabled = os.environ.get("OTEL_SDK_DISABLED", "").lower() == "true" or _exporter_name() == "none"
     if is_disabled or not any(os.environ.get(name) for name in _ENDPOINT_VARIABLES):
         return Tracing()
     try:
-        return Tracing(_make_provider())
+        return Tracing(_make_otlp_provider())
     except ImportError:
         logger.warning("tracing_unavailable", hint="install callgate[otel], or unset OTEL_EXPORTER_OTLP_ENDPOINT")
     except ValueError as error:
@@ -127,18 +127,18 @@ def tracing_from_environment() -> Tracing:
     return Tracing()
 
 
-def _exporter() -> str:
+def _exporter_name() -> str:
     return os.environ.get("OTEL_TRACES_EXPORTER") or "otlp"
 
 
-def _make_provider() -> TracerProvider:
+def _make_otlp_provider() -> TracerProvider:
     """Returns a provider that exports spans as the variables of OpenTelemetry say.
 
     Raises ImportError if the exporter is not installed. Raises ValueError if a variable names an exporter other than `otlp`, or
     a protocol other than `http/protobuf`, or has a value that OpenTelemetry refuses.
     """
     protocol = next((value for name in _PROTOCOL_VARIABLES if (value := os.environ.get(name))), _PROTOCOL)
-    if _exporter() != "otlp" or protocol != _PROTOCOL:
+    if _exporter_name() != "otlp" or protocol != _PROTOCOL:
         raise ValueError(f"only OTEL_TRACES_EXPORTER=otlp with OTEL_EXPORTER_OTLP_PROTOCOL={_PROTOCOL} is supported")
     from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
     from opentelemetry.sdk.resources import OTELResourceDetector, Resource
@@ -201,7 +201,7 @@ def trace_background_work(name: str, *, caused_by: str | None, attributes: Mappi
         yield
         return
     with tracer.start_as_current_span(
-        name, Context(), attributes=attributes, links=_links(caused_by), **_SPAN_OPTIONS_WITHOUT_MESSAGES
+        name, Context(), attributes=attributes, links=_span_links(caused_by), **_SPAN_OPTIONS_WITHOUT_MESSAGES
     ) as span:
         _root_span.set(span)
         yield
@@ -214,7 +214,7 @@ def link_to_cause(caused_by: str | None) -> None:
     """
     span = _root_span.get()
     if span is not None:
-        for one in _links(caused_by):
+        for one in _span_links(caused_by):
             span.add_link(one.context)
 
 
@@ -252,7 +252,7 @@ def current_traceparent() -> str | None:
     return carrier.get(_TRACEPARENT)
 
 
-def _links(traceparent: str | None) -> list[Link]:
+def _span_links(traceparent: str | None) -> list[Link]:
     if traceparent is None:
         return []
     context = get_current_span(_propagator.extract({_TRACEPARENT: traceparent})).get_span_context()

@@ -62,7 +62,7 @@ class BulkService:
         Enter it before the body is read, and leave it after `creation_slot` is entered. Entering it waits until there is room.
         Raises Overloaded if that takes too long.
         """
-        return self.body_limit.slot(caller.tenant_id)
+        return self.body_limit.admit_request(caller.tenant_id)
 
     def creation_slot(self, caller: Caller) -> AbstractAsyncContextManager[None]:
         """Returns a context manager in which the calls of one bulk request are created.
@@ -71,7 +71,7 @@ class BulkService:
         arrived, so that a client that sends slowly does not delay others. Entering it waits until the request may run. Raises
         Overloaded if that takes too long.
         """
-        return self.creation_limit.slot(caller.tenant_id)
+        return self.creation_limit.admit_request(caller.tenant_id)
 
     async def create_calls(
         self, caller: Caller, queue: str, lines: Iterable[BulkLine]

@@ -37,7 +37,7 @@ class QueueCancellation:
                     ended = await end_waiting_calls_by_id(connection, left_out, change)
                 if ended and not canceled:
                     await record_audit_event(connection, actor, action="queue.cancel", tenant_id=tenant_id, subject=name)
-            self.settlement.add_undialled_to_metrics(change, len(ended))
+            self.settlement.count_undialled_calls(change, len(ended))
             canceled += len(ended)
             if not (ended or left_out):
                 return canceled

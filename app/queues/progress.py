@@ -5,7 +5,7 @@ from datetime import datetime, timedelta
 from typing import Literal
 
 from app.queues.state_store import QueueState
-from app.queues.store import CallCounts, WaitingCalls
+from app.queues.store import CallCounts, WaitingCallsSummary
 from app.queues.wait_reason import WaitReasonName, wait_reason
 
 UnknownEndReason = Literal["none_waits", "not_counted", "stopped", "hours", "no_rate"]
@@ -20,7 +20,7 @@ the queue nor the account limits the calls per second.
 @dataclass(frozen=True, slots=True)
 class QueueProgress:
     state: QueueState
-    waiting: WaitingCalls | None
+    waiting: WaitingCallsSummary | None
     """The number and the times of the waiting calls. The value is None if counting took too long."""
     counts: CallCounts | None
     """The numbers of all calls of the queue. The value is None if counting took too long."""
@@ -33,12 +33,12 @@ class QueueProgress:
         return self.end if isinstance(self.end, datetime) else None
 
 
-def progress_of(state: QueueState, waiting: WaitingCalls | None, counts: CallCounts | None) -> QueueProgress:
+def progress_of(state: QueueState, waiting: WaitingCallsSummary | None, counts: CallCounts | None) -> QueueProgress:
     """Returns the progress of a queue. `waiting` or `counts` is None if counting took too long."""
     return QueueProgress(state, waiting, counts, wait_reason(state), projected_end(state, waiting))
 
 
-def projected_end(state: QueueState, waiting: WaitingCalls | None) -> datetime | UnknownEndReason:
+def projected_end(state: QueueState, waiting: WaitingCallsSummary | None) -> datetime | UnknownEndReason:
     """Returns when the last waiting call will be dialled or expire, or the reason why that time is unknown.
 
     Assumes that calls are dialled at the highest rate that the limits of the queue and its account allow. The time is never in

@@ -50,7 +50,7 @@ from app.tenants.names import RESOURCE_NAME_PATTERN
 from app.tenants.scopes import Scope
 
 _PREFIX = "/v1/queues"
-_PATH = f"{_PREFIX}/{examples.NAME}"
+_EXAMPLE_QUEUE_PATH = f"{_PREFIX}/{examples.NAME}"
 _BULK_PATH = re.compile(rf"{_PREFIX}/[^/]+/calls")
 NDJSON_MEDIA_TYPE: Final = "application/x-ndjson"
 MAX_BULK_LINES: Final = 1_000
@@ -101,7 +101,7 @@ QueueName = Annotated[str, Path(description=_NAME_DESCRIPTION, examples=[example
 @needs(Scope.READ)
 async def list_queues(caller: CallerDep, service: QueueServiceDep, page: PageDep) -> QueuePage:
     """Lists the tenant's queues by name, with their settings."""
-    rows = await service.list(caller.tenant_id, after=page.after, limit=page.fetch_limit)
+    rows = await service.list(caller.tenant_id, after=page.after, limit=page.limit_with_lookahead)
     shown, next_cursor = page.page_and_next_cursor(rows, lambda row: row.name)
     return QueuePage(queues=[QueueRecord.from_row(row) for row in shown], next_cursor=next_cursor)
 
@@ -112,7 +112,7 @@ async def list_queues(caller: CallerDep, service: QueueServiceDep, page: PageDep
     summary="Get a queue and how far it is",
     responses={
         200: {"content": json_example_references("queue_details")},
-        **error_responses(QueueNotFound, *ADMIN_READ_ERRORS, instance=_PATH),
+        **error_responses(QueueNotFound, *ADMIN_READ_ERRORS, instance=_EXAMPLE_QUEUE_PATH),
     },
 )
 @needs(Scope.READ)
@@ -132,7 +132,7 @@ async def get_queue(caller: CallerDep, service: UnlimitedQueueServiceDep, name: 
     responses={
         200: {"model": QueueRecord, "description": "The queue as it is now.", "content": json_example_references("queue")},
         201: {"headers": header_references("Location"), "content": json_example_references("queue")},
-        **error_responses(*BODY_ERRORS, method="PUT", instance=_PATH),
+        **error_responses(*BODY_ERRORS, method="PUT", instance=_EXAMPLE_QUEUE_PATH),
     },
 )
 @needs(Scope.CALL)
@@ -170,7 +170,9 @@ async def queue_cancellation(request: Request, queues: QueueServiceDep) -> Queue
     dependencies=[Depends(refuse_idempotency_key), Depends(refuse_body)],
     responses={
         200: {"content": json_example_references("queue_canceled")},
-        **error_responses(QueueNotFound, *NO_BODY_ERRORS, *ADMIN_READ_ERRORS, method="POST", instance=f"{_PATH}/cancel"),
+        **error_responses(
+            QueueNotFound, *NO_BODY_ERRORS, *ADMIN_READ_ERRORS, method="POST", instance=f"{_EXAMPLE_QUEUE_PATH}/cancel"
+        ),
     },
 )
 @needs(Scope.CALL)
@@ -224,7 +226,7 @@ async def bulk_service(request: Request) -> BulkService:
             *DATABASE_READ_ERRORS,
             Overloaded,
             method="POST",
-            instance=f"{_PATH}/calls",
+            instance=f"{_EXAMPLE_QUEUE_PATH}/calls",
         ),
     },
 )

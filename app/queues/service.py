@@ -17,13 +17,13 @@ from app.queues.store import QueueRow
 from app.scheduling.hours import CallingHours
 from app.scheduling.pace_limits import UNLIMITED_PACE, PaceChange
 from app.scheduling.pace_store import lock_pace, write_pace
-from app.scheduling.schedule import MAX_TIME_AHEAD
+from app.scheduling.schedule import MAX_RING_BY_AHEAD
 from app.tenants.administration_store import find_tenant
 from app.tenants.errors import InvalidValue, NoSuchResource, no_such_tenant_error
 from app.tenants.names import RESOURCE_NAME_ADVICE, RESOURCE_NAME_PATTERN
 from app.tenants.postponed_calls import StoredSettingsChange, apply_settings_to_waiting_calls
 
-MAX_RING_WITHIN_S: Final = int(MAX_TIME_AHEAD.total_seconds())
+MAX_RING_WITHIN_S: Final = int(MAX_RING_BY_AHEAD.total_seconds())
 _NAME_PATTERN: Final = re.compile(RESOURCE_NAME_PATTERN)
 _SETTINGS_IN_QUEUE_TABLE: Final = ("paused", "hours", "ring_within_s")
 
@@ -95,7 +95,7 @@ class QueueService:
         Each count is its own statement, so that a slow count does not affect the other one. Raises NoSuchResource if the tenant
         has no queue of this name, and Overloaded if too many counts are running.
         """
-        async with self.read_limit.slot(tenant_id), self.database.transaction() as connection:
+        async with self.read_limit.admit_request(tenant_id), self.database.transaction() as connection:
             state = await find_queue_state(connection, tenant_id=tenant_id, name=name)
             if state is None:
                 raise _queue_not_found(tenant_id, name)

@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from app.database.connection import Connection
 from app.queues.store import QUEUE_COLUMNS, QUEUE_TABLES, QueueRow
-from app.scheduling.grant_halt_sql import MAY_GRANT_SQL
+from app.scheduling.grant_halt_sql import MAY_TAKE_GRANTS_SQL
 from app.scheduling.pace import seconds_until_allowed_sql
 from app.scheduling.refused_accounts import seconds_until_probe_sql
 
@@ -100,7 +100,7 @@ def _join_pace_sql(subject_id: str, name: str) -> str:
 
 
 QUEUE_STATE_COLUMNS: Final = f"""{QUEUE_COLUMNS}, clock_timestamp() AS read_at,
-    NOT coalesce({MAY_GRANT_SQL}, true) AS is_halted,
+    NOT coalesce({MAY_TAKE_GRANTS_SQL}, true) AS is_halted,
     tenant.suspended_at IS NOT NULL AS is_tenant_suspended, coalesce(queue.hours, tenant.hours) IS NOT NULL AS has_hours,
     head.not_before, head.due_at, head.tries, own_rate, own_is_full, own_is_spent, own_in_use,
     account_rate, account_is_full, account_is_spent, coalesce(account_is_refused, false) AS is_account_refused"""

@@ -43,7 +43,7 @@ class QueueRow:
 
 
 @dataclass(frozen=True, slots=True)
-class WaitingCalls:
+class WaitingCallsSummary:
     """The number of a queue's waiting calls, their earliest and latest `not_before`, and their latest `ring_by`.
 
     The times are None if no call waits.
@@ -110,11 +110,11 @@ async def list_waiting_calls(connection: Connection, queue_id: UUID, *, limit: i
     return [row["call_id"] for row in rows]
 
 
-async def count_waiting(connection: Connection, queue_id: UUID) -> WaitingCalls | None:
+async def count_waiting(connection: Connection, queue_id: UUID) -> WaitingCallsSummary | None:
     """Counts the waiting calls of the queue. Returns None if that takes longer than _COUNT_TIMEOUT."""
     statement = """SELECT count(*), min(not_before), max(not_before), max(ring_by) FROM scheduled_dial WHERE queue_id = $1"""
     rows = await _fetch_within_time_limit(connection, statement, queue_id)
-    return None if rows is None else WaitingCalls(*rows[0])
+    return None if rows is None else WaitingCallsSummary(*rows[0])
 
 
 async def count_calls(connection: Connection, queue_id: UUID) -> CallCounts | None:

@@ -22,7 +22,7 @@ LATENCY_BOUNDS_MS: Final = (50, 100, 150, 200, 300, 500, 750, 1_000, 1_500, 2_00
 
 The first bucket is below the first bound. The last bucket begins at the last bound. The other buckets are between two bounds.
 """
-MAX_COUNTED_PER_ACCOUNT: Final = 100_000
+MAX_WAITING_CALLS_COUNTED: Final = 100_000
 """Maximum number of waiting calls that are counted for one account."""
 _MAX_DELETED_ROWS: Final = 10_000
 
@@ -108,7 +108,7 @@ _COUNT_WAITING_SQL: Final = f"""
         SELECT tenant_id, sum(number)::int AS number
         FROM account JOIN twilio_account ON twilio_account.id = account.account_id CROSS JOIN LATERAL (
             SELECT count(*) AS number FROM (
-                SELECT FROM scheduled_dial AS dial WHERE dial.account_id = account.account_id LIMIT {MAX_COUNTED_PER_ACCOUNT}
+                SELECT FROM scheduled_dial AS dial WHERE dial.account_id = account.account_id LIMIT {MAX_WAITING_CALLS_COUNTED}
             ) AS own
         ) AS waiting GROUP BY tenant_id
     )

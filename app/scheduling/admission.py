@@ -14,7 +14,7 @@ from uuid import UUID
 
 from app.database.connection import Connection
 from app.scheduling.dial_slots import latest_call_end_sql
-from app.scheduling.pace import allowed_calls_sql, next_at_after_calls_sql, seconds_until_allowed_sql
+from app.scheduling.pace import allowed_call_count_sql, next_at_after_calls_sql, seconds_until_allowed_sql
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +40,7 @@ class PaceRefusal:
 _REFUSAL_COLUMNS = f"""calls_per_second, burst, max_concurrent, coalesce(in_use >= max_concurrent, false) AS is_full,
     {seconds_until_allowed_sql("pace.at")} AS wait_s"""
 
-ADMISSION_CTES_SQL = f"""
+SELECT_ADMITTED_CALLS_CTES_SQL = f"""
     , locked AS MATERIALIZED (
         SELECT * FROM pace WHERE subject_id = ANY (ARRAY(SELECT account_id FROM given)) ORDER BY subject_id
         FOR UPDATE SKIP LOCKED
@@ -48,7 +48,7 @@ ADMISSION_CTES_SQL = f"""
         SELECT locked.*, clock_timestamp() AS at FROM locked
     ), judged AS MATERIALIZED (
         SELECT placed.id, placed.account_id, pace.at,
-            CASE WHEN pace.subject_id IS NOT NULL THEN place <= {allowed_calls_sql("pace.at")}
+            CASE WHEN pace.subject_id IS NOT NULL THEN place <= {allowed_call_count_sql("pace.at")}
                 ELSE NOT EXISTS (SELECT FROM pace AS skipped WHERE skipped.subject_id = account_id) END AS is_admitted
         FROM (
             SELECT id, account_id, row_number() OVER (PARTITION BY account_id ORDER BY id) AS place FROM given
@@ -67,7 +67,7 @@ whose idempotency key already belongs to a stored call is left out, and does not
 locked an account's row in `pace`, no call of this account is admitted, so that the calls of other accounts do not wait.
 """
 
-ADMISSION_RESULT_SQL = f"""
+COUNT_ADMITTED_CALLS_SQL = f"""
     , counted AS MATERIALIZED (
         SELECT account_id, count(*) AS count FROM inserted JOIN judged USING (id) GROUP BY account_id
     ), left_over AS MATERIALIZED (
@@ -97,7 +97,7 @@ PaceRefusal. `is_locked` is true for a call that was not judged, because another
 
 _CHECK_LIMITS = f"""
     WITH pace AS MATERIALIZED (SELECT pace.*, clock_timestamp() AS at FROM pace WHERE subject_id = $1)
-    SELECT {allowed_calls_sql("pace.at")} > 0 AS has_room, {_REFUSAL_COLUMNS} FROM pace
+    SELECT {allowed_call_count_sql("pace.at")} > 0 AS has_room, {_REFUSAL_COLUMNS} FROM pace
 """  # noqa: S608  # constants of this package
 _TAKE_TOKEN_AND_SLOT = f"""
     WITH clock AS MATERIALIZED (SELECT clock_timestamp() AS at), slot AS (

@@ -57,7 +57,7 @@ def require_usable_counter_folder(folder: Path | None) -> None:
         raise CommandFailed(f"CALLGATE_GRANT_COUNTER_DIR: {folder} is no folder that this process can read and write")
 
 
-class DialGrantCounters:
+class KnownGrantCounts:
     """Remembers the highest committed number of grants (rights to dial one call) of each account.
 
     Knows the counts of all workers that share `folder`; without a folder, only those of this process.
@@ -135,7 +135,7 @@ class DialGrantCounters:
             await asyncio.to_thread(self._folder.touch_and_prune_files, dict(self._known))
 
 
-class _NewLines(NamedTuple):
+class _UnreadGrantCounts(NamedTuple):
     """The result of a read of the counter files: the grant counts in lines that were not read before.
 
     `end_offsets` has, for each file name, the byte offset up to which the file was read.
@@ -159,17 +159,17 @@ class _CounterFolder:
         # Two threads may write. One of them must not delete the file that the other one has opened.
         self._write_lock = Lock()
 
-    def read_new_counts(self) -> _NewLines:
+    def read_new_counts(self) -> _UnreadGrantCounts:
         """Returns the counts of grants in the files of all workers, without the lines that `mark_read` has marked as read.
 
         Reads the folder again, at most _MAX_READ_ATTEMPTS times in all, if another worker deletes a file during the read. That
         worker has copied the file's counts to its own file before. Raises OSError if the folder or a file cannot be read.
         """
-        new_lines = _NewLines([], {})
+        new_lines = _UnreadGrantCounts([], {})
         for _ in range(_MAX_READ_ATTEMPTS):
             try:
                 for file in self._files():
-                    self._read_tail(file, new_lines)
+                    self._read_new_lines(file, new_lines)
             except FileNotFoundError:
                 continue
             return new_lines
@@ -180,7 +180,7 @@ class _CounterFolder:
         for name, end in end_offsets.items():
             self._read_bytes[name] = max(end, self._read_bytes.get(name, 0))
 
-    def _read_tail(self, file: Path, new_lines: _NewLines) -> None:
+    def _read_new_lines(self, file: Path, new_lines: _UnreadGrantCounts) -> None:
         begin = max(new_lines.end_offsets.get(file.name, 0), self._read_bytes.get(file.name, 0))
         if file.stat().st_size <= begin:
             return

@@ -7,7 +7,7 @@ from typing import Final
 
 # Contains the table's oid, which differs after a restore into the same database.
 CURRENT_SERVER_SQL: Final = "(callgate_server() || '/' || 'grant_guard'::regclass::oid)"
-MAY_GRANT_SQL: Final = f"(SELECT halted_at IS NULL AND server = {CURRENT_SERVER_SQL} FROM grant_guard WHERE id = 1)"  # noqa: S608
+MAY_TAKE_GRANTS_SQL: Final = f"(SELECT halted_at IS NULL AND server = {CURRENT_SERVER_SQL} FROM grant_guard WHERE id = 1)"  # noqa: S608
 """SQL for whether workers may take grants now. Its value is null if no server was recorded yet."""
 RELEASED_AT_MICROSECONDS_SQL: Final = (
     "coalesce((SELECT extract(epoch FROM released_at) * 1000000 FROM grant_guard WHERE id = 1), 0)::bigint"

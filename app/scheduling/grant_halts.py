@@ -115,7 +115,7 @@ async def record_server_or_halt_grants(connection: Connection) -> bool:
     """Records the current Postgres server if no server is recorded yet. Returns True then: workers may take grants.
 
     Otherwise returns False. If another server is recorded, also halts all grants (rights to dial), unless they are halted
-    already. If the current server is recorded, changes nothing. MAY_GRANT_SQL then tells whether workers may take grants.
+    already. If the current server is recorded, changes nothing. MAY_TAKE_GRANTS_SQL then tells whether workers may take grants.
     """
     if await connection.fetchrow(_RECORD_SERVER) is not None:
         return True
@@ -150,7 +150,7 @@ async def halt_grants(connection: Connection) -> DialGrantHalt:
     return DialGrantHalt(before["server"], before["halted_at"], was_halted=True)
 
 
-async def halt_for_lost_grants(connection: Connection, account_id: UUID, *, granted_at: datetime | None) -> None:
+async def halt_after_lost_grants_of_account(connection: Connection, account_id: UUID, *, granted_at: datetime | None) -> None:
     """Halts all grants (rights to dial scheduled calls). Call this if the database has lost grants of the account.
 
     Does nothing if grants are halted already. `granted_at` is the time of the account's latest grant in the database; None if
@@ -181,7 +181,7 @@ async def halt_if_grants_lost(connection: Connection, known: Mapping[UUID, DialG
     if behind is None:
         await record_server_or_halt_grants(connection)
     else:
-        await halt_for_lost_grants(connection, behind[0], granted_at=behind[1])
+        await halt_after_lost_grants_of_account(connection, behind[0], granted_at=behind[1])
 
 
 async def _account_with_lost_grants(

@@ -12,7 +12,7 @@ All arguments are SQL expressions. A statement must lock the row before it reads
 
 MAX_PAUSE_S = 60
 """The longest pause of an account's calls: `next_at_for_pause_sql` must not get a later time."""
-_NO_LIMIT = 1_000_000
+_UNLIMITED_CALL_COUNT = 1_000_000
 
 
 def _plausible_next_at_sql(at: str) -> str:
@@ -27,7 +27,7 @@ def _plausible_next_at_sql(at: str) -> str:
         ELSE pace.next_at END"""
 
 
-def allowed_calls_sql(at: str) -> str:
+def allowed_call_count_sql(at: str) -> str:
     """Returns SQL for the number of calls that may be dialled at the time `at` within the limits of the row `pace`.
 
     The row has the limits of an account or a queue: `calls_per_second` with `burst`, and `max_concurrent`.
@@ -35,9 +35,9 @@ def allowed_calls_sql(at: str) -> str:
     return f"""greatest(0, least(
         coalesce(
             floor(pace.burst - extract(epoch FROM greatest({_plausible_next_at_sql(at)}, {at}) - {at}) * pace.calls_per_second),
-            {_NO_LIMIT}
+            {_UNLIMITED_CALL_COUNT}
         ),
-        coalesce(pace.max_concurrent - pace.in_use, {_NO_LIMIT})
+        coalesce(pace.max_concurrent - pace.in_use, {_UNLIMITED_CALL_COUNT})
     ))::int"""
 
 
@@ -58,10 +58,10 @@ def next_at_after_calls_sql(at: str, count: str) -> str:
         END"""
 
 
-def next_at_for_pause_sql(at: str) -> str:
-    """Returns SQL for the new `next_at` (the token bucket) of the row `pace`, so that no call is allowed before `at`."""
-    pause_end = f"{at} + make_interval(secs => ((pace.burst - 1) / pace.calls_per_second)::float8)"
-    return f"greatest({_plausible_next_at_sql(at)}, {pause_end})"
+def next_at_for_pause_sql(pause_until: str) -> str:
+    """Returns SQL for a `next_at` (the token bucket) of the row `pace` that allows no call before `pause_until`."""
+    pause_end = f"{pause_until} + make_interval(secs => ((pace.burst - 1) / pace.calls_per_second)::float8)"
+    return f"greatest({_plausible_next_at_sql(pause_until)}, {pause_end})"
 
 
 def next_at_after_rate_change_sql(at: str, rate: str, burst: str) -> str:

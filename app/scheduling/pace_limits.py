@@ -7,7 +7,7 @@ from typing import Final, Self, TypedDict
 from app.tenants.errors import InvalidValue
 
 MAX_CALLS_PER_SECOND: Final = 1_000
-MAX_DECIMALS: Final = 3
+MAX_RATE_DECIMALS: Final = 3
 DEFAULT_BURST: Final = 2
 MAX_BURST: Final = 1_000
 MAX_CONCURRENT_LIMIT: Final = 100_000
@@ -65,7 +65,9 @@ class PaceLimits:
     def _require_within_bounds(self) -> None:
         """Raises InvalidValue for a limit that is out of bounds."""
         if self.calls_per_second is not None and not is_valid_calls_per_second(self.calls_per_second):
-            message = f"calls per second are more than 0, at most {MAX_CALLS_PER_SECOND}, with at most {MAX_DECIMALS} decimals"
+            message = (
+                f"calls per second are more than 0, at most {MAX_CALLS_PER_SECOND}, with at most {MAX_RATE_DECIMALS} decimals"
+            )
             raise InvalidValue("/pace/calls_per_second", "out_of_range", message)
         if not 1 <= self.burst <= MAX_BURST:
             raise InvalidValue("/pace/burst", "out_of_range", f"a burst is between 1 and {MAX_BURST}")
@@ -78,8 +80,8 @@ UNLIMITED_PACE: Final = PaceLimits()
 
 
 def is_valid_calls_per_second(value: Decimal) -> bool:
-    """Returns whether the value is more than 0, at most MAX_CALLS_PER_SECOND, and has at most MAX_DECIMALS decimals."""
-    return value.is_finite() and 0 < value <= MAX_CALLS_PER_SECOND and value == round(value, MAX_DECIMALS)
+    """Returns whether the value is more than 0, at most MAX_CALLS_PER_SECOND, and has at most MAX_RATE_DECIMALS decimals."""
+    return value.is_finite() and 0 < value <= MAX_CALLS_PER_SECOND and value == round(value, MAX_RATE_DECIMALS)
 
 
 def to_int_or_float(value: Decimal) -> int | float:

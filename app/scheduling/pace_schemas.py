@@ -11,14 +11,14 @@ from app.scheduling.pace_limits import (
     MAX_BURST,
     MAX_CALLS_PER_SECOND,
     MAX_CONCURRENT_LIMIT,
-    MAX_DECIMALS,
+    MAX_RATE_DECIMALS,
     PaceChange,
     PaceLimits,
     is_valid_calls_per_second,
     to_int_or_float,
 )
 
-_RATE_ERROR_TEXT = f"must be a number of more than 0, at most {MAX_CALLS_PER_SECOND}, with at most {MAX_DECIMALS} decimals"
+_RATE_ERROR_TEXT = f"must be a number of more than 0, at most {MAX_CALLS_PER_SECOND}, with at most {MAX_RATE_DECIMALS} decimals"
 _RATE_DESCRIPTION = "Calls that are dialled in one second, on average, such as 1 or 0.5. Null: not limited."
 _BURST_DESCRIPTION = f"Calls that may be dialled at once after a pause. Without a value: {DEFAULT_BURST}."
 _MAX_CONCURRENT_DESCRIPTION = "Calls that may be under way at the same time. Null: not limited."

@@ -36,7 +36,7 @@ def pace_limits_by_account_or_queue(rows: Iterable[Sequence[Any]]) -> dict[UUID,
     return {subject_id: limits for subject_id, limits in paces.items() if limits.is_limited}
 
 
-async def add_missing_pace(connection: Connection, subject_id: UUID) -> None:
+async def insert_pace_if_missing(connection: Connection, subject_id: UUID) -> None:
     """Inserts a row of `pace` without limits for the account or queue, if it has no row yet.
 
     Does not wait for a locked row, but waits for another session that is inserting the row.
@@ -50,7 +50,7 @@ async def lock_pace(connection: Connection, subject_id: UUID) -> PaceLimits:
     While the row is locked, no worker takes the right to dial a scheduled call of the account or queue. If there is no row,
     inserts one without limits, because a missing row cannot be locked.
     """
-    await add_missing_pace(connection, subject_id)
+    await insert_pace_if_missing(connection, subject_id)
     statement = f"SELECT {PACE_LIMIT_COLUMNS_SQL} FROM pace WHERE subject_id = $1 FOR NO KEY UPDATE"
     return PaceLimits(*await connection.fetchrow(statement, subject_id))
 

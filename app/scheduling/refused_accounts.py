@@ -11,8 +11,8 @@ from app.database.pool import StatementRunner
 
 # The longest time between two probes, unless Twilio asks for more. Also the time after which another probe may be dialled if no
 # result of the last one was written, for example because its worker has ended.
-_MAX_WAIT_S = 60
-_MAX_WAIT_ASKED_FOR_S = 15 * 60
+_MAX_PROBE_INTERVAL_S = 60
+_MAX_WAIT_SET_BY_TWILIO_S = 15 * 60
 # A refusal this long after the last probe was due is a new one: meanwhile no call of the account was due.
 _FORGET_REFUSAL_AFTER_S = 5 * 60
 # The wait is the time since the first refusal, so it about doubles with each probe.
@@ -21,8 +21,8 @@ _SLOW_DOWN = f"""
         probe_at = greatest(
             CASE WHEN NOT $3 THEN probe_at END,
             clock.at + greatest(
-                least($2::interval, make_interval(secs => {_MAX_WAIT_ASKED_FOR_S})),
-                least(clock.at - coalesce(refused_since, clock.at), make_interval(secs => {_MAX_WAIT_S}))
+                least($2::interval, make_interval(secs => {_MAX_WAIT_SET_BY_TWILIO_S})),
+                least(clock.at - coalesce(refused_since, clock.at), make_interval(secs => {_MAX_PROBE_INTERVAL_S}))
             )
         )
     FROM (SELECT clock_timestamp() AS at) AS clock WHERE subject_id = $1 RETURNING refused_since = clock.at AS is_first
@@ -37,10 +37,10 @@ def _probe_waits_sql(at: str) -> str:
     A probe is a single call that tests whether Twilio still refuses the account's calls. It does not wait if `probe_at` is more
     than 15 minutes ahead, because then Postgres's clock has stepped back.
     """
-    return f"(pace.probe_at > {at} AND pace.probe_at <= {at} + make_interval(secs => {_MAX_WAIT_ASKED_FOR_S}))"
+    return f"(pace.probe_at > {at} AND pace.probe_at <= {at} + make_interval(secs => {_MAX_WAIT_SET_BY_TWILIO_S}))"
 
 
-def allowed_probes_sql(at: str) -> str:
+def allowed_probe_count_sql(at: str) -> str:
     """Returns SQL for how many calls of a refused account may be dialled at the time `at`: 1 if a probe is due, otherwise 0.
 
     A probe is a single call that tests whether Twilio still refuses the account's calls. The SQL gives null if Twilio does not
@@ -65,7 +65,7 @@ def probe_at_after_grant_sql(at: str) -> str:
     time is a minute after `at`, in case the result of the call is never written. The SQL gives null if Twilio does not refuse
     the calls.
     """
-    return f"CASE WHEN pace.probe_at IS NOT NULL THEN {at} + make_interval(secs => {_MAX_WAIT_S}) END"
+    return f"CASE WHEN pace.probe_at IS NOT NULL THEN {at} + make_interval(secs => {_MAX_PROBE_INTERVAL_S}) END"
 
 
 def refused_since_after_grant_sql(at: str) -> str:
@@ -78,15 +78,15 @@ def refused_since_after_grant_sql(at: str) -> str:
     return f"CASE WHEN pace.probe_at > {at} - make_interval(secs => {_FORGET_REFUSAL_AFTER_S}) THEN pace.refused_since END"
 
 
-async def slow_account_down(database: StatementRunner, account_id: UUID, *, wait: timedelta, after_probe: bool) -> bool:
+async def slow_account_down(database: StatementRunner, account_id: UUID, *, wait: timedelta, was_probe: bool) -> bool:
     """Keeps workers from dialling the account's scheduled calls until its next probe.
 
     A probe is a single call that tests whether Twilio still refuses the account's calls. Call this function after a temporary
     refusal, or after a probe without an answer. The time until the next probe is `wait` (at most 15 minutes) or the time since
-    the first refusal (at most one minute), whichever is longer. `after_probe` says whether the last call was itself a probe. If
+    the first refusal (at most one minute), whichever is longer. `was_probe` says whether the last call was itself a probe. If
     it was not, a probe that is already planned for a later time is not moved. Returns True if this refusal is the first one.
     """
-    rows = await database.fetch(_SLOW_DOWN, account_id, wait, after_probe)
+    rows = await database.fetch(_SLOW_DOWN, account_id, wait, was_probe)
     return any(row["is_first"] for row in rows)
 
 

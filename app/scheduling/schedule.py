@@ -18,10 +18,10 @@ PRIORITIES: Final[tuple[PriorityName, ...]] = get_args(PriorityName)
 """The priorities of scheduled calls. The first one is dialled first. Tables store a priority as its index in this tuple."""
 
 DEFAULT_RING_WITHIN = timedelta(minutes=15)
-MAX_TIME_AHEAD = timedelta(days=7)
+MAX_RING_BY_AHEAD = timedelta(days=7)
 MAX_REDIAL_PAUSE = timedelta(days=1)
 """The longest pause between the end of a call and the `not_before` of its redial."""
-MAX_DIAL_DELAY = MAX_REDIAL_PAUSE + MAX_TIME_AHEAD
+MAX_DIAL_DELAY = MAX_REDIAL_PAUSE + MAX_RING_BY_AHEAD
 """The longest time between the creation of a scheduled call's record and its dial. Only a redial can wait as long."""
 
 
@@ -77,11 +77,11 @@ def effective_dial_window(
     """
     begin = max(now, not_before or now)
     # Adding to the latest possible `not_before` would overflow.
-    end = ring_by or min(begin, now + MAX_TIME_AHEAD) + (ring_within or DEFAULT_RING_WITHIN)
+    end = ring_by or min(begin, now + MAX_RING_BY_AHEAD) + (ring_within or DEFAULT_RING_WITHIN)
     errors = []
-    if end - now > MAX_TIME_AHEAD:
+    if end - now > MAX_RING_BY_AHEAD:
         pointer = "/ring_by" if ring_by else "/not_before"
-        ahead = f"at most {MAX_TIME_AHEAD.days} days ahead"
+        ahead = f"at most {MAX_RING_BY_AHEAD.days} days ahead"
         detail = f"must be {ahead}" if ring_by else f"must be early enough for a `ring_by` {ahead}"
         errors.append(FieldError(pointer, "too_far_ahead", detail))
     if end <= now:

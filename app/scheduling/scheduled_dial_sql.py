@@ -8,7 +8,7 @@ from typing import Final
 from app.scheduling.dial_slots import insert_slot_sql
 from app.scheduling.models import ScheduledDial
 
-_DIAL_COLUMNS = [column.name for column in ScheduledDial.__table__.columns if column.name != "due_at"]
+_COLUMNS_EXCEPT_DUE_AT = [column.name for column in ScheduledDial.__table__.columns if column.name != "due_at"]
 
 SCHEDULED_DIAL_COLUMN_SQL: Final = "given -> 'dial' AS dial"
 """SQL for the column `dial` of the CTE `given`, which the SQL of `insert_scheduled_dials_sql` and
@@ -29,10 +29,10 @@ def insert_scheduled_dials_sql(from_clause: str, *, due_at: str) -> str:
     The CTEs also insert a row of `dial_turn`, the table of the order in which API keys and workloads take turns at an account,
     for each API key or workload that has none.
     """
-    columns = ", ".join(_DIAL_COLUMNS)
+    columns = ", ".join(_COLUMNS_EXCEPT_DUE_AT)
     return f""", new_dial AS (
             INSERT INTO scheduled_dial ({columns}, due_at)
-            SELECT {", ".join(f"dial.{name}" for name in _DIAL_COLUMNS)}, {due_at}
+            SELECT {", ".join(f"dial.{name}" for name in _COLUMNS_EXCEPT_DUE_AT)}, {due_at}
             FROM {from_clause}
                 CROSS JOIN LATERAL jsonb_populate_record(NULL::scheduled_dial, given.dial) AS dial
             WHERE given.dial IS NOT NULL

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from app.database.pool import StatementRunner
 from app.scheduling.accounts import accounts_with_rows_sql
 
-MAX_COUNTED = 10_000
+MAX_COUNTED_BACKLOG_ROWS = 10_000
 """The maximum number of rows that one statement counts: calls of one priority, dial slots, or groups of calls."""
 
 _COUNT_WAITING = f"""
@@ -20,8 +20,8 @@ _COUNT_WAITING = f"""
             SELECT FROM account CROSS JOIN LATERAL (
                 SELECT FROM scheduled_dial AS dial
                 WHERE dial.account_id = account.account_id AND dial.priority = place.priority
-                ORDER BY dial.caller_id, dial.queue_id, dial.due_at LIMIT {MAX_COUNTED}
-            ) AS own LIMIT {MAX_COUNTED}
+                ORDER BY dial.caller_id, dial.queue_id, dial.due_at LIMIT {MAX_COUNTED_BACKLOG_ROWS}
+            ) AS own LIMIT {MAX_COUNTED_BACKLOG_ROWS}
         ) AS counted
     ) AS waiting
     FROM generate_series(0, $1::int - 1) AS place (priority)
@@ -40,14 +40,14 @@ _OLDEST_DUE = f"""
         ) AS further
     )
     SELECT first.priority::int AS priority, extract(epoch FROM now() - min(first.due_at))::float8 AS seconds
-    FROM (SELECT * FROM first LIMIT {MAX_COUNTED}) AS first
+    FROM (SELECT * FROM first LIMIT {MAX_COUNTED_BACKLOG_ROWS}) AS first
         JOIN twilio_account ON twilio_account.id = first.account_id JOIN tenant ON tenant.id = twilio_account.tenant_id
         LEFT JOIN queue ON queue.id = first.queue_id
     WHERE first.due_at <= now() AND tenant.suspended_at IS NULL AND queue.paused IS NOT TRUE
     GROUP BY first.priority
 """  # noqa: S608  # own constants
 _COUNT_SLOTS = f"""
-    SELECT count(*) AS taken FROM (SELECT FROM dial_slot WHERE until > now() LIMIT {MAX_COUNTED}) AS counted
+    SELECT count(*) AS taken FROM (SELECT FROM dial_slot WHERE until > now() LIMIT {MAX_COUNTED_BACKLOG_ROWS}) AS counted
 """  # noqa: S608  # own constants
 
 
@@ -55,10 +55,10 @@ _COUNT_SLOTS = f"""
 class SchedulingBacklog:
     """The numbers of waiting scheduled calls and of dial slots in use, and how long the oldest due calls have been due.
 
-    The keys of both mappings are indexes in PRIORITIES. No count is higher than MAX_COUNTED.
+    The keys of both mappings are indexes in PRIORITIES. No count is higher than MAX_COUNTED_BACKLOG_ROWS.
     """
 
-    waiting: Mapping[int, int]
+    waiting_by_priority: Mapping[int, int]
     """The number of waiting calls of each priority."""
     oldest_due_s: Mapping[int, float]
     """Seconds since the oldest due call of each priority became due, without calls of paused queues and suspended tenants."""
@@ -75,7 +75,7 @@ async def read_scheduling_backlog(database: StatementRunner, *, priority_count: 
     oldest = await database.fetch(_OLDEST_DUE)
     (slots,) = await database.fetch(_COUNT_SLOTS)
     return SchedulingBacklog(
-        waiting={row["priority"]: row["waiting"] for row in waiting},
+        waiting_by_priority={row["priority"]: row["waiting"] for row in waiting},
         oldest_due_s={row["priority"]: row["seconds"] for row in oldest},
         slots_in_use=slots["taken"],
     )

@@ -32,16 +32,18 @@ _FIND_QUEUE = """
 """
 
 
-async def find_queues(database: StatementRunner, wanted: Sequence[tuple[str, str | None]]) -> list[QueueDialSettings | None]:
+async def find_dial_settings_of_queues(
+    database: StatementRunner, wanted: Sequence[tuple[str, str | None]]
+) -> list[QueueDialSettings | None]:
     """Returns the settings of the queue of each pair of tenant id and queue name in `wanted`, in that order.
 
-    An item is None if there is no such queue or tenant. A queue name may be None, as in `find_queue`.
+    An item is None if there is no such queue or tenant. A queue name may be None, as in `find_queue_dial_settings`.
     """
-    found = {each: await find_queue(database, *each) for each in set(wanted)}
+    found = {each: await find_queue_dial_settings(database, *each) for each in set(wanted)}
     return [found[each] for each in wanted]
 
 
-async def find_queue(database: StatementRunner, tenant_id: str, name: str | None) -> QueueDialSettings | None:
+async def find_queue_dial_settings(database: StatementRunner, tenant_id: str, name: str | None) -> QueueDialSettings | None:
     """Returns the settings of the tenant's queue with this name; None if there is no such queue or tenant.
 
     If `name` is None, returns a QueueDialSettings for calls in no queue: its id is NO_QUEUE, and its hours are the tenant's.

@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 _FORMAT_VERSION = b"\x01"
 _KEY_ID_BYTES = 4
 # The position of the key id, as arguments of SQL's substring: first byte (from 1) and length in bytes.
-KEY_ID_POSITION_IN_CIPHERTEXT = (len(_FORMAT_VERSION) + 1, _KEY_ID_BYTES)
-KEY_ID_POSITION_IN_HASH = (1, _KEY_ID_BYTES)
+KEY_ID_SUBSTRING_IN_CIPHERTEXT = (len(_FORMAT_VERSION) + 1, _KEY_ID_BYTES)
+KEY_ID_SUBSTRING_IN_HASH = (1, _KEY_ID_BYTES)
 _NONCE_BYTES = 12
 _TAG_BYTES = 16
 
@@ -30,7 +30,7 @@ class SecretUnreadable(Exception):
     """An encrypted secret cannot be decrypted: its key is not configured, or it belongs to another row, or it was changed."""
 
 
-class _Key:
+class _DerivedKeys:
     """A master key from CALLGATE_SECRET_KEYS, with a derived key for each purpose, such as encryption."""
 
     def __init__(self, master: bytes) -> None:
@@ -41,29 +41,29 @@ class _Key:
     def cipher(self) -> AESGCM:
         from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-        return AESGCM(_derive(self._master, b"seal"))
+        return AESGCM(_derive_key(self._master, b"seal"))
 
     @cached_property
     def hashing_key(self) -> bytes:
-        return _derive(self._master, b"mac")
+        return _derive_key(self._master, b"mac")
 
     @cached_property
     def pseudonym_key(self) -> bytes:
-        return _derive(self._master, b"token")
+        return _derive_key(self._master, b"token")
 
     @cached_property
     def mac_key(self) -> bytes:
-        return _derive(self._master, b"tag")
+        return _derive_key(self._master, b"tag")
 
 
-def _derive(master: bytes, purpose: bytes) -> bytes:
+def _derive_key(master: bytes, purpose: bytes) -> bytes:
     from cryptography.hazmat.primitives.hashes import SHA256
     from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
     return HKDF(algorithm=SHA256(), length=32, salt=None, info=b"callgate " + purpose).derive(master)
 
 
-def _compute_mac(key: _Key, value: bytes) -> bytes:
+def _compute_mac(key: _DerivedKeys, value: bytes) -> bytes:
     return hmac.digest(key.mac_key, value, "sha256")[:_TAG_BYTES]
 
 
@@ -71,7 +71,7 @@ class Keyring:
     """The configured keys, newest first. Encrypts and hashes with the newest, decrypts and compares with any."""
 
     def __init__(self, master_keys: list[bytes]) -> None:
-        keys = [_Key(master) for master in master_keys]
+        keys = [_DerivedKeys(master) for master in master_keys]
         self._newest = keys[0]
         self._by_id = {key.id: key for key in keys}
 
@@ -80,7 +80,7 @@ class Keyring:
         return self._newest.id
 
     @property
-    def encryption_key_ids(self) -> list[bytes]:
+    def configured_key_ids(self) -> list[bytes]:
         return list(self._by_id)
 
     def encrypt(self, secret: str, *, associated_data: str) -> bytes:

@@ -6,7 +6,7 @@ from app.security.keyring import Keyring
 _SIP_SCHEMES = ("sip", "sips")
 
 
-class Pseudonyms:
+class Pseudonymizer:
     """Replaces phone numbers and SIP addresses by pseudonyms. With `log_pii` (CALLGATE_LOG_PII), returns them unchanged."""
 
     def __init__(self, keyring: Keyring, *, log_pii: bool) -> None:

@@ -28,32 +28,32 @@ TOO_MANY_USERINFOS_MESSAGE: Final = (
 _REDACTED = "***"
 # A shorter secret occurs in many words and numbers, so it is only replaced as a whole word.
 _MIN_LENGTH_INSIDE_WORDS = 4
-_WORD = re.compile(rb"\w")
+_WORD_CHARACTER = re.compile(rb"\w")
 _MEMBER_NAME = re.compile(r"[a-z]+(?:_[a-z]+)*")
 # A text that begins with a URL, as the value of a URL parameter does.
 _URL_AT_START = re.compile(r"[a-z][a-z0-9+.-]*+://(?P<authority>[^\x00-\x20/?#]*+)", re.IGNORECASE | re.ASCII)
 # Host and port, and after them the path, the query or the end of a URL within a text. A quote ends a URL only in front of
 # characters that may follow it in XML or JSON. Other quotes may belong to a password, and so may a number above 65535.
-_PORT = r"0*+(?:6553[0-5]|655[0-2][0-9]|65[0-4][0-9]{2}|6[0-4][0-9]{3}|[1-5]?[0-9]{1,4})?+"
-_HOST_AND_END = (
-    rf"(?:\[[0-9a-f:.]++\]|[^\x00-\x20/?#@:&\"'<>\[\]]++)(?::{_PORT})?+"
+_PORT_PATTERN = r"0*+(?:6553[0-5]|655[0-2][0-9]|65[0-4][0-9]{2}|6[0-4][0-9]{3}|[1-5]?[0-9]{1,4})?+"
+_HOST_AND_END_PATTERN = (
+    rf"(?:\[[0-9a-f:.]++\]|[^\x00-\x20/?#@:&\"'<>\[\]]++)(?::{_PORT_PATTERN})?+"
     r"(?=[\x00-\x20/?#<]|(?:[\"']|&(?:quot|apos|#34|#39);)[>,}\])]|\Z)"
 )
 # A userinfo in a text ends at the first "@" that a host follows or, in an invalid URL, at the last one before the path. It may
 # contain all but "/", ASCII white space, and "<", which XML does not allow within a text. Only the last character of the scheme
 # is matched: a pattern for the whole scheme would try each letter of a long text as its start, which takes quadratic time.
 _USERINFO_IN_TEXT = re.compile(
-    rf"(?<=[a-z0-9+.-]://)(?!{_HOST_AND_END})(?P<userinfo>[^\x00-\x20/<]*?(?=@{_HOST_AND_END})|[^\x00-\x20/<]*)@",
+    rf"(?<=[a-z0-9+.-]://)(?!{_HOST_AND_END_PATTERN})(?P<userinfo>[^\x00-\x20/<]*?(?=@{_HOST_AND_END_PATTERN})|[^\x00-\x20/<]*)@",
     re.IGNORECASE | re.ASCII,
 )
 _USERINFO_END = re.compile(r"[@?#]")
 _PERCENT_ESCAPE = re.compile(r"%[0-9A-F]{2}")
 
 
-class Secrets:
+class SecretRedactor:
     """Secrets to remove from texts, in all encodings in which they may occur. `more` adds the secrets of another instance."""
 
-    def __init__(self, secrets: Iterable[str] = (), *, more: "Secrets | None" = None) -> None:
+    def __init__(self, secrets: Iterable[str] = (), *, more: "SecretRedactor | None" = None) -> None:
         spellings: set[str] = {spelling for secret in secrets if secret for spelling in _encodings_of_secret(secret)}
         if more is not None:
             spellings |= set(more._spellings)
@@ -143,7 +143,7 @@ class _SecretFinder:
             if window.startswith(spelling):
                 end = place + len(spelling)
                 neighbours = data[max(place - 1, 0) : place] + data[end : end + 1]
-                if len(spelling) >= _MIN_LENGTH_INSIDE_WORDS or not _WORD.search(neighbours):
+                if len(spelling) >= _MIN_LENGTH_INSIDE_WORDS or not _WORD_CHARACTER.search(neighbours):
                     return len(spelling)
             spelling = self._longest_prefixes[spelling]
         return 0
@@ -166,7 +166,7 @@ def _longest_prefixes(spellings: Iterable[bytes]) -> dict[bytes, bytes]:
 
 
 def redact(
-    value: Any, secrets: Secrets, *, keep: Callable[[str, Any], bool] = lambda _, __: False, member_name: str = ""
+    value: Any, secrets: SecretRedactor, *, keep: Callable[[str, Any], bool] = lambda _, __: False, member_name: str = ""
 ) -> Any:
     """Returns text or JSON with `***` for each secret.
 

@@ -4,7 +4,7 @@ grammar.py has the grammar as regular expressions. diagnosis.py explains why a t
 parts. rules.py and hosts.py check the valid parts. docs/sip.md explains every code of a finding.
 """
 
-from app.sip.call_parameters import SipAuthFindings, check_from, check_sip_auth
+from app.sip.call_parameters import SipAuthFindings, check_from_parameter, check_sip_auth
 from app.sip.escapes import has_escaped_control
 from app.sip.findings import SEVERITIES, Finding, Severity
 from app.sip.uri import SipUri
@@ -15,7 +15,7 @@ __all__ = [
     "Severity",
     "SipAuthFindings",
     "SipUri",
-    "check_from",
+    "check_from_parameter",
     "check_sip_auth",
     "has_escaped_control",
 ]

@@ -4,7 +4,7 @@ import re
 from typing import Final, NamedTuple
 
 from app.sip.escapes import has_line_end_low_byte, is_control_or_line_separator
-from app.sip.findings import Finding, Report
+from app.sip.findings import Finding, FindingReport
 
 SIP_AUTH_LENGTH_LIMIT: Final = 256
 """A user name or password must have fewer characters than this (Twilio errors 21221 and 21223)."""
@@ -13,12 +13,12 @@ SIP_AUTH_LENGTH_LIMIT: Final = 256
 _ILLEGAL_IN_FROM = re.compile(r"[^A-Za-z0-9+\-_.]++")
 
 
-def check_from(text: str) -> tuple[Finding, ...]:
+def check_from_parameter(text: str) -> tuple[Finding, ...]:
     """Checks `text`, the value of the parameter `from`, and returns the findings (errors and warnings).
 
     Twilio makes `from` the user of the From header in SIP.
     """
-    report = Report()
+    report = FindingReport()
     if not text:
         detail = "Give the caller's name or number, for example Jack or +14155550100."
         report.add("FROM_EMPTY", 0, 0, detail)
@@ -27,7 +27,7 @@ def check_from(text: str) -> tuple[Finding, ...]:
         report.add("FROM_CHARACTER", run.start(), run.end(), detail)
         if report.is_closed:
             break
-    return report.findings()
+    return report.sorted_findings()
 
 
 class SipAuthFindings(NamedTuple):
@@ -42,7 +42,7 @@ class SipAuthFindings(NamedTuple):
 
 def check_sip_auth(username: str | None, password: str | None) -> SipAuthFindings:
     """Checks the digest credentials of a call, and returns the findings. No finding contains a part of either value."""
-    of_username, of_password = Report(), Report()
+    of_username, of_password = FindingReport(), FindingReport()
     if username is not None:
         if not username:
             detail = "Give the user name, or leave out sip_auth_username."
@@ -56,10 +56,10 @@ def check_sip_auth(username: str | None, password: str | None) -> SipAuthFinding
         of_username.add("SIP_AUTH_USERNAME_MISSING", 0, 0, detail)
     if password:
         _check_credential(password, "SIP_AUTH_PASSWORD", "sip_auth_password (21223, 21224)", of_password)
-    return SipAuthFindings(of_username.findings(), of_password.findings())
+    return SipAuthFindings(of_username.sorted_findings(), of_password.sorted_findings())
 
 
-def _check_credential(value: str, code: str, parameter: str, report: Report) -> None:
+def _check_credential(value: str, code: str, parameter: str, report: FindingReport) -> None:
     """Checks a user name or password, and adds findings (errors and warnings) to `report`.
 
     Adds one finding if the value is too long, and otherwise one for each forbidden or unusual character. A character is unusual

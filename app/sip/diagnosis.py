@@ -5,7 +5,7 @@ from typing import Final
 
 from app.sip import grammar
 from app.sip.escapes import HEADER_IN_VALUE_PATTERN
-from app.sip.findings import AUTHENTICATION_ADVICE, HEADER_IN_VALUE_ADVICE, HEADER_NAME_ADVICE, Report
+from app.sip.findings import AUTHENTICATION_ADVICE, HEADER_IN_VALUE_ADVICE, HEADER_NAME_ADVICE, FindingReport
 from app.sip.grammar import PartName
 
 _PARTS_IN_ORDER: Final = ("scheme", "user", "password", "host", "port", "parameters", "headers")
@@ -59,7 +59,7 @@ _ILLEGAL_IN_PARAM = _illegal_character_pattern(grammar.PARAM_CHARACTERS)
 _ILLEGAL_IN_HEADER = _illegal_character_pattern(grammar.HEADER_CHARACTERS)
 
 
-def diagnose(text: str, report: Report) -> ValidParts:
+def diagnose_syntax(text: str, report: FindingReport) -> ValidParts:
     """Reports the errors of `text`, which does not match `SIP_URI`, and returns its valid parts.
 
     A part that matches its grammar rule is returned. Any other part gets an error.
@@ -79,8 +79,8 @@ def diagnose(text: str, report: Report) -> ValidParts:
     if at >= 0:
         _diagnose_userinfo(text[start:at], start, valid_parts, report)
         start = at + 1
-    end = _end_of_address(text, start)
-    _diagnose_address(text[start:end], start, valid_parts, report)
+    end = _end_of_host_and_port(text, start)
+    _diagnose_host_and_port(text[start:end], start, valid_parts, report)
     question = text.find("?", end)
     parameters_end = len(text) if question < 0 else question
     _diagnose_parameters(text[end:parameters_end], end, valid_parts, report)
@@ -92,13 +92,13 @@ def diagnose(text: str, report: Report) -> ValidParts:
     return valid_parts
 
 
-def _end_of_address(text: str, start: int) -> int:
+def _end_of_host_and_port(text: str, start: int) -> int:
     """Returns the index at which the host and port that begin at `start` end: the first `;` or `?`, or the end of the text."""
     found = _ADDRESS_END.search(text, start)
     return found.start() if found else len(text)
 
 
-def _diagnose_raw_characters(text: str, report: Report) -> None:
+def _diagnose_raw_characters(text: str, report: FindingReport) -> None:
     """Reports control and non-ASCII characters, which no part of a URI may contain."""
     for run in _CONTROL.finditer(text):
         detail = "Remove this control character (line end, tab, NUL or the like)."
@@ -114,7 +114,7 @@ def _diagnose_raw_characters(text: str, report: Report) -> None:
             return
 
 
-def _diagnose_scheme(text: str, scheme: re.Match[str] | None, report: Report) -> None:
+def _diagnose_scheme(text: str, scheme: re.Match[str] | None, report: FindingReport) -> None:
     if text[0].isspace():
         detail = "Remove the white space before the address."
         return report.add("BAD_SCHEME", 0, len(text) - len(text.lstrip()), detail)
@@ -127,7 +127,7 @@ def _diagnose_scheme(text: str, scheme: re.Match[str] | None, report: Report) ->
     return report.add("BAD_SCHEME", 0, end, detail)
 
 
-def _diagnose_userinfo(userinfo: str, start: int, valid_parts: ValidParts, report: Report) -> None:
+def _diagnose_userinfo(userinfo: str, start: int, valid_parts: ValidParts, report: FindingReport) -> None:
     user, colon, password = userinfo.partition(":")
     if _USER.fullmatch(user):
         valid_parts.add("user", user, start)
@@ -145,7 +145,7 @@ def _diagnose_userinfo(userinfo: str, start: int, valid_parts: ValidParts, repor
         report.add("BAD_PASSWORD", start - 1, start + len(password), AUTHENTICATION_ADVICE)
 
 
-def _diagnose_address(address: str, start: int, valid_parts: ValidParts, report: Report) -> None:
+def _diagnose_host_and_port(address: str, start: int, valid_parts: ValidParts, report: FindingReport) -> None:
     if address.startswith("["):
         bracket = address.find("]")
         host = address if bracket < 0 else address[: bracket + 1]
@@ -170,7 +170,7 @@ def _diagnose_address(address: str, start: int, valid_parts: ValidParts, report:
             report.add("BAD_SYNTAX", end, end + len(rest), detail)
 
 
-def _diagnose_host(host: str, start: int, valid_parts: ValidParts, report: Report) -> None:
+def _diagnose_host(host: str, start: int, valid_parts: ValidParts, report: FindingReport) -> None:
     if _HOST.fullmatch(host):
         valid_parts.add("host", host, start)
     else:
@@ -199,7 +199,7 @@ def _advice_on_invalid_host(host: str) -> str:
     return "Use letters, digits, hyphens and dots in the host; parameters start with ; and headers with ?."
 
 
-def _diagnose_parameters(parameters: str, start: int, valid_parts: ValidParts, report: Report) -> None:
+def _diagnose_parameters(parameters: str, start: int, valid_parts: ValidParts, report: FindingReport) -> None:
     is_valid = True
     end = start
     for item in parameters[1:].split(";") if parameters else ():
@@ -224,7 +224,7 @@ def _diagnose_parameters(parameters: str, start: int, valid_parts: ValidParts, r
         valid_parts.add("parameters", parameters, start)
 
 
-def _diagnose_headers(headers: str, start: int, valid_parts: ValidParts, report: Report) -> None:
+def _diagnose_headers(headers: str, start: int, valid_parts: ValidParts, report: FindingReport) -> None:
     is_valid = True
     end = start - 1
     for item in headers.split("&"):
@@ -251,7 +251,7 @@ def _diagnose_headers(headers: str, start: int, valid_parts: ValidParts, report:
         valid_parts.add("headers", headers, start)
 
 
-def _diagnose_header_value(value: str, start: int, report: Report) -> None:
+def _diagnose_header_value(value: str, start: int, report: FindingReport) -> None:
     if (found := HEADER_IN_VALUE_PATTERN.search(value)) and "=" in value:
         report.add("BAD_HEADER", start + found.start(), start + found.end(), HEADER_IN_VALUE_ADVICE)
     else:
@@ -259,7 +259,9 @@ def _diagnose_header_value(value: str, start: int, report: Report) -> None:
         _report_illegal_characters(_ILLEGAL_IN_HEADER, value, start, "BAD_HEADER", hint, report)
 
 
-def _report_illegal_characters(illegal: re.Pattern[str], part: str, start: int, code: str, hint: str, report: Report) -> None:
+def _report_illegal_characters(
+    illegal: re.Pattern[str], part: str, start: int, code: str, hint: str, report: FindingReport
+) -> None:
     """Reports what the pattern `illegal` matches in `part`, which begins at `start` in the URI. `hint` says how to correct it.
 
     The pattern must not match control and non-ASCII characters, because `_diagnose_raw_characters` reports these.

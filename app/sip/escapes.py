@@ -5,7 +5,7 @@ from itertools import islice
 from typing import Final
 from urllib.parse import unquote, unquote_to_bytes
 
-from app.sip.findings import Report
+from app.sip.findings import FindingReport
 from app.sip.grammar import split_name_value_list
 
 NameValuePairs = tuple[tuple[str, str | None], ...]
@@ -78,7 +78,7 @@ def has_line_end_low_byte(character: str) -> bool:
     return ord(character) > 0xFF and ord(character) & 0xFF in (0x0A, 0x0D)
 
 
-def check_escapes(text: str, start: int, report: Report) -> None:
+def check_escapes(text: str, start: int, report: FindingReport) -> None:
     """Reports escapes in `text` that stand for dangerous or non-ASCII characters, or that are not UTF-8.
 
     `text` begins at `start` in the URI.
@@ -114,7 +114,7 @@ def check_escapes(text: str, start: int, report: Report) -> None:
     return None
 
 
-def _report_not_utf8(text: str, start: int, report: Report) -> None:
+def _report_not_utf8(text: str, start: int, report: FindingReport) -> None:
     try:
         unquote_to_bytes(text).decode()
     except UnicodeDecodeError as error:

@@ -75,7 +75,7 @@ SEVERITIES: Final[Mapping[str, Severity]] = MappingProxyType(
 """The severity of each code of a finding. A test checks that `docs/sip.md` explains every code."""
 
 
-class Report(list[Finding]):
+class FindingReport(list[Finding]):
     """The list of the findings of one validation. It keeps the first MAX_FINDINGS findings, to bound the work.
 
     If none of them is an error, the first later error replaces the last one. So a list that is cut off never makes an address
@@ -104,7 +104,7 @@ class Report(list[Finding]):
         """Whether the report has MAX_FINDINGS findings. Then `add` ignores a further finding unless it is an error."""
         return len(self) >= MAX_FINDINGS
 
-    def findings(self) -> tuple[Finding, ...]:
+    def sorted_findings(self) -> tuple[Finding, ...]:
         """Returns the findings, sorted by their position in the text."""
         return tuple(sorted(self, key=attrgetter("start", "end")))
 

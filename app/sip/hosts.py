@@ -3,7 +3,7 @@
 from ipaddress import IPv4Address, IPv6Address, ip_network
 from typing import Final
 
-from app.sip.findings import Report
+from app.sip.findings import FindingReport
 
 # First address, last address and IP version of each range. IANA IPv4 and IPv6 Special-Purpose Address Registries: what is
 # not globally reachable, and multicast. The blocks that are set aside for documentation are left out: in examples and
@@ -59,7 +59,7 @@ def canonical_host(host: str) -> str:
     return host.lower().removesuffix(".")
 
 
-def check_and_normalize_host(host: str, start: int, has_user: bool, report: Report) -> str:
+def check_and_normalize_host(host: str, start: int, has_user: bool, report: FindingReport) -> str:
     """Checks whether Twilio can reach the host, adds findings to `report`, and returns the host as `canonical_host` does.
 
     The host begins at `start` in the URI. `has_user` says whether the URI has a user, which some of Twilio's own hosts need.
@@ -90,14 +90,14 @@ def check_and_normalize_host(host: str, start: int, has_user: bool, report: Repo
     return canonical
 
 
-def _check_ipv4(address: IPv4Address, start: int, end: int, report: Report) -> None:
+def _check_ipv4(address: IPv4Address, start: int, end: int, report: FindingReport) -> None:
     if not _is_public(address):
         return _report_non_public(start, end, report)
     detail = "Prefer a host name: a bare IP address cannot move, and TLS cannot check it against a certificate."
     return report.add("IP_LITERAL_HOST", start, end, detail)
 
 
-def _check_ipv6(address: IPv6Address, start: int, end: int, report: Report) -> None:
+def _check_ipv6(address: IPv6Address, start: int, end: int, report: FindingReport) -> None:
     inner: IPv4Address | None = address.ipv4_mapped or address.sixtofour
     if address.teredo is not None:
         inner = address.teredo[1]
@@ -118,12 +118,12 @@ def _is_public(address: IPv4Address | IPv6Address) -> bool:
     return not any(first <= number <= last and version == of for first, last, of in _NON_PUBLIC_RANGES)
 
 
-def _report_non_public(start: int, end: int, report: Report) -> None:
+def _report_non_public(start: int, end: int, report: FindingReport) -> None:
     detail = "Use a host on the public internet: Twilio calls none that is private, local or multicast (13254)."
     report.add("NON_PUBLIC_HOST", start, end, detail)
 
 
-def _check_twilio_host(labels: list[str], start: int, end: int, has_user: bool, report: Report) -> None:
+def _check_twilio_host(labels: list[str], start: int, end: int, has_user: bool, report: FindingReport) -> None:
     """Checks a host below twilio.com, and adds findings to `report` (<https://www.twilio.com/docs/api/errors/32220> and 32223).
 
     `labels` are the labels of the host without the last one, `com`. `has_user` says whether the URI has a user, which Twilio's

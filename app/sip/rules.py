@@ -9,7 +9,7 @@ from itertools import permutations, product
 from typing import Final
 
 from app.sip.escapes import HEADER_IN_VALUE_PATTERN, NameValuePairs, check_escapes, decode_name_value_list, unescape
-from app.sip.findings import AUTHENTICATION_ADVICE, HEADER_IN_VALUE_ADVICE, HEADER_NAME_ADVICE, Report, shorten_name
+from app.sip.findings import AUTHENTICATION_ADVICE, HEADER_IN_VALUE_ADVICE, HEADER_NAME_ADVICE, FindingReport, shorten_name
 from app.sip.grammar import HEADER_CHARACTERS, UriParts
 from app.sip.header_names import HEADERS_DROPPED_BY_TWILIO, HEADERS_PASSED_BY_TWILIO, is_passed_x_header
 
@@ -30,7 +30,7 @@ _PARAM_CHOICES = {"transport": TRANSPORTS, "secure": ("true", "false"), "edge": 
 # A fast path for most addresses: one lookup or one match. The rules below have no findings for these values, which tests
 # verify.
 USER_WITHOUT_FINDINGS_PATTERN: Final = re.compile(r"[A-Za-z0-9\-_.!~*'()&+$,]*+", re.ASCII)
-CHECKED_PARAMETERS_BY_TEXT: Final[dict[str, tuple[NameValuePairs, ValuesByName]]] = {
+PARAMS_WITHOUT_FINDINGS_BY_TEXT: Final[dict[str, tuple[NameValuePairs, ValuesByName]]] = {
     "".join(f";{name}={value}" for name, value in zip(names, values, strict=True)): (
         tuple(zip(names, values, strict=True)),
         dict(zip(names, values, strict=True)),
@@ -54,7 +54,7 @@ _HEADER_NAME = re.compile(r"[A-Za-z0-9\-.!%*_+`'~]++", re.ASCII)  # header-name 
 _PLUS_BETWEEN_WORDS = re.compile(r"(?<=[A-Za-z])\+(?=[A-Za-z])")
 
 
-def check_user(user: str, start: int, report: Report) -> None:
+def check_user(user: str, start: int, report: FindingReport) -> None:
     if _URI_DELIMITER.search(unescape(user) or user):
         detail = "Check the host: all that stands before the @ is the user, also what looks like a host or a parameter."
         report.add("USER_LOOKS_LIKE_URI_PARTS", start, start + len(user), detail)
@@ -62,13 +62,13 @@ def check_user(user: str, start: int, report: Report) -> None:
         check_escapes(user, start, report)
 
 
-def check_password(password: str, start: int, report: Report) -> None:
+def check_password(password: str, start: int, report: FindingReport) -> None:
     report.add("PASSWORD_IN_URI", start - 1, start + len(password), AUTHENTICATION_ADVICE)
     if "%" in password:
         check_escapes(password, start, report)
 
 
-def check_port(port: str, start: int, report: Report) -> None:
+def check_port(port: str, start: int, report: FindingReport) -> None:
     significant = port.lstrip("0")
     if not significant or len(significant) > 5 or int(significant) > 65535:
         report.add("PORT_OUT_OF_RANGE", start, start + len(port), "Use a port from 1 to 65535.")
@@ -77,13 +77,13 @@ def check_port(port: str, start: int, report: Report) -> None:
         report.add("PORT_WITH_LEADING_ZERO", start, start + len(port), detail)
 
 
-def decode_and_check_parameters(raw_parameters: str, start: int, report: Report) -> tuple[NameValuePairs, ValuesByName]:
+def decode_and_check_parameters(raw_parameters: str, start: int, report: FindingReport) -> tuple[NameValuePairs, ValuesByName]:
     """Decodes uri-parameters, checks them, and adds findings to `report`.
 
     `raw_parameters` is their text, which begins at `start` in the URI. Returns the parameters in order, and their values by
     lower-case name.
     """
-    plain = CHECKED_PARAMETERS_BY_TEXT.get(raw_parameters)
+    plain = PARAMS_WITHOUT_FINDINGS_BY_TEXT.get(raw_parameters)
     if plain:
         return plain
     pairs: list[tuple[str, str | None]] = []
@@ -117,7 +117,7 @@ def decode_and_check_parameters(raw_parameters: str, start: int, report: Report)
     return tuple(pairs), values
 
 
-def _check_parameter_with_rules(key: str, value: str | None, start: int, end: int, report: Report) -> None:
+def _check_parameter_with_rules(key: str, value: str | None, start: int, end: int, report: FindingReport) -> None:
     lower = value.lower() if value else ""
     match key:
         case "method":
@@ -148,7 +148,7 @@ def _check_parameter_with_rules(key: str, value: str | None, start: int, end: in
             pass
 
 
-def _report_other_parameter(name: str, value: str, start: int, end: int, report: Report) -> None:
+def _report_other_parameter(name: str, value: str, start: int, end: int, report: FindingReport) -> None:
     detail = f"Leave out {shorten_name(name)}: Twilio does not document this parameter."
     if name.lower() == "user" and value.lower() == "phone":
         # user=phone marks a telephone number (RFC 3261 §19.1.1); carriers and PBXs require it.
@@ -159,7 +159,9 @@ def _report_other_parameter(name: str, value: str, start: int, end: int, report:
         report.add("ESCAPED_PARAM_NAME", start, start + len(name), detail)
 
 
-def check_transport_security(sips: bool, port: str | None, values: ValuesByName, parts: UriParts, report: Report) -> None:
+def check_transport_security(
+    sips: bool, port: str | None, values: ValuesByName, parts: UriParts, report: FindingReport
+) -> None:
     """Reports contradictions between the scheme, the port and the parameters `transport` and `secure`.
 
     Also reports `transport=tls` without `secure`, because the media are then not encrypted. `values` has the parameters' values
@@ -185,7 +187,7 @@ def check_transport_security(sips: bool, port: str | None, values: ValuesByName,
         report.add("NO_TLS_ON_PORT_5061", *parts.span("port"), detail)
 
 
-def decode_and_check_headers(raw_headers: str, start: int, report: Report) -> NameValuePairs:
+def decode_and_check_headers(raw_headers: str, start: int, report: FindingReport) -> NameValuePairs:
     """Decodes the headers of a URI, checks them, adds findings to `report`, and returns the decoded headers in order.
 
     `raw_headers` is their text, which begins at `start` in the URI.
@@ -219,7 +221,7 @@ def decode_and_check_headers(raw_headers: str, start: int, report: Report) -> Na
     return tuple(pairs)
 
 
-def _check_header_escapes_and_plus(name: str, value: str, start: int, report: Report) -> None:
+def _check_header_escapes_and_plus(name: str, value: str, start: int, report: FindingReport) -> None:
     value_start = start + len(name) + 1
     if "%" in name:
         report.add("ESCAPED_HEADER_NAME", start, value_start - 1, "Write the header's name without % escapes.")
@@ -233,7 +235,7 @@ def _check_header_escapes_and_plus(name: str, value: str, start: int, report: Re
         report.add("PLUS_IS_NOT_SPACE", at, at + 1, "Write %20 if a space is meant: in a SIP URI + is a plus.")
 
 
-def _check_header_name(name: str, key: str, start: int, end: int, report: Report) -> None:
+def _check_header_name(name: str, key: str, start: int, end: int, report: FindingReport) -> None:
     if is_passed_x_header(key) and _HEADER_NAME.fullmatch(name):
         return
     if key in HEADERS_PASSED_BY_TWILIO:

@@ -4,9 +4,9 @@ from dataclasses import dataclass, field
 from typing import Any, Final, Self
 
 from app.sip.comparison import are_equal_uris, to_comparable_uri
-from app.sip.diagnosis import diagnose
+from app.sip.diagnosis import diagnose_syntax
 from app.sip.escapes import NameValuePairs, unescape
-from app.sip.findings import Finding, Report, Severity
+from app.sip.findings import Finding, FindingReport, Severity
 from app.sip.grammar import SIP_URI, UriParts
 from app.sip.hosts import check_and_normalize_host
 from app.sip.rules import (
@@ -56,20 +56,20 @@ class SipUri:
         If a part of the text is too long, the findings are only about lengths. A text longer than MAX_PARSED_LENGTH is not
         parsed.
         """
-        report = Report()
+        report = FindingReport()
         if len(text) >= ADDRESS_LENGTH_LIMIT:
             _check_lengths(text, report)
         if len(text) > MAX_PARSED_LENGTH:
-            return cls(text, findings=report.findings())
+            return cls(text, findings=report.sorted_findings())
         parts: UriParts | None = SIP_URI.fullmatch(text)
         if parts is None:
             if report.is_closed:
-                return cls(text, findings=report.findings())
-            parts = diagnose(text, report)
+                return cls(text, findings=report.sorted_findings())
+            parts = diagnose_syntax(text, report)
         scheme, user, password, host, port, written_parameters, written_headers = parts.groups()
         scheme = scheme and scheme.lower()
         if not report.is_closed:
-            _check_parts(text, scheme, parts, report)
+            _check_scheme_userinfo_and_port(text, scheme, parts, report)
         canonical = host and check_and_normalize_host(host, parts.start("host"), user is not None, report)
         parameters: NameValuePairs = ()
         headers: NameValuePairs = ()
@@ -91,7 +91,7 @@ class SipUri:
             "port": int(port) if port and len(port) < ADDRESS_LENGTH_LIMIT else None,
             "uri_parameters": parameters,
             "headers": headers,
-            "findings": report.findings() if report else (),
+            "findings": report.sorted_findings() if report else (),
         }
         object.__setattr__(uri, "__dict__", fields)
         return uri
@@ -135,7 +135,7 @@ class SipUri:
         }
 
 
-def _check_parts(text: str, scheme: str | None, parts: UriParts, report: Report) -> None:
+def _check_scheme_userinfo_and_port(text: str, scheme: str | None, parts: UriParts, report: FindingReport) -> None:
     """Checks scheme, user, password and port by the rules of RFC 3261 and of Twilio, and adds findings to `report`."""
     _, user, password, host, port, _, _ = parts.groups()
     if scheme == "sips":
@@ -151,7 +151,7 @@ def _check_parts(text: str, scheme: str | None, parts: UriParts, report: Report)
         check_port(port, parts.start("port"), report)
 
 
-def _check_lengths(text: str, report: Report) -> None:
+def _check_lengths(text: str, report: FindingReport) -> None:
     """Reports an address or headers that are too long. If one of them is, closes the report, which then ignores findings."""
     # In every SIP URI the first "?" after the "@", or the first at all, starts the headers.
     question = text.find("?", text.find("@") + 1)

@@ -28,7 +28,7 @@ _SUBRESOURCE_ERRORS_BY_TWILIO_ERROR: Mapping[type[TwilioError], type[CallgateErr
 }
 
 
-def unreachable_error() -> UpstreamUnreachable:
+def no_usable_answer_error() -> UpstreamUnreachable:
     """Returns the error for a read to which Twilio gave no usable answer."""
     return UpstreamUnreachable(
         "Twilio gave no usable answer. The request changes nothing, so it can be repeated.", retry_after_s=5
@@ -86,9 +86,9 @@ async def read_json_answer(
     except TwilioOutcomeUnknown as error:
         if page_size_name and error.reason == ANSWER_TOO_LONG:
             raise page_too_long_error(page_size_name) from error
-        raise unreachable_error() from error
+        raise no_usable_answer_error() from error
     if not isinstance(document, dict):
-        raise unreachable_error()
+        raise no_usable_answer_error()
     return document
 
 

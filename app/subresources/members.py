@@ -19,7 +19,7 @@ from app.twilio.forwarding import QueryPairs
 from app.twilio.subresources import IDEMPOTENCY_KEY_NAME, OperationParameter, SubresourceOperation, custom_parameter_field_names
 
 
-def _check_json_object(value: dict[str, Any]) -> dict[str, Any]:
+def _require_json_within_limits(value: dict[str, Any]) -> dict[str, Any]:
     """Returns the value unchanged. Raises PydanticCustomError if it is nested so deeply that it cannot be serialized to JSON.
 
     Also raises it if the URLs in the value have too many user names and passwords. The limit bounds CPU time, because Callgate
@@ -38,7 +38,7 @@ _TYPES_BY_KIND: Mapping[str, Any] = {
     "integer": Annotated[int, Field(ge=0)],
     "number": Annotated[Decimal, Field(strict=False, ge=0, max_digits=20)],
     "boolean": bool,
-    "json": Annotated[dict[str, Any], AfterValidator(_check_json_object)],
+    "json": Annotated[dict[str, Any], AfterValidator(_require_json_within_limits)],
     "pairs": Annotated[dict[ParameterText, ParameterText], Field(max_length=99)],
 }
 

@@ -40,7 +40,7 @@ PAGE_URI_MEMBERS = ("first_page_uri", "next_page_uri", "previous_page_uri", "uri
 """In a list page of Twilio, the members whose values are paths, such as the path of the next page."""
 _OBJECT_SCHEMA = {"anyOf": [{"$ref": "#/components/schemas/JsonObject"}, {"type": "null"}]}
 # All other fields are strings.
-_MEMBER_SCHEMAS: dict[tuple[Subresource, str], dict[str, Any]] = {
+_NON_STRING_MEMBER_SCHEMAS: dict[tuple[Subresource, str], dict[str, Any]] = {
     (EVENTS, "request"): _OBJECT_SCHEMA,
     (EVENTS, "response"): _OBJECT_SCHEMA,
     (RECORDINGS, "channels"): {"type": ["integer", "null"]},
@@ -133,11 +133,11 @@ def component_schemas() -> dict[str, Any]:
         if operation.action == "list":
             found[_page_schema_name(subresource)] = _page_schema(subresource)
         if operation.method == "POST":
-            found |= _body_schema(_body_schema_name(operation), members_schema_of(operation))
+            found |= _body_components(_body_schema_name(operation), members_schema_of(operation))
     return found
 
 
-def _body_schema(name: str, schema: dict[str, Any]) -> dict[str, Any]:
+def _body_components(name: str, schema: dict[str, Any]) -> dict[str, Any]:
     """Returns the OpenAPI components of a body: its schema under `name`, and a component for each enum and object in it.
 
     Without components, code generators would invent names for enums and objects, such as a member's name with a number.
@@ -162,7 +162,7 @@ def _body_schema(name: str, schema: dict[str, Any]) -> dict[str, Any]:
 
 def _item_schema(subresource: Subresource) -> dict[str, Any]:
     text = {"type": ["string", "null"]}
-    properties = {name: _MEMBER_SCHEMAS.get((subresource, name), text) for name in subresource.fields}
+    properties = {name: _NON_STRING_MEMBER_SCHEMAS.get((subresource, name), text) for name in subresource.fields}
     return {"type": "object", "description": "The resource as Twilio returns it.", "properties": properties}
 
 

@@ -29,8 +29,8 @@ from app.subresources.answers import (
     error_for_client,
     event_data_of_answer,
     event_data_of_error,
+    no_usable_answer_error,
     read_json_answer,
-    unreachable_error,
 )
 from app.subresources.requests import MediaRequest, SubresourceRequest
 from app.tenants.caller import Caller
@@ -150,7 +150,7 @@ class SubresourceService:
             )
 
         credentials = await self._require_credentials(call.account_id)
-        async with self._request_limit.slot(call.tenant_id):
+        async with self._request_limit.admit_request(call.tenant_id):
             await self._record_event(call, request, {"result": "sent"})
             try:
                 # Do not mark a refused credential: it may only lack a permission.
@@ -211,7 +211,7 @@ class SubresourceService:
         except CallNotFound:
             raise SubresourceNotFound from None
 
-    async def list_child_legs(
+    async def list_child_calls(
         self, caller: Caller, account_sid: str, parent_sid: str, query: QueryPairs, response_stack: AsyncExitStack
     ) -> dict[str, Any] | None:
         """Returns a page of Twilio's list of the calls that the call `parent_sid` has started (`<Dial>`).
@@ -232,7 +232,7 @@ class SubresourceService:
         page = await read_json_answer(answer, page_size_name="PageSize")
         legs = page.get("calls")
         if not isinstance(legs, list):
-            raise unreachable_error()
+            raise no_usable_answer_error()
         # Filter again, so that calls of other tenants never appear, whatever Twilio's filter does.
         own = [leg for leg in legs if isinstance(leg, dict) and leg.get("parent_call_sid") == parent_sid]
         return page | {"calls": own}
@@ -259,16 +259,16 @@ class SubresourceService:
         """Yields Twilio's answer to a GET request. Tries the account's credentials in turn until Twilio accepts one."""
         credentials = await self._require_credentials(account_id)
         async with AsyncExitStack() as stack:
-            await stack.enter_async_context(self._request_limit.slot(tenant_id))
+            await stack.enter_async_context(self._request_limit.admit_request(tenant_id))
             if list_stack is not None:
                 # In this order: a tenant whose requests wait for a connection must not hold up the lists of others.
-                await list_stack.enter_async_context(self._list_limit.slot(tenant_id))
+                await list_stack.enter_async_context(self._list_limit.admit_request(tenant_id))
             try:
                 response = await try_credentials(
                     credentials, lambda credential: stack.enter_async_context(send_request(credential))
                 )
             except TwilioOutcomeUnknown as error:
-                raise unreachable_error() from error
+                raise no_usable_answer_error() from error
             except TwilioError as error:
                 raise error_for_client(None, error) from error
             yield response

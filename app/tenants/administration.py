@@ -54,7 +54,7 @@ class TenantAdministration(AccountAdministration, ApiKeyAdministration, SipCrede
             if tenant is not None:
                 return await self._store_changed_settings(connection, tenant, settings), True
             tenant = await self._lock_tenant(connection, tenant_id)
-        if different := _differing_settings(tenant, settings):
+        if different := _names_of_differing_settings(tenant, settings):
             raise ResourceExists(f"The tenant exists with another {' and another '.join(different)}.")
         return tenant, False
 
@@ -119,14 +119,14 @@ class TenantAdministration(AccountAdministration, ApiKeyAdministration, SipCrede
 
         Returns the tenant with its new settings. The caller must have locked the tenant's row.
         """
-        changed = _differing_settings(tenant, settings)
+        changed = _names_of_differing_settings(tenant, settings)
         if not changed:
             return tenant
         if "name" in changed:
             check_tenant_name(settings["name"])
         all_settings = tenant.settings
         all_settings.update(settings)
-        _check_settings(all_settings)
+        _require_valid_settings(all_settings)
         updated = await store.update_tenant_settings(connection, tenant.id, all_settings)
         if others := [member for member in changed if member != "suspended"]:
             await self._record_audit_event(connection, "tenant.update", tenant.id, tenant.id, others)
@@ -176,12 +176,12 @@ class TenantAdministration(AccountAdministration, ApiKeyAdministration, SipCrede
         return secret
 
 
-def _differing_settings(tenant: TenantRow, settings: TenantSettings) -> list[str]:
+def _names_of_differing_settings(tenant: TenantRow, settings: TenantSettings) -> list[str]:
     before: dict[str, object] = {**tenant.settings}
     return [name for name, value in settings.items() if before[name] != value]
 
 
-def _check_settings(settings: TenantSettings) -> None:
+def _require_valid_settings(settings: TenantSettings) -> None:
     if settings["status_callback"] is None and (settings["status_callback_method"] or settings["status_callback_events"]):
         message = "a default method or default events need a default URL"
         raise InvalidValue("/callbacks/url", "missing", message)

@@ -37,7 +37,7 @@ class AccountAdministration(Administration):
         credentials of the account first. If `base_url` is None, an existing account keeps its base URL, and a new account uses
         CALLGATE_TWILIO_BASE_URL.
         """
-        check_sids(account_sid, key_sid)
+        require_valid_sids(account_sid, key_sid)
         base_url = _valid_base_url(base_url)
         async with self.database.transaction() as connection:
             account = await self._upsert_account(connection, tenant_id, account_sid=account_sid, base_url=base_url)
@@ -53,7 +53,7 @@ class AccountAdministration(Administration):
         already, returns it unchanged. Raises ResourceExists if the existing account lacks this credential, or if `base_url` is
         given and is not the account's base URL.
         """
-        check_sids(account_sid, key_sid)
+        require_valid_sids(account_sid, key_sid)
         base_url = _valid_base_url(base_url)
         async with self.database.transaction() as connection:
             account = await self._insert_account(connection, tenant_id, account_sid=account_sid, base_url=base_url)
@@ -74,7 +74,7 @@ class AccountAdministration(Administration):
         `secret` is the secret of the API key with the SID `key_sid` or, if `key_sid` is None, an auth token. If the account has
         an active credential with this secret already, returns that credential unchanged.
         """
-        check_sids(account_sid, key_sid)
+        require_valid_sids(account_sid, key_sid)
         async with self.database.transaction() as connection:
             account = await self._lock_account(connection, tenant_id, account_sid)
             found = await self._find_credential_by_secret(connection, account, secret=secret, key_sid=key_sid)
@@ -207,7 +207,7 @@ class AccountAdministration(Administration):
         return None
 
 
-def check_sids(account_sid: str, key_sid: str | None) -> None:
+def require_valid_sids(account_sid: str, key_sid: str | None) -> None:
     if not ACCOUNT_SID_PATTERN.fullmatch(account_sid):
         raise InvalidValue("/account_sid", "invalid_sid", "an account SID is AC and 32 hexadecimal digits")
     if key_sid is not None and not KEY_SID_PATTERN.fullmatch(key_sid):

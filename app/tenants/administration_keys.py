@@ -11,7 +11,7 @@ from app.errors import IdempotencyKeyReused
 from app.tenants import administration_store as store
 from app.tenants.administration_base import Administration
 from app.tenants.administration_store import ApiKeyRow
-from app.tenants.api_keys import DEFAULT_KEY_LIFETIME, ApiKeyFormat, api_key_prefix, generate_api_key
+from app.tenants.api_keys import DEFAULT_KEY_LIFETIME, ApiKeyFormat, api_key_public_part, generate_api_key
 from app.tenants.caller import Caller, OperatorCaller, require_grantable_scopes
 from app.tenants.errors import NoSuchResource
 from app.tenants.names import check_key_name
@@ -104,7 +104,7 @@ class ApiKeyAdministration(Administration):
                 tenant_id=tenant_id,
                 scopes=sort_scopes(wanted),
                 name=name,
-                prefix=api_key_prefix(key),
+                prefix=api_key_public_part(key),
                 keyed_hash=self.keyring.keyed_hash(key.encode()),
                 expires_at=expires_at or self._default_expiry(await transaction_start(connection)),
                 idempotency_key=idempotency_key,
@@ -137,7 +137,7 @@ class ApiKeyAdministration(Administration):
         Raises NoSuchResource if there is no such key, or if `tenant_id` is given and the key does not belong to this tenant.
         """
         async with self.database.transaction() as connection:
-            key = await store.lock_api_key(connection, prefix=api_key_prefix(prefix))
+            key = await store.lock_api_key(connection, prefix=api_key_public_part(prefix))
             if key is None or tenant_id not in (None, key.tenant_id):
                 raise NoSuchResource("key", f"there is no key {prefix}: see `callgate keys list`")
             if key.revoked_at is None:

@@ -18,10 +18,10 @@ from app.database.connection import Connection
 from app.errors import CommandUnfinished
 from app.security.keyring import SecretUnreadable
 from app.tenants import administration_store as store
-from app.tenants.administration_accounts import AccountAdministration, check_sids
+from app.tenants.administration_accounts import AccountAdministration, require_valid_sids
 from app.tenants.administration_store import AccountRow, CredentialRow
 from app.tenants.errors import AdministrationError, NoSuchResource
-from app.tenants.rotation_store import mark_credential_rejected, put_credential_first, transaction_start
+from app.tenants.rotation_store import mark_credential_rejected, put_credential_before_replaced, transaction_start
 from app.tenants.stored_secrets import associated_data_of_credential
 from app.twilio.errors import TwilioCredentialRejected, TwilioError
 from app.twilio.schemas import Credential
@@ -70,7 +70,7 @@ class CredentialRotation(AccountAdministration):
         with the SID `key_sid`. If `old_id` is not None, looks only for the replacement of the credential with the id `old_id`.
         Raises AdministrationError if several credentials are being replaced and `old_id` is None.
         """
-        check_sids(account_sid, key_sid)
+        require_valid_sids(account_sid, key_sid)
         async with self.database.transaction() as connection:
             account = await self._lock_account(connection, tenant_id, account_sid)
             credentials = await _active_credentials_of_kind(connection, account, key_sid)
@@ -125,7 +125,7 @@ class CredentialRotation(AccountAdministration):
                 raise RotationUnfinished("the account's credentials were changed meanwhile: run the command again")
             if stored is None:
                 stored = await self._insert_credential(connection, account, secret=secret, key_sid=key_sid)
-            await put_credential_first(connection, stored.id, place=old.place)
+            await put_credential_before_replaced(connection, stored.id, place=old.place)
             await self._record_audit_event(connection, "credential.update", tenant_id, str(stored.id), ["place"])
             active = await self._active_credentials_by_id(connection, account)
         return CredentialReplacement(account, old, active[stored.id])
@@ -139,7 +139,7 @@ class CredentialRotation(AccountAdministration):
         credential cannot be decrypted, is refused by Twilio, or was refused for an earlier request.
         """
         account, old, new = replacement.account, replacement.old, replacement.new
-        decrypted = await self._decrypt(account, new)
+        decrypted = await self._decrypt_active_credential(account, new)
         if decrypted is None:
             raise AdministrationError(f"the stored secret of credential {new.id} cannot be opened: revoke it and begin again")
         await self._require_accepted_by_twilio(
@@ -190,7 +190,7 @@ class CredentialRotation(AccountAdministration):
 
         Returns False if the credential's secret cannot be decrypted, because such a credential cannot be used.
         """
-        decrypted = await self._decrypt(account, credential)
+        decrypted = await self._decrypt_active_credential(account, credential)
         if decrypted is None:
             return False
         try:
@@ -210,7 +210,7 @@ class CredentialRotation(AccountAdministration):
         except TwilioError as error:
             raise _twilio_unavailable_error(error) from None
 
-    async def _decrypt(self, account: AccountRow, credential: CredentialRow) -> Credential | None:
+    async def _decrypt_active_credential(self, account: AccountRow, credential: CredentialRow) -> Credential | None:
         """Returns an active credential with its decrypted secret; None if the secret cannot be decrypted.
 
         Raises RotationUnfinished if the credential is no longer active.
@@ -243,8 +243,8 @@ def _choose_credential_to_replace(
 ) -> CredentialRow | None:
     """Returns the credential to replace: the one with the id `old_id` or, if that is None, the only other one in `credentials`.
 
-    `credentials` are the account's active auth tokens, or its active API keys. `stored` is the new credential, or None if it is
-    not stored yet. If there is nothing to replace, returns None if `stored` is given, and raises AdministrationError otherwise.
+    `credentials` are the account's active auth tokens, or its active API keys. `stored` is the new credential, or None if
+    it is not stored yet. If nothing is to be replaced, returns None if `stored` is given; otherwise raises AdministrationError.
 
     If `old_id` is None, also raises AdministrationError in three cases, because the credential to replace is unclear:
     - There are several credentials beside the new one.

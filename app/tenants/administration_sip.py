@@ -16,7 +16,7 @@ from app.tenants import sip_credential_store as store
 from app.tenants.administration_base import Administration
 from app.tenants.errors import InvalidValue, NoSuchResource, ResourceExists
 from app.tenants.names import RESOURCE_NAME_ADVICE, RESOURCE_NAME_PATTERN
-from app.tenants.sip_credential_store import EncryptedSipAuth, SipCredentialRow
+from app.tenants.sip_credential_store import EncryptedSipCredential, SipCredentialRow
 from app.tenants.stored_secrets import associated_data_of_sip_password, associated_data_of_sip_username
 
 _NAME_PATTERN = re.compile(RESOURCE_NAME_PATTERN)
@@ -101,7 +101,7 @@ class SipCredentialAdministration(Administration):
         }
 
 
-def is_same_sip_auth(keyring: Keyring, stored: EncryptedSipAuth, username: str, password: str) -> bool:
+def is_same_sip_auth(keyring: Keyring, stored: EncryptedSipCredential, username: str, password: str) -> bool:
     """Returns whether the stored credential has this user name and password. Compares in constant time.
 
     Returns False if the stored credential cannot be decrypted.

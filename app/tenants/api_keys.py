@@ -17,24 +17,24 @@ DEFAULT_KEY_LIFETIME: Final[timedelta | None] = None
 docs/adding.md lists the texts that repeat this value.
 """
 _KEY_START = "cgk"
-_ID_HEX_DIGITS = 12
-_TWILIO_KEY_BYTES = 16
-_TWILIO_KEY_PATTERN = re.compile(r"[0-9a-f]{32}")
+_PUBLIC_PART_HEX_DIGITS = 12
+_TWILIO_FORMAT_KEY_BYTES = 16
+_TWILIO_FORMAT_KEY_PATTERN = re.compile(r"[0-9a-f]{32}")
 
 
 def generate_api_key(key_format: ApiKeyFormat) -> str:
     """Returns a new random key: `cgk_…` or, for "twilio", 32 lower-case hexadecimal digits, like a Twilio auth token."""
     if key_format == "twilio":
-        return secrets.token_hex(_TWILIO_KEY_BYTES)
-    return f"{_KEY_START}_{secrets.token_hex(_ID_HEX_DIGITS // 2)}_{secrets.token_urlsafe(32)}"
+        return secrets.token_hex(_TWILIO_FORMAT_KEY_BYTES)
+    return f"{_KEY_START}_{secrets.token_hex(_PUBLIC_PART_HEX_DIGITS // 2)}_{secrets.token_urlsafe(32)}"
 
 
-def api_key_prefix(key: str) -> str:
+def api_key_public_part(key: str) -> str:
     """Returns the public part of an API key, such as `cgk_0123456789ab`.
 
     A key that starts with `cgk_` begins with its public part. The public part of a key of 32 hexadecimal digits is made from a
     hash of the key.
     """
-    if _TWILIO_KEY_PATTERN.fullmatch(key):
-        return f"{_KEY_START}_{hashlib.sha256(b'callgate key id:' + key.encode()).hexdigest()[:_ID_HEX_DIGITS]}"
+    if _TWILIO_FORMAT_KEY_PATTERN.fullmatch(key):
+        return f"{_KEY_START}_{hashlib.sha256(b'callgate key id:' + key.encode()).hexdigest()[:_PUBLIC_PART_HEX_DIGITS]}"
     return "_".join(key.split("_")[:2])

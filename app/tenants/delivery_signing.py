@@ -11,7 +11,7 @@ from app.database.engine import Database
 from app.security.keyring import Keyring, SecretUnreadable
 from app.tenants.cache import TTLCache, never_coherent
 from app.tenants.callback_settings import CallbackFormat
-from app.tenants.directory_store import add_callback_secret, find_signing_settings
+from app.tenants.directory_store import add_callback_secret_if_missing, find_signing_settings
 from app.tenants.errors import AdministrationError, no_such_tenant_error
 from app.tenants.stored_secrets import CALLBACK_SECRET_PREFIX, associated_data_of_callback_secret, generate_callback_secret
 
@@ -52,7 +52,7 @@ class SigningSettingsCache:
             encrypted = self._keyring.encrypt(
                 generate_callback_secret(), associated_data=associated_data_of_callback_secret(tenant_id)
             )
-            stored = await add_callback_secret(self._database, tenant_id, encrypted)
+            stored = await add_callback_secret_if_missing(self._database, tenant_id, encrypted)
         if stored is None:
             raise no_such_tenant_error(tenant_id)
         callback_format: CallbackFormat = "json" if stored.callback_format == "json" else "twilio"

@@ -20,7 +20,7 @@ from app.database.engine import Database, Session
 from app.errors import DatabaseUnavailable, NoUsableCredentials
 from app.security.keyring import Keyring, SecretUnreadable
 from app.tenants import repository
-from app.tenants.api_keys import api_key_prefix
+from app.tenants.api_keys import api_key_public_part
 from app.tenants.cache import IntervalLimit, TTLCache, never_coherent
 from app.tenants.caller import Caller, OperatorCaller, workload_name
 from app.tenants.directory_store import (
@@ -42,7 +42,7 @@ logger = structlog.stdlib.get_logger(__name__)
 
 # The minimum time between two rehashes of an API key by this process. While encryption keys are rotated, old and new processes
 # have different newest keys. Without a minimum, they would undo each other's hash at each use, which empties all caches.
-_REHASH_INTERVAL_S = 600.0
+_MIN_REHASH_INTERVAL_S = 600.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +105,7 @@ class TenantDirectory:
         self._account_credentials = TTLCache[tuple[Credential, ...]](is_coherent=is_coherent)
         self._auth_tokens = TTLCache[tuple[Credential, ...]](is_coherent=is_coherent)
         self._sip_auths = TTLCache[SipAuth | None](is_coherent=is_coherent)
-        self._rehashes = IntervalLimit(_REHASH_INTERVAL_S)
+        self._rehashes = IntervalLimit(_MIN_REHASH_INTERVAL_S)
         self._caches: tuple[TTLCache[Any], ...] = (
             self._keys,
             self._workloads,
@@ -138,7 +138,7 @@ class TenantDirectory:
         return found
 
     async def _read_key(self, key: str) -> AuthenticatedApiKey | None:
-        prefix = api_key_prefix(key)
+        prefix = api_key_public_part(key)
         found = await self._stored_keys.submit(prefix)
         if (
             found is None
@@ -185,7 +185,7 @@ class TenantDirectory:
             account = await repository.find_account_by_sid(session, tenant_id=tenant_id, account_sid=account_sid)
         return account.id if account else None
 
-    async def usable_account(self, tenant_id: str, *, account_sid: str | None) -> UsableAccount | None:
+    async def find_usable_account(self, tenant_id: str, *, account_sid: str | None) -> UsableAccount | None:
         """Returns the tenant's account with this SID or, if `account_sid` is None, the tenant's oldest account.
 
         Ignores accounts without an active credential. Returns None if no account is left. Raises NoUsableCredentials if none of

@@ -115,7 +115,7 @@ _SELECT_WORKLOADS = """
     LEFT JOIN tenant ON tenant.id = tenant_id
 """
 
-_SELECT_CREDENTIALS_WHERE = f"""
+_SELECT_CREDENTIALS_TEMPLATE = f"""
     SELECT tenant_id, status_callback, status_callback_method, status_callback_events,
         credential.id, kind, username, sealed_secret, rejected_at, account.id, account_sid, base_url,
         calls_per_second IS NOT NULL OR max_concurrent IS NOT NULL
@@ -127,14 +127,14 @@ _SELECT_CREDENTIALS_WHERE = f"""
     ORDER BY account.id, {CREDENTIAL_ORDER_SQL}
 """  # noqa: S608  # a constant
 # A tenant may have many accounts, so this reads only the wanted one: with the given SID or, if that is null, the oldest one.
-_SELECT_CREDENTIALS_OF_USABLE_ACCOUNTS = _SELECT_CREDENTIALS_WHERE.format("""account.id = ANY (ARRAY(
+_SELECT_CREDENTIALS_OF_USABLE_ACCOUNTS = _SELECT_CREDENTIALS_TEMPLATE.format("""account.id = ANY (ARRAY(
         SELECT (SELECT id FROM twilio_account AS usable WHERE usable.tenant_id = wanted.tenant_id
             AND (wanted.account_sid IS NULL OR usable.account_sid = wanted.account_sid)
             AND EXISTS (SELECT FROM twilio_credential WHERE account_id = usable.id AND revoked_at IS NULL)
             ORDER BY id LIMIT 1)
         FROM unnest($1::text[], $2::text[]) AS wanted (tenant_id, account_sid)))""")
-_SELECT_CREDENTIALS_OF_ACCOUNT = _SELECT_CREDENTIALS_WHERE.format("account.id = $1")
-_SELECT_AUTH_TOKENS = _SELECT_CREDENTIALS_WHERE.format("account.id = ANY ($1) AND kind = 'auth_token'")
+_SELECT_CREDENTIALS_OF_ACCOUNT = _SELECT_CREDENTIALS_TEMPLATE.format("account.id = $1")
+_SELECT_AUTH_TOKENS = _SELECT_CREDENTIALS_TEMPLATE.format("account.id = ANY ($1) AND kind = 'auth_token'")
 
 
 _SELECT_SIP_CREDENTIALS = """
@@ -207,7 +207,9 @@ async def find_signing_settings(database: Database, tenant_id: str) -> StoredSig
     return StoredSigningSettings(*rows[0]) if rows else None
 
 
-async def add_callback_secret(database: Database, tenant_id: str, sealed_secret: bytes) -> StoredSigningSettings | None:
+async def add_callback_secret_if_missing(
+    database: Database, tenant_id: str, sealed_secret: bytes
+) -> StoredSigningSettings | None:
     """Stores the encrypted secret if the tenant has none yet. Returns the settings that are stored after that.
 
     Returns None if the tenant does not exist.

@@ -12,11 +12,11 @@ class AdministrationError(CommandFailed):
 
 
 class NoSuchResource(AdministrationError):
-    """The tenant, or a resource of the tenant, does not exist. `noun` is the kind of the resource, such as `credential`."""
+    """The tenant, or a resource of the tenant, does not exist. `resource_kind` is its kind, such as `credential`."""
 
-    def __init__(self, noun: str, message: str) -> None:
+    def __init__(self, resource_kind: str, message: str) -> None:
         super().__init__(message)
-        self.noun = noun
+        self.resource_kind = resource_kind
 
 
 class ResourceExists(AdministrationError):

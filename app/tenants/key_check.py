@@ -14,4 +14,4 @@ async def has_encryption_keys_for_stored_secrets(database: Database, keyring: Ke
     """
     async with database.begin() as session:
         kinds = await repository.encryption_key_ids_in_use(session)
-    return all(ids & set(keyring.encryption_key_ids) for ids in kinds if ids)
+    return all(ids & set(keyring.configured_key_ids) for ids in kinds if ids)

@@ -15,14 +15,14 @@ from app.errors import DatabaseUnavailable
 
 # Rows updated in one transaction. Grants and cancellations of the same calls wait for its end.
 _MAX_ROWS_PER_UPDATE: Final = 1_000
-SETTINGS_STORED_DETAIL: Final = (
+SETTINGS_NOT_YET_APPLIED_DETAIL: Final = (
     "The change is stored, but may not yet apply to calls that already wait: repeat the request. If it changes a tenant with "
     "If-Match, read the tenant's new ETag first."
 )
-_ADD_MISSING_PACES_SQL: Final = """
+_INSERT_MISSING_PACE_ROWS_SQL: Final = """
     INSERT INTO pace (subject_id) SELECT id FROM twilio_account WHERE tenant_id = $1 ORDER BY id ON CONFLICT DO NOTHING
 """
-_LOCK_PACES_SQL: Final = """
+_LOCK_PACE_ROWS_SQL: Final = """
     SELECT FROM pace WHERE subject_id IN (SELECT id FROM twilio_account WHERE tenant_id = $1) ORDER BY subject_id FOR UPDATE
 """
 _MAKE_CALLS_DUE_SQL: Final = """
@@ -67,7 +67,7 @@ async def apply_settings_to_waiting_calls(database: TransactionRunner, *changes:
             if change.hours_changed:
                 await make_postponed_calls_due(database, change.tenant_id, change.queue_id)
     except DatabaseUnavailable as error:
-        error.settings_stored, error.detail = True, SETTINGS_STORED_DETAIL
+        error.settings_stored, error.detail = True, SETTINGS_NOT_YET_APPLIED_DETAIL
         raise
 
 
@@ -79,7 +79,7 @@ async def wait_for_grant_transactions(database: TransactionRunner, tenant_id: st
     the tenant, and so waits for each such transaction.
     """
     # Two transactions, because one that inserts a row and then waits for another row could deadlock with changes of paces.
-    for statement in (_ADD_MISSING_PACES_SQL, _LOCK_PACES_SQL):
+    for statement in (_INSERT_MISSING_PACE_ROWS_SQL, _LOCK_PACE_ROWS_SQL):
         async with database.transaction() as connection:
             await connection.execute(statement, tenant_id)
 

@@ -13,7 +13,7 @@ from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from app.database.base import Base
-from app.security.keyring import KEY_ID_POSITION_IN_CIPHERTEXT, KEY_ID_POSITION_IN_HASH
+from app.security.keyring import KEY_ID_SUBSTRING_IN_CIPHERTEXT, KEY_ID_SUBSTRING_IN_HASH
 from app.tenants.models import ApiKey, ApiKeyLastUse, CredentialLastUse, SipCredential, Tenant, TwilioAccount, TwilioCredential
 
 
@@ -124,7 +124,7 @@ async def lock_rows_to_reencrypt(
     secrets, because `callgate apply` compares the secrets in its file with these, too. If `after`, an id, is given, returns
     only rows with a later id.
     """
-    is_other_key = _encryption_key_id_sql(column.sqlalchemy_column, KEY_ID_POSITION_IN_CIPHERTEXT) != key_id
+    is_other_key = _encryption_key_id_sql(column.sqlalchemy_column, KEY_ID_SUBSTRING_IN_CIPHERTEXT) != key_id
     statement = _rows_after(column, after, limit).where(is_other_key).with_for_update(key_share=True)
     return (await session.scalars(statement)).all()
 
@@ -136,14 +136,14 @@ def _rows_after(column: EncryptedColumn, after: Any, limit: int) -> Select[Any]:
 
 async def secret_counts_by_encryption_key(session: AsyncSession, column: EncryptedColumn) -> dict[bytes, int]:
     """Maps the id of each encryption key to the number of active secrets in this column that are encrypted with the key."""
-    key_id = _encryption_key_id_sql(column.sqlalchemy_column, KEY_ID_POSITION_IN_CIPHERTEXT)
+    key_id = _encryption_key_id_sql(column.sqlalchemy_column, KEY_ID_SUBSTRING_IN_CIPHERTEXT)
     found = await session.execute(select(key_id, func.count()).where(column.active_secret_condition).group_by(key_id))
     return dict(found.all())
 
 
 async def api_key_counts_by_hashing_key(session: AsyncSession) -> dict[bytes, int]:
     """Maps the id of each encryption key to the number of valid API keys that are hashed with the encryption key."""
-    key_id = _encryption_key_id_sql(ApiKey.keyed_hash, KEY_ID_POSITION_IN_HASH)
+    key_id = _encryption_key_id_sql(ApiKey.keyed_hash, KEY_ID_SUBSTRING_IN_HASH)
     valid = ApiKey.revoked_at.is_(None), or_(ApiKey.expires_at.is_(None), ApiKey.expires_at > func.now())
     found = await session.execute(select(key_id, func.count()).where(*valid).group_by(key_id))
     return dict(found.all())

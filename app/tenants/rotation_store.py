@@ -9,7 +9,7 @@ from uuid import UUID
 from app.database.connection import Connection
 
 
-async def put_credential_first(connection: Connection, credential_id: UUID, *, place: UUID) -> None:
+async def put_credential_before_replaced(connection: Connection, credential_id: UUID, *, place: UUID) -> None:
     """Makes Callgate try a credential before the one that it replaces. `place` is the sort key of the replaced one.
 
     Callgate tries the credentials of an account in the order of this key (app.tenants.credential_order). The credential gets

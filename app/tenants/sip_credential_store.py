@@ -37,7 +37,7 @@ async def insert_sip_credential(
 
 
 @dataclass(frozen=True, slots=True)
-class EncryptedSipAuth:
+class EncryptedSipCredential:
     """A SIP credential with its encrypted user name and password."""
 
     credential: SipCredentialRow
@@ -45,7 +45,7 @@ class EncryptedSipAuth:
     password: bytes
 
 
-async def lock_sip_credential(connection: Connection, *, tenant_id: str, name: str) -> EncryptedSipAuth | None:
+async def lock_sip_credential(connection: Connection, *, tenant_id: str, name: str) -> EncryptedSipCredential | None:
     """Returns the credential, and locks its row until the transaction ends. Returns None if the credential does not exist."""
     statement = f"""SELECT sealed_username, sealed_password, {COLUMNS} FROM sip_credential
         WHERE tenant_id = $1 AND name = $2 FOR UPDATE"""
@@ -53,15 +53,15 @@ async def lock_sip_credential(connection: Connection, *, tenant_id: str, name: s
     return None if row is None else _to_encrypted_sip_auth(row)
 
 
-async def find_encrypted_sip_credentials(connection: Connection, tenant_ids: Sequence[str]) -> list[EncryptedSipAuth]:
+async def find_encrypted_sip_credentials(connection: Connection, tenant_ids: Sequence[str]) -> list[EncryptedSipCredential]:
     """Returns the SIP credentials of all these tenants, with encrypted user names and passwords."""
     statement = f"SELECT sealed_username, sealed_password, {COLUMNS} FROM sip_credential WHERE tenant_id = ANY ($1)"
     return [_to_encrypted_sip_auth(row) for row in await connection.fetch(statement, tenant_ids)]
 
 
-def _to_encrypted_sip_auth(row: Iterable[Any]) -> EncryptedSipAuth:
+def _to_encrypted_sip_auth(row: Iterable[Any]) -> EncryptedSipCredential:
     username, password, *values = row
-    return EncryptedSipAuth(SipCredentialRow(*values), username, password)
+    return EncryptedSipCredential(SipCredentialRow(*values), username, password)
 
 
 async def update_sip_credential(

@@ -2,8 +2,8 @@
 
 Twilio does not document how it writes a SIP address in its list of calls: it may change letters to lower case, decode escapes,
 and omit port, parameters and headers. This module reduces an address to a key without these differences. If the key of a
-returned address is none of the keys of the sent address (`address_keys`), the addresses differ. Equal keys do not prove that
-the addresses are equal.
+returned address is none of the keys of the sent address (`possible_address_keys`), the addresses differ. Equal keys do not
+prove that the addresses are equal.
 """
 
 import re
@@ -49,7 +49,7 @@ def address_key(address: str) -> str:
     return "tel:" + (_comparable_digits(rest.partition(";")[0]) or rest)
 
 
-def address_keys(sent: str) -> Collection[str]:
+def possible_address_keys(sent: str) -> Collection[str]:
     """Returns the keys (`address_key`) that a call's `to` can have when Twilio returns it. `address_key(sent)` is one of them.
 
     There is a second key if the address has no user, but an escaped `@` in its parameters. Twilio may decode this `@`, and the

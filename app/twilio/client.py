@@ -10,7 +10,7 @@ from typing import Any, Self, TypeVar
 import httpx
 
 from app.observability import Metrics
-from app.security.redaction import Secrets
+from app.security.redaction import SecretRedactor
 from app.twilio.call_list import MAX_PAGE_BYTES, parse_call_page, read_call_list, read_call_pages
 from app.twilio.call_uris import account_uri
 from app.twilio.clock import TwilioClockOffsets
@@ -21,7 +21,7 @@ from app.twilio.instrumentation import instrumented
 from app.twilio.refusals import error_for_answer, read_error_answer
 from app.twilio.response_body import BodyTooLong, read_response_body
 from app.twilio.schemas import CallResource, Credential, Form, OnCredentialUse, parse_storable_json
-from app.twilio.secrets import authorization_header, redact_document, secrets_of_request
+from app.twilio.secrets import authorization_header, redact_document, secrets_of_call_request
 from app.twilio.send_gate import SendGate
 
 Result = TypeVar("Result")
@@ -246,7 +246,7 @@ class TwilioClient:
         if content is not None:
             headers["Content-Type"] = "application/x-www-form-urlencoded"
         with ErrorTranslation(gate):
-            secrets = secrets_of_request(credential, form.parameters, form.secret_names)
+            secrets = secrets_of_call_request(credential, form.parameters, form.secret_names)
             async with asyncio.timeout(deadline_s):
                 url = _parse_url(url) if path == _CALLS_PATH else url
                 sent_at = time.time()
@@ -270,7 +270,7 @@ def _as_form(parameters: Mapping[str, Any]) -> Form:
         raise TwilioNotSent("not_encodable") from error
 
 
-def _parse_answer(response: httpx.Response, body: bytes, secrets: Secrets, addresses: Sequence[str]) -> Any:
+def _parse_answer(response: httpx.Response, body: bytes, secrets: SecretRedactor, addresses: Sequence[str]) -> Any:
     """Returns the JSON of a 2xx answer, with secrets removed. Returns None for a 204.
 
     Raises TwilioError for an answer with another status, and for an answer that is not JSON (docs/adr/0003).

@@ -55,10 +55,10 @@ class TwilioClockOffsets:
     @property
     def largest_offset(self) -> timedelta | None:
         """Returns the offset of the server whose clock differs most, in either direction; None if no offset is known."""
-        offsets = (self.offset(base_url) for base_url in self._measured)
+        offsets = (self.offset_of_server(base_url) for base_url in self._measured)
         return max((offset for offset in offsets if offset is not None), key=abs, default=None)
 
-    def offset(self, base_url: str | None) -> timedelta | None:
+    def offset_of_server(self, base_url: str | None) -> timedelta | None:
         """Returns how far the server's clock is ahead of this machine's; None if no answer of the last 15 minutes shows it."""
         offset, measured_at = self._measured.get(base_url, (None, -math.inf))
         return offset if monotonic_seconds() - measured_at <= _MAX_OFFSET_AGE_S else None

@@ -49,8 +49,8 @@ class HttpConnection(asyncio.Protocol):
     async def send(self, request: bytes, *, gate: SendGate | None, read_timeout_s: float | None) -> int:
         """Writes the request, and waits for the head of the response. Sets `headers` to its fields, and returns its status.
 
-        Raises ConnectError if the connection is unusable, and TooLate if the deadline of `gate` has passed. Nothing was
-        written in either case. Raises another httpx.TransportError if the response fails.
+        Raises ConnectError if the connection is unusable, and TooLate if the deadline of `gate` has passed. Nothing
+        was written in either case. Raises another httpx.TransportError if the response fails.
         """
         if self.is_unusable():
             raise httpx.ConnectError("the server closed the connection or sent data before the request")

@@ -98,7 +98,7 @@ class DirectTransport(httpx.AsyncBaseTransport):
         tls = self._tls if scheme == "https" else None
         try:
             async with asyncio.timeout(timeout_s):
-                addresses = await self._names.addresses(host, port)
+                addresses = await self._names.look_up_addresses(host, port)
                 socket = await aiohappyeyeballs.start_connection(addresses, happy_eyeballs_delay=_NEXT_ADDRESS_DELAY_S)
                 _, connection = await loop.create_connection(
                     lambda: HttpConnection(loop, is_tls=tls is not None),

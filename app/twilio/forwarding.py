@@ -13,7 +13,7 @@ from urllib.parse import quote, urlencode
 import httpx
 
 from app.observability import Metrics
-from app.security.redaction import Secrets
+from app.security.redaction import SecretRedactor
 from app.twilio.call_uris import account_uri
 from app.twilio.client import HttpClient
 from app.twilio.error_translation import ErrorTranslation
@@ -171,7 +171,7 @@ class RequestForwarder:
         credential: Credential,
         path: str,
         deadline_s: float,
-        secrets: Secrets,
+        secrets: SecretRedactor,
         *,
         headers: Mapping[str, str] | None = None,
     ) -> AsyncIterator[httpx.Response]:
@@ -188,7 +188,7 @@ class RequestForwarder:
         credential: Credential,
         path: str,
         deadline_s: float,
-        secrets: Secrets,
+        secrets: SecretRedactor,
         content: bytes | None,
         headers: Mapping[str, str],
         read: Callable[[httpx.Response], Awaitable[Any]] | None = None,

@@ -26,7 +26,7 @@ class NameLookup:
         self._ttl_s = ttl_s
         self._look_ups: dict[tuple[str, int], tuple[float, asyncio.Future[Addresses]]] = {}
 
-    async def addresses(self, host: str, port: int) -> Addresses:
+    async def look_up_addresses(self, host: str, port: int) -> Addresses:
         """Returns a host's addresses. Raises the errors of `socket.getaddrinfo`. A canceled caller does not end the look-up."""
         now = asyncio.get_running_loop().time()
         began, look_up = self._look_ups.get((host, port), (0.0, None))

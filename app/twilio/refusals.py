@@ -10,7 +10,7 @@ from typing import Any
 
 import httpx
 
-from app.security.redaction import Secrets
+from app.security.redaction import SecretRedactor
 from app.twilio.errors import (
     ErrorAnswer,
     TwilioCredentialRejected,
@@ -31,7 +31,7 @@ WRONG_STATE_CODE = 21220
 ACCOUNT_AT_CAPACITY_CODES = frozenset({10004, 22005})
 
 
-def read_error_answer(response: httpx.Response, document: Any, secrets: Secrets) -> ErrorAnswer:
+def read_error_answer(response: httpx.Response, document: Any, secrets: SecretRedactor) -> ErrorAnswer:
     """Returns the parts of an error answer that Callgate keeps, with secrets removed. `document` is the parsed body."""
     fields = document if isinstance(document, dict) else {}
     code = fields.get("code")
@@ -62,7 +62,7 @@ def error_for_answer(answer: ErrorAnswer) -> TwilioError:
     return TwilioRejected("rejected", answer)
 
 
-def _redacted(text: Any, secrets: Secrets, max_length: int) -> str | None:
+def _redacted(text: Any, secrets: SecretRedactor, max_length: int) -> str | None:
     """Returns the text without secrets, cut after `max_length` characters; None if it is no text."""
     return str(redact_document(text, secrets))[:max_length] if isinstance(text, str) else None
 

@@ -95,7 +95,7 @@ def _parse_twilio_time(value: object) -> datetime | None:
         return None
 
 
-def _parse_twilio_uris(value: object) -> dict[str, Any] | None:
+def _dict_or_none(value: object) -> dict[str, Any] | None:
     return value if isinstance(value, dict) else None
 
 
@@ -103,7 +103,7 @@ TwilioText = Annotated[str | None, BeforeValidator(_parse_twilio_text)]
 TwilioInteger = Annotated[int | None, BeforeValidator(_parse_twilio_integer)]
 TwilioPrice = Annotated[Decimal | None, BeforeValidator(_parse_twilio_price)]
 TwilioTime = Annotated[datetime | None, BeforeValidator(_parse_twilio_time)]
-TwilioUris = Annotated[dict[str, Any] | None, BeforeValidator(_parse_twilio_uris)]
+TwilioUris = Annotated[dict[str, Any] | None, BeforeValidator(_dict_or_none)]
 
 
 class CallResource(BaseModel):

@@ -9,7 +9,7 @@ from collections.abc import Collection, Iterable, Mapping
 from functools import lru_cache
 from typing import Any
 
-from app.security.redaction import Secrets, basic_header_values, redact, secrets_in_text
+from app.security.redaction import SecretRedactor, basic_header_values, redact, secrets_in_text
 from app.twilio.addresses import address_spellings
 from app.twilio.schemas import SECRET_PARAMETERS, SID_PATTERN, Credential
 
@@ -28,9 +28,9 @@ def authorization_header(credential: Credential) -> str:
     return "Basic " + b64encode(f"{credential.username}:{credential.password.get_secret_value()}".encode()).decode()
 
 
-def secrets_of_request(
+def secrets_of_call_request(
     credential: Credential, parameters: Mapping[str, Any], secret_names: Collection[str] = SECRET_PARAMETERS
-) -> Secrets:
+) -> SecretRedactor:
     """Returns the secrets of a request to the Calls resource. The names of `parameters` are in snake_case.
 
     The secrets are the credential, the value of each parameter in `secret_names`, and users and passwords in the URLs and the
@@ -42,16 +42,16 @@ def secrets_of_request(
         if isinstance(value, str)
         for secret in ((value,) if name in secret_names else secrets_in_text(value))
     ]
-    return Secrets(found, more=_credential_secrets(credential)) if found else _credential_secrets(credential)
+    return SecretRedactor(found, more=_credential_secrets(credential)) if found else _credential_secrets(credential)
 
 
-def secrets_of_fields(credential: Credential, fields: Iterable[tuple[str, str]]) -> Secrets:
+def secrets_of_fields(credential: Credential, fields: Iterable[tuple[str, str]]) -> SecretRedactor:
     """Returns the secrets of a request to a subresource: the credential, and users and passwords in the URLs in `fields`."""
     found = [secret for _, value in fields for secret in secrets_in_text(value)]
-    return Secrets(found, more=_credential_secrets(credential)) if found else _credential_secrets(credential)
+    return SecretRedactor(found, more=_credential_secrets(credential)) if found else _credential_secrets(credential)
 
 
-def redact_document(document: Any, secrets: Secrets, addresses: Iterable[str] = ()) -> Any:
+def redact_document(document: Any, secrets: SecretRedactor, addresses: Iterable[str] = ()) -> Any:
     """Returns `document`, the JSON of an answer or one text of it, with `***` in place of each secret.
 
     Does not change texts that can contain a short secret only by chance: names of members, Twilio's own values, SIDs, links to
@@ -72,6 +72,6 @@ def redact_document(document: Any, secrets: Secrets, addresses: Iterable[str] = 
 
 
 @lru_cache(maxsize=1024)
-def _credential_secrets(credential: Credential) -> Secrets:
+def _credential_secrets(credential: Credential) -> SecretRedactor:
     password = credential.password.get_secret_value()
-    return Secrets([password, *basic_header_values(credential.username, password)])
+    return SecretRedactor([password, *basic_header_values(credential.username, password)])

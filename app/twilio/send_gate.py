@@ -6,7 +6,7 @@ from app.clock import monotonic_seconds
 
 
 class TooLate(httpx.ConnectTimeout):
-    """The deadline for sending the request has passed. Nothing was written."""
+    """The deadline for sending the request has passed. Nothing was written. Logs and metrics have the reason `too_late`."""
 
 
 class SendGate:

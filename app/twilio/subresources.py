@@ -118,7 +118,7 @@ _SID_FIELDS = ("sid", "account_sid", "call_sid")
 _STREAM_FIELDS = (*_SID_FIELDS, "name", "status", "date_updated", "uri")
 _PAGING_PARAMETERS = (*_parameters_of_kind("integer", "PageSize", "Page"), OperationParameter("PageToken"))
 _TRACK_PARAMETER = OperationParameter("Track", choices=("inbound_track", "outbound_track", "both_tracks"))
-_STOP_STATUS = (OperationParameter("Status", choices=("stopped",), required=True),)
+_STOP_STATUS_PARAMETERS = (OperationParameter("Status", choices=("stopped",), required=True),)
 _IDEMPOTENCY_KEY_PARAMETER = OperationParameter(IDEMPOTENCY_KEY_NAME)
 _CUSTOM_PARAMETERS = OperationParameter("Parameters", "pairs")
 
@@ -252,7 +252,7 @@ SUBRESOURCE_OPERATIONS = (
             ),
         ),
     ),
-    SubresourceOperation(TRANSCRIPTIONS, "update", _STOP_STATUS),
+    SubresourceOperation(TRANSCRIPTIONS, "update", _STOP_STATUS_PARAMETERS),
     SubresourceOperation(
         SIPREC,
         "create",
@@ -263,7 +263,7 @@ SUBRESOURCE_OPERATIONS = (
             _CUSTOM_PARAMETERS,
         ),
     ),
-    SubresourceOperation(SIPREC, "update", _STOP_STATUS),
+    SubresourceOperation(SIPREC, "update", _STOP_STATUS_PARAMETERS),
     SubresourceOperation(
         STREAMS,
         "create",
@@ -277,7 +277,7 @@ SUBRESOURCE_OPERATIONS = (
             ),
         ),
     ),
-    SubresourceOperation(STREAMS, "update", _STOP_STATUS),
+    SubresourceOperation(STREAMS, "update", _STOP_STATUS_PARAMETERS),
     SubresourceOperation(
         USER_DEFINED_MESSAGES, "create", (OperationParameter("Content", required=True), _IDEMPOTENCY_KEY_PARAMETER), status=201
     ),

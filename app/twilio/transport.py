@@ -159,7 +159,7 @@ class _Connector(aiohttp.TCPConnector):
                 if connection.protocol is not None:
                     self._used.add(connection.protocol)
                 if isinstance(req.body, _RequestBody):
-                    req.body.is_unusable = is_unusable
+                    req.body.is_connection_unusable = is_unusable
                 return connection
             connection.close()
             if not is_reused:
@@ -231,14 +231,14 @@ class _RequestBody(aiohttp.Payload):
     The check is needed because aiohttp runs the event loop between `connect` and the first write.
     """
 
-    is_unusable: Callable[[], bool] | None = None
+    is_connection_unusable: Callable[[], bool] | None = None
     gate: SendGate | None = None
     reason_not_written: httpx.TransportError | None = None
     """The error to raise because nothing was written; None if the first write was allowed."""
 
     async def write_with_length(self, writer: AbstractStreamWriter, content_length: int | None) -> None:
         if writer.output_size == 0:
-            if self.is_unusable is not None and self.is_unusable():
+            if self.is_connection_unusable is not None and self.is_connection_unusable():
                 self.reason_not_written = httpx.ConnectError("the server closed the connection or sent data before the request")
             elif self.gate is not None and not self.gate.try_enter():
                 self.reason_not_written = TooLate("the deadline to send the request has passed")

@@ -10,7 +10,7 @@ from app.settings import Settings
 from app.workloads.key_set import JwkSet, JwkSetSource, JwkSetState
 from app.workloads.key_sources import jwk_set_source
 from app.workloads.service_accounts import ServiceAccount
-from app.workloads.tokens import REFUSAL_REASONS, TokenRules, ValidToken, seconds_until_expiry, unknown_key_refusal
+from app.workloads.tokens import REFUSAL_REASONS, TokenVerifier, ValidToken, seconds_until_refused, unknown_key_refusal
 
 _MAX_CACHED_TOKENS = 10_000
 
@@ -21,7 +21,7 @@ class WorkloadTokenValidator:
     Use a validator only inside `async with refreshing_keys_in_background()`.
     """
 
-    def __init__(self, rules: TokenRules, source: JwkSetSource, metrics: WorkloadMetrics) -> None:
+    def __init__(self, rules: TokenVerifier, source: JwkSetSource, metrics: WorkloadMetrics) -> None:
         self._rules = rules
         for reason in REFUSAL_REASONS:  # series start at 0
             metrics.refused.labels(reason)
@@ -46,7 +46,7 @@ class WorkloadTokenValidator:
     def cached_service_account(self, token: str) -> ServiceAccount | None:
         """Returns the service account of a cached token, which was validated before and has not expired; otherwise None."""
         known = self._valid_tokens.get(_digest_of(token))
-        return known.service_account if known and seconds_until_expiry(known) > 0 else None
+        return known.service_account if known and seconds_until_refused(known) > 0 else None
 
     async def validate(self, token: str) -> ServiceAccount:
         """Validates the token, caches it, and returns its service account. Raises TokenRefused if the token is not valid.
@@ -74,7 +74,7 @@ def _digest_of(token: str) -> bytes:
 
 
 @asynccontextmanager
-async def workload_token_validator(
+async def open_workload_token_validator(
     settings: Settings, metrics: WorkloadMetrics
 ) -> AsyncIterator[WorkloadTokenValidator | None]:
     """Yields a validator for the configured issuer, audience and key set; None if CALLGATE_WORKLOAD_ISSUER is not set.
@@ -84,7 +84,7 @@ async def workload_token_validator(
     if settings.workload_issuer is None:
         yield None
         return
-    rules = TokenRules(settings.workload_issuer, settings.workload_audience)
+    rules = TokenVerifier(settings.workload_issuer, settings.workload_audience)
     tokens = WorkloadTokenValidator(rules, jwk_set_source(settings, issuer=settings.workload_issuer), metrics)
     async with tokens.refreshing_keys_in_background():
         yield tokens

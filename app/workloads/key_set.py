@@ -167,10 +167,10 @@ class JwkSet:
     async def _read_again(self) -> None:
         """Reads the set as soon as `min_interval_s` has passed since the last read. Concurrent calls share one read."""
         if self._reading is None or self._reading.done():
-            self._reading = asyncio.create_task(self._read_when_due())
+            self._reading = asyncio.create_task(self._read_after_min_interval())
         await asyncio.shield(self._reading)
 
-    async def _read_when_due(self) -> None:
+    async def _read_after_min_interval(self) -> None:
         await asyncio.sleep(max(self._seconds_until_next_read, 0.0))
         self._read_started_at = time.monotonic()
         try:
@@ -185,7 +185,7 @@ class JwkSet:
             logger.exception("workload_key_set_failed", error=type(error).__name__)
             self._record_failure("unexpected")
         else:
-            self._record_success(keys, body)
+            self._apply_successful_read(keys, body)
 
     def _record_failure(self, reason: str) -> None:
         """Records that a read has failed, or has found no usable key. Does not change the keys."""
@@ -195,7 +195,7 @@ class JwkSet:
             logger.warning("workload_key_set_unreadable", reason=reason, source=self._source.location, keys=len(self._keys))
         self._failure = reason
 
-    def _record_success(self, keys: KeysById, body: bytes) -> None:
+    def _apply_successful_read(self, keys: KeysById, body: bytes) -> None:
         """Replaces the set by `keys`, which were parsed from `body`. Records that a read has succeeded."""
         self._metrics.key_set_reads.labels("ok").inc()
         self._metrics.key_set_stale.set(0)

@@ -45,18 +45,18 @@ async def _read_file(path: Path) -> bytes:
     return await asyncio.to_thread(_read_bytes, path, "file")
 
 
-def _read_bytes(path: Path, what: str) -> bytes:
+def _read_bytes(path: Path, file_kind: str) -> bytes:
     """Returns the content of a file. Raises JwkSetUnreadable if the file is missing, not readable or too long.
 
-    If the file is missing or not readable, the error's reason begins with `what`, which names the kind of file.
+    If the file is missing or not readable, the error's reason begins with `file_kind`, which names the kind of file.
     """
     try:
         with path.open("rb") as file:
             content = file.read(_MAX_CONTENT_BYTES + 1)
     except FileNotFoundError:
-        raise JwkSetUnreadable(f"{what}_missing") from None
+        raise JwkSetUnreadable(f"{file_kind}_missing") from None
     except OSError:
-        raise JwkSetUnreadable(f"{what}_not_readable") from None
+        raise JwkSetUnreadable(f"{file_kind}_not_readable") from None
     if len(content) > _MAX_CONTENT_BYTES:
         raise JwkSetUnreadable("too_long")
     return content

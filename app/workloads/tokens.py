@@ -17,7 +17,7 @@ from app.workloads.service_accounts import ServiceAccount, is_namespace_name, is
 
 JWT_ALGORITHMS: Final = ("RS256", "ES256", "ES384", "ES512")
 """The algorithms with which Kubernetes signs. Symmetric algorithms and `none` are refused, even if a key set names them."""
-LEEWAY_S: Final = 30
+MAX_CLOCK_SKEW_S: Final = 30
 """By how many seconds the issuer's clock may differ from this machine's clock."""
 MAX_TOKEN_LIFETIME_S: Final = 24 * 3600
 MAX_TOKEN_LENGTH: Final = 8192
@@ -65,11 +65,11 @@ class ValidToken:
     service_account: ServiceAccount
     issued_at: float
     expires_at: float
-    """When the token expires, in Unix time. LEEWAY_S is not included."""
+    """When the token expires, in Unix time. MAX_CLOCK_SKEW_S is not included."""
 
 
 @dataclass(frozen=True, slots=True)
-class TokenRules:
+class TokenVerifier:
     """Checks tokens, which must be from `issuer` and for `audience`."""
 
     issuer: str
@@ -112,7 +112,7 @@ class TokenRules:
                 algorithms=algorithms,
                 audience=self.audience,
                 issuer=self.issuer,
-                leeway=LEEWAY_S,
+                leeway=MAX_CLOCK_SKEW_S,
                 options={**_PYJWT_OPTIONS, "verify_signature": key is not None},
             )
         except jwt.InvalidTokenError as error:
@@ -197,9 +197,9 @@ def unverified_claims(token: str) -> Mapping[str, Any]:
     return claims
 
 
-def seconds_until_expiry(token: ValidToken) -> float:
+def seconds_until_refused(token: ValidToken) -> float:
     """Returns the seconds until the token is refused; negative if it is refused already.
 
-    A token is refused from LEEWAY_S seconds after it expires.
+    A token is refused from MAX_CLOCK_SKEW_S seconds after it expires.
     """
-    return token.expires_at + LEEWAY_S - time.time()
+    return token.expires_at + MAX_CLOCK_SKEW_S - time.time()

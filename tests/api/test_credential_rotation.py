@@ -12,7 +12,7 @@ from sqlalchemy import text
 
 from app.audit.service import AuditLog
 from app.audit.store import AuditFilter
-from app.doctor.twilio_client import open_credential_check
+from app.doctor.twilio_client import open_credential_checker
 from app.security.keyring import Keyring
 from app.tenants.administration_rotation import CredentialReplacement, CredentialRotation
 from app.tenants.administration_store import CredentialRow
@@ -98,7 +98,7 @@ class Account:
 @asynccontextmanager
 async def rotation_of(gateway: Gateway, url: str) -> AsyncIterator[CredentialRotation]:
     settings = gateway.settings.model_copy(update={"twilio_base_url": url, "twilio_read_timeout": 30.0})
-    async with open_credential_check(settings) as check:
+    async with open_credential_checker(settings) as check:
         yield CredentialRotation(gateway.database, gateway.tenants.keyring, gateway.tenants.actor, check)
 
 

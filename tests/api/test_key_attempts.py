@@ -104,7 +104,7 @@ def test_memory_is_bounded() -> None:
 def test_the_address_of_a_client(peer: str | None, forwarded: list[str], expected: str) -> None:
     headers = [(b"x-forwarded-for", text.encode()) for text in forwarded]
     scope: dict[str, Any] = {"type": "http", "client": (peer, 0) if peer else None, "headers": headers}
-    assert FailedAuthenticationLimiter(per_minute=1, proxies=PROXIES).client_address_of(scope) == expected
+    assert FailedAuthenticationLimiter(per_minute=1, proxies=PROXIES).rate_limit_address(scope) == expected
 
 
 async def refused(http: httpx.AsyncClient, method: str, path: str, **more: Any) -> httpx.Response:

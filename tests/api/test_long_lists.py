@@ -117,7 +117,7 @@ async def test_the_wait_for_the_second_chunk_is_limited_and_that_for_the_third_i
     await anext(refused)
     await anext(endless)
     await anext(endless)
-    async with limit.slot(tenant.id):
+    async with limit.admit_request(tenant.id):
         with pytest.raises(Overloaded):
             await asyncio.wait_for(anext(refused), TIMEOUT_S)
         third = asyncio.ensure_future(anext(endless))

@@ -11,7 +11,7 @@ from app.twilio.schemas import Credential, Form
 
 ACCOUNT_SID = "AC" + "0" * 32
 A, B = (Credential(ACCOUNT_SID, f"SK{name * 32}", SecretStr("secret"), reference=name) for name in "ab")
-BUDGET = DialTimeBudget(total=60, attempt=5, connect=2)
+BUDGET = DialTimeBudget(total_s=60, attempt_s=5, connect_s=2)
 NOT_SENT = "The last attempt could not be sent to Twilio; no attempt was processed."
 THROTTLED = "Twilio answered the last attempt with 429; no attempt was processed."
 

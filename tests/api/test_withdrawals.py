@@ -395,14 +395,14 @@ async def test_a_grant_with_an_unknown_commit_does_not_put_back_the_grant_of_ano
         in_doubt: list[DialGrant] = []
         proxy.hold(b"COMMIT")
         with pytest.raises(DatabaseUnavailable):
-            await grant_calls(worker["database"], account_id, limit=1, put_back=in_doubt.append)
+            await grant_calls(worker["database"], account_id, limit=1, make_call_wait_again=in_doubt.append)
         await proxy.drop_held()
         (first,), second = in_doubt, await _grant(gateway, account_id)
         assert (first.call.id, first.call.attempt) == (second.call.id, second.call.attempt)
         for grant, before, after in [(first, "pending", "pending"), (second, "unknown", "scheduled")]:
             await gateway.database.fetch("UPDATE call SET execution = $2 WHERE id = $1", grant.call.id, before)
             worker["granted_call_dialer"].requeue_undialled_call(grant)
-            await worker["granted_call_dialer"].placement.undialled_calls.close()
+            await worker["granted_call_dialer"].placer.undialled_calls.close()
             assert [execution for execution, _ in await _records(tenant)] == [after]
 
 

@@ -10,7 +10,7 @@ from sqlalchemy import text
 
 from app.audit.events import Actor
 from app.audit.service import AuditLog, decode_audit_cursor
-from app.audit.store import AuditFilter, AuditRow
+from app.audit.store import AuditEventRow, AuditFilter
 from app.tenants.administration import TenantAdministration
 from app.tenants.caller import COMMAND_LINE_CALLER
 from app.tenants.errors import AdministrationError
@@ -30,13 +30,13 @@ def tenants(gateway: Gateway) -> TenantAdministration:
     return replace(gateway.tenants, actor=Actor("key", "cgk_0123456789ab", "request-1"))
 
 
-async def events_of(gateway: Gateway, tenant_id: str | None = None, **filters: Any) -> list[AuditRow]:
+async def events_of(gateway: Gateway, tenant_id: str | None = None, **filters: Any) -> list[AuditEventRow]:
     events, following = await AuditLog(gateway.database).list(AuditFilter(tenant_id=tenant_id, **filters), limit=200)
     assert following is None
     return events
 
 
-def summary(events: list[AuditRow]) -> list[tuple[str, str, list[str]]]:
+def summary(events: list[AuditEventRow]) -> list[tuple[str, str, list[str]]]:
     """Returns the action, the subject and the changed members of each event, the oldest first."""
     return [(event.action, event.subject, event.changed) for event in reversed(events)]
 
@@ -146,7 +146,7 @@ async def test_lists_are_filtered_and_paged_by_key(gateway: Gateway, tenants: Te
         await (tenants, other)[number % 2].create_key("paged", name=None, creator=COMMAND_LINE_CALLER)
     whole = await events_of(gateway, "paged")
     log = AuditLog(gateway.database)
-    pages, before = list[AuditRow](), None
+    pages, before = list[AuditEventRow](), None
     while True:
         page, cursor = await log.list(AuditFilter(tenant_id="paged", before=before), limit=3)
         pages += page

@@ -391,7 +391,7 @@ async def test_a_result_recorded_during_a_claim_releases_the_later_event(
     await live.send_callbacks(PROGRESS[0])
     (earlier,) = await claim_deliveries(gateway.database)
     await live.send_callbacks(PROGRESS[1])
-    attempt = DeliveryAttempt(earlier, is_delivered=True, status=204, error=None, wait=None)
+    attempt = DeliveryAttempt(earlier, is_delivered=True, status=204, error=None, retry_in=None)
     async with gateway.database.begin() as claiming:
         await _hold(claiming, "ringing")
         recording = asyncio.create_task(store.record_attempts(gateway.database, [attempt]))
@@ -411,7 +411,7 @@ async def test_a_claim_releases_a_held_event_if_the_earlier_one_has_just_ended(
     assert later.held
     async with gateway.database.begin() as session:
         await session.execute(text("UPDATE delivery SET held = false WHERE event = 'ringing'"))  # the claim is not committed
-    attempt = DeliveryAttempt(earlier, is_delivered=True, status=204, error=None, wait=None)
+    attempt = DeliveryAttempt(earlier, is_delivered=True, status=204, error=None, retry_in=None)
     assert await store.record_attempts(gateway.database, [attempt]) == 0
     async with gateway.database.begin() as session:
         await _hold(session, "ringing")
@@ -495,7 +495,7 @@ async def test_the_commits_after_a_claim_and_its_result_are_flushed(gateway: Gat
         (claimed,) = await claim_deliveries(database)
         (connection,) = await database.fetch("SELECT pg_backend_pid() AS pid, current_setting('synchronous_commit') AS flushed")
         assert connection["flushed"] == "on"
-        attempt = DeliveryAttempt(claimed, is_delivered=True, status=204, error=None, wait=None)
+        attempt = DeliveryAttempt(claimed, is_delivered=True, status=204, error=None, retry_in=None)
         await store.record_attempts(database, [attempt])
         (same,) = await database.fetch("SELECT pg_backend_pid() AS pid, current_setting('synchronous_commit') AS flushed")
         assert same == connection
@@ -578,7 +578,7 @@ async def test_deliveries_of_a_killed_worker_are_taken_over(
 async def test_two_workers_send_each_delivery_once(
     gateway: Gateway, twilio: Upstream, deliverer: DeliverySender, signing: SigningSettingsCache
 ) -> None:
-    other = DeliverySender(gateway.database, signing, deliverer.sender, Metrics())
+    other = DeliverySender(gateway.database, signing, deliverer.http_client, Metrics())
     async with running_upstream(answer(200)) as receiver:
         tenant = await gateway.add_tenant(twilio.url)
         lives = [await _start(gateway, twilio, tenant, status_callback=receiver.url) for _ in range(12)]
@@ -682,7 +682,7 @@ async def test_a_new_delivery_ends_the_wait_for_a_busy_tenant(
         running_upstream(answer(200)) as receiver,
         asyncio.timeout(TIMEOUT_S),
     ):
-        deliverer.sender = patient
+        deliverer.http_client = patient
         busy = await gateway.add_tenant(twilio.url)
         for _ in range(MAX_CLAIMED_PER_TENANT + 1):
             live = await _start(gateway, twilio, busy, status_callback=hanging.url)

@@ -23,8 +23,8 @@ from app.deliveries.lookups import MAX_LOOKUPS_PER_TENANT
 from app.deliveries.sender import (
     KEEPALIVE_S,
     MAX_ANSWER_BYTES,
+    MAX_BODY_READ_BYTES,
     MAX_CONNECTIONS_PER_HOST,
-    MAX_READ_BYTES,
     DeliveryHttpClient,
     SendError,
     SendResult,
@@ -377,7 +377,7 @@ async def test_only_the_beginning_of_a_huge_answer_is_read() -> None:
 
     async with receiving(flood) as receiver, DeliveryHttpClient(LOOPBACK) as sender:
         assert await send(sender, f"http://127.0.0.1:{receiver.port}/") == SendResult(200, None)
-    assert MAX_READ_BYTES <= written < 32 * 2**20  # no more than fits into the buffers of the sockets
+    assert MAX_BODY_READ_BYTES <= written < 32 * 2**20  # no more than fits into the buffers of the sockets
 
 
 CONTINUE, NO_ANSWER = b"HTTP/1.1 100 \r\n\r\n", SendResult(None, "lost")

@@ -9,28 +9,28 @@ import pytest
 
 from app.audit.events import AuditAction
 from app.audit.service import AUDIT_CURSOR_PATTERN
-from app.audit.store import AuditFilter, AuditRow
-from app.console.audit.view import AuditLine, AuditQuery
+from app.audit.store import AuditEventRow, AuditFilter
+from app.console.audit.view import AuditLine, AuditPageQuery
 
 AT = datetime(2026, 11, 28, 12, 0, 31, tzinfo=UTC)
 
 
-def row(action: str, **members: object) -> AuditRow:
+def row(action: str, **members: object) -> AuditEventRow:
     values: dict[str, object] = {"changed": [], "tenant_id": "support", "request_id": None, "actor_name": "cgk_0123456789ab"}
     values["subject"] = AT.isoformat() if action == "delivery.replay" else "support"
-    return AuditRow(UUID(int=7), AT, "key", action=action, **values | members)  # type: ignore[arg-type]
+    return AuditEventRow(UUID(int=7), AT, "key", action=action, **values | members)  # type: ignore[arg-type]
 
 
 def test_the_filters_are_read_and_the_session_limits_them() -> None:
-    query = AuditQuery(
+    query = AuditPageQuery(
         tenant="other", actor="root", action="key.create", since="2026-11-28T09:30", until="2026-11-28T10:30+01:00"
     )
     since = datetime(2026, 11, 28, 9, 30, tzinfo=UTC)
     expected = AuditFilter("other", "root", "key.create", since, since)
     assert query.parse_filters(None) == (expected, {})
     assert query.parse_filters("support")[0].tenant_id == "support"
-    assert AuditQuery().parse_filters(None) == (AuditFilter(), {})
-    assert AuditQuery().parse_filters("support") == (AuditFilter(tenant_id="support"), {})
+    assert AuditPageQuery().parse_filters(None) == (AuditFilter(), {})
+    assert AuditPageQuery().parse_filters("support") == (AuditFilter(tenant_id="support"), {})
 
 
 @pytest.mark.parametrize(
@@ -38,13 +38,13 @@ def test_the_filters_are_read_and_the_session_limits_them() -> None:
     [("since", "yesterday"), ("until", "0001-01-01T00:00+14:00"), ("tenant", "a\x00b"), ("actor", "x" * 300), ("cursor", "x")],
 )
 def test_a_filter_that_cannot_be_read_is_named(name: str, text: str) -> None:
-    _, faults = AuditQuery(**{name: text}).parse_filters(None)
+    _, faults = AuditPageQuery(**{name: text}).parse_filters(None)
     assert faults.keys() == {name}
     assert text not in faults[name]
 
 
 def test_the_next_page_keeps_the_filters() -> None:
-    query = AuditQuery(tenant="support & co", action="key.create")
+    query = AuditPageQuery(tenant="support & co", action="key.create")
     cursor = "A" * 32
     assert AUDIT_CURSOR_PATTERN.fullmatch(cursor)
     address = query.page_url(cursor)
@@ -55,7 +55,7 @@ def test_the_next_page_keeps_the_filters() -> None:
         "cursor": [cursor],
     }
     assert query.first_page_url is None
-    assert AuditQuery(cursor=cursor).first_page_url == "/console/audit"
+    assert AuditPageQuery(cursor=cursor).first_page_url == "/console/audit"
     assert query.page_url(None) is None
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from app.calls.models import Call
-from app.console.calls.search import CallQuery, CallSearch
+from app.console.calls.search import CallListFilters, CallSearch
 from app.console.calls.store import list_calls_sql
 from app.console.page_size import PAGE_SIZE
 from app.database.engine import Database
@@ -30,33 +30,33 @@ FILL_QUEUES = """
 """
 
 
-def queries_about(call: Call) -> dict[str, tuple[CallQuery, int]]:
+def queries_about(call: Call) -> dict[str, tuple[CallListFilters, int]]:
     """Returns queries by name. The number is the most rows that the query may read for an operator without a tenant."""
     hour = timedelta(hours=1)
     return {
-        "all": (CallQuery(), FEW),
-        "deep": (CallQuery(before=call.id), FEW),
-        "id": (CallQuery(CallSearch("id", (str(call.id),))), 2),
-        "sid": (CallQuery(CallSearch("sid", (call.sid or "",))), 2),
-        "key": (CallQuery(CallSearch("key", (call.idempotency_key or "",))), 2),
-        "key of none": (CallQuery(CallSearch("key", ("none",))), 0),
-        "address": (CallQuery(CallSearch("to", (call.to,))), FEW),
-        "number": (CallQuery(CallSearch("number", (call.from_,))), FEW_OF_EACH),
-        "number of none": (CallQuery(CallSearch("number", ("+4915112345678",))), 0),
-        "number, deep": (CallQuery(CallSearch("number", (call.from_,)), before=call.id), FEW_OF_EACH),
-        "status": (CallQuery(status="failed"), FEW_OF_EACH),
-        "status of few": (CallQuery(status="ringing"), FEW_OF_EACH),
-        "started": (CallQuery(execution="started"), FEW),
-        "not started": (CallQuery(execution="not_started"), FEW_OF_EACH),
-        "unknown": (CallQuery(execution="unknown"), FEW_OF_EACH),
-        "scheduled": (CallQuery(execution="scheduled"), 0),
-        "problem": (CallQuery(problem="none-found").with_default_since(now=NOW), ROWS // 20),
-        "queue": (CallQuery(queue="old"), FEW_OF_EACH),
-        "queue, deep": (CallQuery(queue="old", before=call.id), FEW_OF_EACH),
-        "queue of none": (CallQuery(queue="none"), 0),
-        "queue, address": (CallQuery(CallSearch("to", (call.to,)), queue="old"), FEW),
-        "time": (CallQuery(since=call.created_at - hour, until=call.created_at), FEW),
-        "time, status": (CallQuery(since=call.created_at - hour, until=call.created_at, status="busy"), FEW),
+        "all": (CallListFilters(), FEW),
+        "deep": (CallListFilters(before=call.id), FEW),
+        "id": (CallListFilters(CallSearch("id", (str(call.id),))), 2),
+        "sid": (CallListFilters(CallSearch("sid", (call.sid or "",))), 2),
+        "key": (CallListFilters(CallSearch("key", (call.idempotency_key or "",))), 2),
+        "key of none": (CallListFilters(CallSearch("key", ("none",))), 0),
+        "address": (CallListFilters(CallSearch("to", (call.to,))), FEW),
+        "number": (CallListFilters(CallSearch("number", (call.from_,))), FEW_OF_EACH),
+        "number of none": (CallListFilters(CallSearch("number", ("+4915112345678",))), 0),
+        "number, deep": (CallListFilters(CallSearch("number", (call.from_,)), before=call.id), FEW_OF_EACH),
+        "status": (CallListFilters(status="failed"), FEW_OF_EACH),
+        "status of few": (CallListFilters(status="ringing"), FEW_OF_EACH),
+        "started": (CallListFilters(execution="started"), FEW),
+        "not started": (CallListFilters(execution="not_started"), FEW_OF_EACH),
+        "unknown": (CallListFilters(execution="unknown"), FEW_OF_EACH),
+        "scheduled": (CallListFilters(execution="scheduled"), 0),
+        "problem": (CallListFilters(problem="none-found").with_default_since(now=NOW), ROWS // 20),
+        "queue": (CallListFilters(queue="old"), FEW_OF_EACH),
+        "queue, deep": (CallListFilters(queue="old", before=call.id), FEW_OF_EACH),
+        "queue of none": (CallListFilters(queue="none"), 0),
+        "queue, address": (CallListFilters(CallSearch("to", (call.to,)), queue="old"), FEW),
+        "time": (CallListFilters(since=call.created_at - hour, until=call.created_at), FEW),
+        "time, status": (CallListFilters(since=call.created_at - hour, until=call.created_at, status="busy"), FEW),
     }
 
 

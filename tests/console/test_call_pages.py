@@ -9,7 +9,7 @@ from uuid import UUID, uuid4
 
 import pytest
 
-from app.audit.store import AuditFilter, AuditRow, list_audit_events
+from app.audit.store import AuditEventRow, AuditFilter, list_audit_events
 from app.console.calls.store import MAX_DELIVERIES, MAX_EVENTS
 from app.console.page_size import PAGE_SIZE
 from app.tenants.scopes import Scope
@@ -62,7 +62,7 @@ async def report(gateway: Gateway, tenant: Tenant, record: dict[str, Any], *prog
         assert (await call_back(gateway, tenant, record["id"], fields)).is_success
 
 
-async def audited(gateway: Gateway, tenant: Tenant) -> list[AuditRow]:
+async def audited(gateway: Gateway, tenant: Tenant) -> list[AuditEventRow]:
     async with gateway.database.transaction() as connection:
         rows = await list_audit_events(connection, AuditFilter(tenant_id=tenant.id), limit=100)
     return [row for row in rows if row.action.startswith(("call.", "delivery."))]

@@ -6,7 +6,7 @@ from uuid import UUID
 import pytest
 
 from app.calls.ids import encode_call_cursor
-from app.console.calls.search import CREATION_PROBLEM_SLUGS, CallQuery, CallSearch, parse_call_list_form, parse_search
+from app.console.calls.search import CREATION_PROBLEM_SLUGS, CallListFilters, CallSearch, parse_call_list_form, parse_search
 from app.errors import error_classes_by_slug
 
 OWN_ID = "01a20722-82cb-7520-b5df-0e45ebf88f42"
@@ -44,7 +44,7 @@ def test_the_form_of_a_text_says_what_is_searched(text: str, search: CallSearch 
 
 def test_a_form_without_values_filters_nothing() -> None:
     form = parse_call_list_form([("q", ""), ("tenant", " "), ("status", ""), ("since", "")])
-    assert (form.query, form.texts, form.errors) == (CallQuery(), {}, {})
+    assert (form.query, form.texts, form.errors) == (CallListFilters(), {}, {})
 
 
 def test_a_form_is_read_whole() -> None:
@@ -63,7 +63,7 @@ def test_a_form_is_read_whole() -> None:
         ]
     )
     assert form.errors == {}
-    assert form.query == CallQuery(
+    assert form.query == CallListFilters(
         CallSearch("key", ("order-4711",)), "sales", "reminders", "not_started", "busy", "upstream-rejected", NOW, NOW, call_id
     )
 
@@ -84,7 +84,7 @@ def test_a_form_is_read_whole() -> None:
 def test_a_value_that_cannot_be_read_is_an_error_and_never_ignored(name: str, value: str) -> None:
     form = parse_call_list_form([(name, value), ("status", "busy")] if name != "status" else [(name, value)])
     assert form.errors.keys() == {name}
-    assert form.query == CallQuery()
+    assert form.query == CallListFilters()
     assert form.texts[name] == value
 
 
@@ -95,11 +95,14 @@ def test_an_unknown_filter_and_one_given_twice_are_errors() -> None:
 
 def test_a_filter_by_problem_looks_back_a_week_unless_it_says_since_when() -> None:
     week = timedelta(days=7)
-    assert CallQuery(problem="none-found").with_default_since(now=NOW).since == NOW - week
-    assert CallQuery(problem="none-found", until=NOW - week).with_default_since(now=NOW).since == NOW - 2 * week
-    assert CallQuery(problem="none-found", since=NOW - 3 * week).with_default_since(now=NOW).since == NOW - 3 * week
-    assert CallQuery(status="busy").with_default_since(now=NOW).since is None
-    assert CallQuery(problem="none-found", until=datetime.min.replace(tzinfo=UTC)).with_default_since(now=NOW).since is not None
+    assert CallListFilters(problem="none-found").with_default_since(now=NOW).since == NOW - week
+    assert CallListFilters(problem="none-found", until=NOW - week).with_default_since(now=NOW).since == NOW - 2 * week
+    assert CallListFilters(problem="none-found", since=NOW - 3 * week).with_default_since(now=NOW).since == NOW - 3 * week
+    assert CallListFilters(status="busy").with_default_since(now=NOW).since is None
+    assert (
+        CallListFilters(problem="none-found", until=datetime.min.replace(tzinfo=UTC)).with_default_since(now=NOW).since
+        is not None
+    )
 
 
 def test_the_suggested_problems_exist() -> None:
@@ -107,6 +110,6 @@ def test_the_suggested_problems_exist() -> None:
 
 
 def test_a_queue_is_named_as_queues_can_be() -> None:
-    assert parse_call_list_form([("queue", " reminders ")]).query == CallQuery(queue="reminders")
+    assert parse_call_list_form([("queue", " reminders ")]).query == CallListFilters(queue="reminders")
     for name in ("a queue", "x" * 64, "a\x00b", "-a"):
         assert parse_call_list_form([("queue", name)]).errors.keys() == {"queue"}

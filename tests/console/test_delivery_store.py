@@ -28,10 +28,10 @@ async def test_the_overview_has_each_tenant_with_its_numbers_and_last_error(gate
     await add_delivery(gateway, first, attempts=1, age_s=30, last_error="timeout")
     await add_delivery(gateway, first, state="gave_up", attempts=9, age_s=500, last_error="resolve")
     await add_many(gateway, second, MAX_COUNTED_DELIVERIES + 5, state="pending")
-    of = {backlog.tenant_id: backlog for backlog in (await store.list_backlogs(gateway.database))[0]}
+    of = {backlog.tenant_id: backlog for backlog in (await store.summarize_waiting_by_tenant(gateway.database))[0]}
     assert (of[first].waiting, of[first].retried, of[first].last_error) == (2, 2, "timeout")
     assert (of[second].waiting, of[second].retried, of[second].last_error) == (MAX_COUNTED_DELIVERIES, 0, None)
-    after, _ = await store.list_backlogs(gateway.database, after=first)
+    after, _ = await store.summarize_waiting_by_tenant(gateway.database, after=first)
     assert first not in {backlog.tenant_id for backlog in after}
     assert second in {backlog.tenant_id for backlog in after}
 

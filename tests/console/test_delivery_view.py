@@ -7,7 +7,7 @@ from uuid import UUID
 import pytest
 from uuid_utils.compat import uuid7
 
-from app.console.deliveries.store import MAX_COUNTED_DELIVERIES, ListedDelivery, TenantBacklog
+from app.console.deliveries.store import MAX_COUNTED_DELIVERIES, ListedDelivery, WaitingDeliverySummary
 from app.console.deliveries.view import BacklogItem, DeliveryItem, DeliveryQuery, cursor_after_delivery
 
 AT = datetime(2026, 11, 28, 9, 30, 0, 123456, tzinfo=UTC)
@@ -82,8 +82,8 @@ def test_a_cursor_that_is_none_is_refused(cursor: str) -> None:
 
 
 def test_the_overview_says_when_it_has_not_counted_all() -> None:
-    few = BacklogItem.from_backlog(TenantBacklog("support", 12, 3, AT, "503"))
+    few = BacklogItem.from_backlog(WaitingDeliverySummary("support", 12, 3, AT, "503"))
     assert (few.waiting, few.retried, few.last_error) == ("12", "3", "answered 503")
-    many = BacklogItem.from_backlog(TenantBacklog("support", MAX_COUNTED_DELIVERIES, 0, AT, None))
+    many = BacklogItem.from_backlog(WaitingDeliverySummary("support", MAX_COUNTED_DELIVERIES, 0, AT, None))
     assert (many.waiting, many.retried, many.last_error) == ("1,000+", "0", None)
-    assert BacklogItem.from_backlog(TenantBacklog("support", 1, 1, AT, "tls")).last_error == "no trusted certificate"
+    assert BacklogItem.from_backlog(WaitingDeliverySummary("support", 1, 1, AT, "tls")).last_error == "no trusted certificate"

@@ -8,7 +8,7 @@ from uuid import UUID
 
 from app.jobs.refresh import CallRefresher
 from app.scheduling.administration import PaceAdministration
-from app.scheduling.dial_slots import lock_and_free_ended_slots
+from app.scheduling.dial_slots import lock_pace_and_free_slots
 from app.tenants.scopes import Scope
 from tests.console.conftest import LogIn, text_of
 from tests.support.gateway import Gateway, Tenant
@@ -59,9 +59,9 @@ async def test_now_and_the_page_of_the_call_say_that_it_holds_a_slot(gateway: Ga
             assert NOTE not in text_of(await person.get(f"/calls/{call_id}"))
             account_id = await gateway.directory.find_account_id(tenant.id, account_sid=tenant.account_sid)
             assert account_id
-            assert await lock_and_free_ended_slots(gateway.database, account_id) == 0
+            assert await lock_pace_and_free_slots(gateway.database, account_id) == 0
 
             await refresh(gateway, refresher, call_id, age=timedelta(minutes=61))
             assert "It was deleted at Twilio." in text_of(await person.get(f"/calls/{call_id}"))
-            assert await lock_and_free_ended_slots(gateway.database, account_id) == 1
+            assert await lock_pace_and_free_slots(gateway.database, account_id) == 1
             assert "Twilio does not know" not in text_of(await person.get("/now"))

@@ -7,10 +7,10 @@ from uuid import UUID
 import pytest
 
 from app.console.queues.store import MAX_COUNTED_CALLS
-from app.console.queues.view import QueueItem, QueueView, next_queue_list_page_url, wait_reason_in_words, waiting_calls_text
+from app.console.queues.view import QueueSummary, QueueView, next_queue_list_page_url, wait_reason_in_words, waiting_calls_text
 from app.queues.progress import QueueProgress, UnknownEndReason
 from app.queues.state_store import NextCall, PaceState, QueueState
-from app.queues.store import CallCounts, QueueRow, WaitingCalls
+from app.queues.store import CallCounts, QueueRow, WaitingCallsSummary
 from app.queues.wait_reason import WaitReasonName
 from app.scheduling.pace_limits import UNLIMITED_PACE
 
@@ -48,17 +48,17 @@ def test_without_a_reason_the_next_call_is_dialled_or_there_is_none() -> None:
 
 
 def test_a_line_of_the_list() -> None:
-    item = QueueItem.from_state(QueueState(queue(paused=True), AT, due(), None))
+    item = QueueSummary.from_state(QueueState(queue(paused=True), AT, due(), None))
     assert (item.state, item.reason, item.next_due_at) == ("paused", "waits until the queue is resumed", AT)
     assert (waiting_calls_text(MAX_COUNTED_CALLS), waiting_calls_text(MAX_COUNTED_CALLS + 1)) == ("1,000", "1,000+")
     assert item.path == "/console/queues/support/reminders"
-    halted = QueueItem.from_state(QueueState(queue(), AT, due(is_halted=True), 2))
+    halted = QueueSummary.from_state(QueueState(queue(), AT, due(is_halted=True), 2))
     assert (halted.state, halted.under_way) == ("halted", "2")
     assert next_queue_list_page_url(item, "") == "/console/queues?after_tenant=support&after=reminders"
     assert next_queue_list_page_url(item, "support") == "/console/queues?tenant=support&after=reminders"
 
 
-def view(row: QueueRow, waiting: WaitingCalls | None, counts: CallCounts | None, reason: Any = None) -> QueueView:
+def view(row: QueueRow, waiting: WaitingCallsSummary | None, counts: CallCounts | None, reason: Any = None) -> QueueView:
     return QueueView.from_progress(QueueProgress(QueueState(row, AT, None, None), waiting, counts, reason, "no_rate"))
 
 
@@ -71,12 +71,12 @@ def test_a_queue_without_a_projected_end_says_why(reason: UnknownEndReason) -> N
 
 def test_the_sentence_says_how_many_wait_and_why() -> None:
     counts = CallCounts({"started": 3, "scheduled": 2}, {"completed": 1, "busy": 2}, {}, started_in_last_minute=90)
-    two = view(queue(), WaitingCalls(2, AT, AT, AT), counts, "pace")
+    two = view(queue(), WaitingCallsSummary(2, AT, AT, AT), counts, "pace")
     assert two.sentence == "2 calls wait. The next one waits for the pace of the queue."
     assert two.counts_by_execution == (("scheduled", 2), ("started", 3))
     assert two.statuses == (("busy", 2), ("completed", 1))
     assert two.achieved_pace == "1.50 a second in the last minute"
-    none = WaitingCalls(0, None, None, None)
+    none = WaitingCallsSummary(0, None, None, None)
     assert view(queue(), none, counts).sentence == "No call waits."
     assert view(queue(paused=True), none, counts).sentence == "Paused. No call waits."
     uncounted = view(queue(ring_within_s=3600), None, None)

@@ -8,7 +8,7 @@ import pytest
 from sqlalchemy import text
 
 from app.audit.events import Actor
-from app.console.access import SESSION_COOKIE_NAME, safe_redirect_path
+from app.console.access import SESSION_COOKIE_NAME, path_after_login
 from app.console.sessions.service import add_login_link
 from app.tenants.caller import COMMAND_LINE_CALLER
 from app.tenants.scopes import Scope
@@ -123,7 +123,7 @@ async def test_a_request_of_another_site_leads_to_the_login_by_a_page_and_never_
     ],
 )
 def test_the_login_leads_to_no_other_site(text: str) -> None:
-    assert safe_redirect_path(text) == "/console"
+    assert path_after_login(text) == "/console"
 
 
 async def test_a_wrong_key_is_refused_and_says_nothing_about_it(gateway: Gateway, log_in: LogIn) -> None:

@@ -13,7 +13,7 @@ from app.audit.store import AuditFilter
 from app.console.tenants.store import MAX_LISTED_RECORDS
 from app.scheduling.administration import PaceAdministration
 from app.tenants.administration_store import TenantSettings
-from app.tenants.api_keys import api_key_prefix
+from app.tenants.api_keys import api_key_public_part
 from app.tenants.caller import COMMAND_LINE_CALLER
 from app.tenants.scopes import Scope
 from app.workloads.service_accounts import ServiceAccount
@@ -241,7 +241,7 @@ async def test_the_page_shows_what_belongs_to_the_tenant(gateway: Gateway, log_i
         "dialling/dialler",
         "pbx",
         tenant.account_sid,
-        api_key_prefix(tenant.key),
+        api_key_public_part(tenant.key),
     ):
         assert text in shown
     assert "pl4nted" not in answer.text

@@ -247,7 +247,7 @@ def test_grace_periods_are_longer_than_the_work_in_progress(overlay: Manifests) 
             assert settings.drain_timeout >= settings.request_budget
             assert grace > settings.linger + settings.drain_timeout + DRAIN_COMMIT_TIMEOUT_S
         elif command(workload)[0] == "worker":
-            assert grace > 2 * dial_time_budget(settings).attempt + DRAIN_COMMIT_TIMEOUT_S
+            assert grace > 2 * dial_time_budget(settings).attempt_s + DRAIN_COMMIT_TIMEOUT_S
 
 
 def test_a_roll_out_keeps_each_pod_until_its_successor_is_ready(manifests: Manifests) -> None:

@@ -12,7 +12,7 @@ from app.http.list_responses import list_response
 
 
 async def _until(condition: asyncio.Event, limit: ConcurrencyLimit, tenant: str, log: list[str], name: str) -> None:
-    async with limit.slot(tenant):
+    async with limit.admit_request(tenant):
         log.append(name)
         await condition.wait()
 
@@ -33,10 +33,10 @@ async def test_a_tenant_waits_for_its_own_lists_only() -> None:
 async def test_a_wait_that_is_too_long_is_refused_unless_the_response_has_started() -> None:
     limit, log, done = ConcurrencyLimit(per_process=1, per_tenant=1, max_wait_s=0.02), list[str](), asyncio.Event()
     done.set()
-    async with limit.slot("one"):
+    async with limit.admit_request("one"):
         for tenant in ("one", "another"):
             with pytest.raises(Overloaded) as refused:
-                async with limit.slot(tenant):
+                async with limit.admit_request(tenant):
                     pass
             assert refused.value.retry_after_s == 1
         gone = asyncio.create_task(_until(done, limit, "one", log, "gone"))
@@ -47,12 +47,12 @@ async def test_a_wait_that_is_too_long_is_refused_unless_the_response_has_starte
         assert log == []
     await begun
     assert log == ["begun"]
-    async with limit.slot("one"):  # refused and cancelled requests have freed their slots
+    async with limit.admit_request("one"):  # refused and cancelled requests have freed their slots
         pass
 
 
 async def _begun(limit: ConcurrencyLimit, log: list[str]) -> None:
-    async with limit.slot("one", is_wait_unlimited=True):
+    async with limit.admit_request("one", is_wait_unlimited=True):
         log.append("begun")
 
 

@@ -366,8 +366,8 @@ def test_a_clock_offset_is_forgotten_after_a_quarter_of_an_hour(monkeypatch: pyt
     observe("http://new", timedelta(0))
     assert shown_clock_offset(metrics) > 3000
     now = 901.0
-    assert clock.offset("http://old") is None
-    assert clock.offset("http://new") == clock.largest_offset == timedelta(0)
+    assert clock.offset_of_server("http://old") is None
+    assert clock.offset_of_server("http://new") == clock.largest_offset == timedelta(0)
     assert shown_clock_offset(metrics) == 0
     now = 1701.0
     assert clock.largest_offset is None

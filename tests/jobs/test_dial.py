@@ -11,7 +11,7 @@ import pytest
 from sqlalchemy import text
 
 from app.calls.creation.grants.service import grant_calls
-from app.calls.status_callbacks import StatusCallbacks, changed_callback_columns
+from app.calls.status_callbacks import StatusCallbackSettings, changed_callback_columns
 from app.jobs.deadlines import RingDeadlineEnforcer
 from app.jobs.dial import ScheduledCallDialer
 from app.observability import Metrics
@@ -436,7 +436,7 @@ async def test_who_sends_the_status_callbacks_is_decided_when_the_call_is_dialle
     [(["settled"], ["settled"]), (["completed"], ["completed"]), (["completed"], ["settled"]), (["completed"], None)],
 )
 def test_recorded_callbacks_stay_when_a_tenant_changes_its_defaults(old: list[str], new: list[str] | None) -> None:
-    callbacks = StatusCallbacks({}, _callback_columns(UPDATED_URL if new else None, new), sent_to_callgate=True)
+    callbacks = StatusCallbackSettings({}, _callback_columns(UPDATED_URL if new else None, new), sent_to_callgate=True)
     assert changed_callback_columns(_callback_columns(OWN_URL, old), callbacks, events_with_delivery=()) == {}
 
 
@@ -455,7 +455,10 @@ def _callback_columns(url: str | None, events: list[str] | None) -> dict[str, An
 def test_a_call_with_a_delivery_keeps_what_that_and_the_next_one_need(
     url: str | None, events: list[str] | None, recorded: tuple[str, list[str]]
 ) -> None:
-    before, callbacks = _callback_columns(OWN_URL, ["settled", "ringing"]), StatusCallbacks({}, _callback_columns(url, events))
+    before, callbacks = (
+        _callback_columns(OWN_URL, ["settled", "ringing"]),
+        StatusCallbackSettings({}, _callback_columns(url, events)),
+    )
     assert before | changed_callback_columns(before, callbacks, events_with_delivery=["settled"]) == _callback_columns(
         *recorded
     )

@@ -110,9 +110,9 @@ async def test_a_call_whose_preparation_fails_unexpectedly_waits(
 ) -> None:
     call = (await tenant.create(priority="normal")).json()
     async with open_services(gateway.settings, Metrics()) as state:
-        preparation = state["granted_call_dialer"].preparation
+        preparation = state["granted_call_dialer"].preparer
         failing = FailingPreparer(**{each.name: getattr(preparation, each.name) for each in fields(preparation)})
-        dialer = make_dialer({**state, "granted_call_dialer": replace(state["granted_call_dialer"], preparation=failing)})
+        dialer = make_dialer({**state, "granted_call_dialer": replace(state["granted_call_dialer"], preparer=failing)})
         await dialer.step()
         await dialer.drain()
         assert (await tenant.http.get(f"/v1/calls/{call['id']}")).json()["execution"] == "scheduled"

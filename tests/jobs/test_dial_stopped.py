@@ -15,7 +15,7 @@ from sqlalchemy import make_url
 
 from app.calls.creation.grants.service import grant_calls
 from app.jobs.dial import ScheduledCallDialer
-from app.scheduling.grant_counters import DialGrantCounters
+from app.scheduling.grant_counters import KnownGrantCounts
 from tests.cli.running import eventually
 from tests.support.gateway import LONG_TIMEOUTS, Gateway, Tenant
 from tests.support.jobs import dial_all, running_dialer, running_resolver
@@ -27,7 +27,7 @@ WAITED_TWICE = ["call.scheduled", "call.pending", "call.scheduled", "call.pendin
 
 @asynccontextmanager
 async def dialer_behind_proxy(
-    gateway: Gateway, counters: DialGrantCounters | None = None
+    gateway: Gateway, counters: KnownGrantCounts | None = None
 ) -> AsyncIterator[tuple[ScheduledCallDialer, HoldingProxy]]:
     """Yields a dialer, and a proxy between it and Postgres."""
     url = make_url(gateway.settings.require_database_url())
@@ -76,7 +76,7 @@ async def test_a_call_waits_again_if_the_step_is_canceled_while_it_saves_the_cou
     gateway: Gateway, tenant: Tenant, upstream: Upstream, tmp_path: Path
 ) -> None:
     call_id = (await tenant.create(priority="normal")).json()["id"]
-    counters, thread_may_end, loop = DialGrantCounters(tmp_path), Event(), asyncio.get_running_loop()
+    counters, thread_may_end, loop = KnownGrantCounts(tmp_path), Event(), asyncio.get_running_loop()
     loop.set_default_executor(ThreadPoolExecutor(1))
     async with dialer_behind_proxy(gateway, counters) as (dialer, proxy):
         async with step_with_committed_grant(dialer, proxy) as step:
@@ -93,7 +93,7 @@ async def test_a_call_waits_again_if_the_step_is_canceled_while_it_saves_the_cou
             await busy
         assert await until_started(dialer, tenant, call_id) == WAITED_TWICE
     assert len(upstream.posts) == 1
-    reader = DialGrantCounters(tmp_path)
+    reader = KnownGrantCounts(tmp_path)
     await reader.load()
     assert reader.known_counts() == counters.known_counts()
 
@@ -114,7 +114,7 @@ async def test_a_granted_call_is_dialled_if_no_thread_can_save_the_count_of_gran
     gateway: Gateway, tenant: Tenant, upstream: Upstream, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     call_id = (await tenant.create(priority="normal")).json()["id"]
-    counters, executor = DialGrantCounters(tmp_path), ExhaustedExecutor()
+    counters, executor = KnownGrantCounts(tmp_path), ExhaustedExecutor()
     asyncio.get_running_loop().set_default_executor(executor)
     async with dialer_behind_proxy(gateway, counters) as (dialer, proxy):
         async with step_with_committed_grant(dialer, proxy) as step:

@@ -34,7 +34,7 @@ async def _claim(
     gateway: Gateway, *, lease: timedelta = LEASE, limit: int = CALLS, busy_accounts: Collection[UUID] = ()
 ) -> list[leases.CallDueForRefresh]:
     async with gateway.database.begin() as session:
-        return list(await leases.claim_refreshes(session, lease=lease, limit=limit, busy_accounts=busy_accounts))
+        return list(await leases.claim_calls_to_refresh(session, lease=lease, limit=limit, busy_accounts=busy_accounts))
 
 
 async def _move(gateway: Gateway, ids: set[UUID]) -> None:
@@ -82,7 +82,7 @@ async def test_a_released_lease_stays_if_its_call_is_still_due(gateway: Gateway,
     moved = set(sorted(due)[:5])
     await _move(gateway, moved)
     async with gateway.database.begin() as session:
-        await leases.release_refreshes(session, claimed)
+        await leases.delete_done_refresh_leases(session, claimed)
     assert await _leased(gateway) == due - moved
     assert {call.id for call in await _claim(gateway)} == moved
 

@@ -8,7 +8,7 @@ import pytest
 
 from app.calls.creation.dial import DialAttempt, NotStartedOutcome, RequeueValues
 from app.calls.creation.grants.service import MAX_GRANTS_PER_TRANSACTION
-from app.calls.creation.refused_accounts import apply_outcome_to_account
+from app.calls.creation.refused_accounts import slow_down_or_resume_account
 from app.calls.models import Call
 from app.errors import InternalError, UpstreamUnreachable
 from app.jobs.dial import ScheduledCallDialer
@@ -133,18 +133,18 @@ async def clock(gateway: Gateway) -> datetime:
 async def test_the_wait_doubles_up_to_a_minute_or_is_what_twilio_asks_for(gateway: Gateway) -> None:
     account_id, database = uuid4(), gateway.database
     await database.fetch("INSERT INTO pace (subject_id) VALUES ($1)", account_id)
-    assert await slow_account_down(database, account_id, wait=timedelta(seconds=1), after_probe=False)
+    assert await slow_account_down(database, account_id, wait=timedelta(seconds=1), was_probe=False)
     since, probe_at = await times(gateway, account_id)
     assert since is not None
     assert probe_at == since + timedelta(seconds=1)
     # Another call that was under way at the same time.
-    assert not await slow_account_down(database, account_id, wait=timedelta(0), after_probe=False)
+    assert not await slow_account_down(database, account_id, wait=timedelta(0), was_probe=False)
     assert await times(gateway, account_id) == (since, probe_at)
     earlier = "UPDATE pace SET refused_since = refused_since - make_interval(secs => $2) WHERE subject_id = $1"
     for shift_s, wait_s, expected_s in ((10, 1, 10), (3600, 1, 60), (0, 300, 300), (0, 10**8, 900)):
         await database.fetch(earlier, account_id, float(shift_s))
         before = await clock(gateway)
-        await slow_account_down(database, account_id, wait=timedelta(seconds=wait_s), after_probe=True)
+        await slow_account_down(database, account_id, wait=timedelta(seconds=wait_s), was_probe=True)
         _, probe_at = await times(gateway, account_id)
         assert probe_at is not None
         assert probe_at >= before + timedelta(seconds=expected_s)
@@ -173,14 +173,14 @@ async def test_a_call_that_twilio_did_not_decide_proves_nothing(
     call = Call(id=uuid4(), account_id=account_id)
     waiting = RequeueValues({}, timedelta(seconds=60), is_probe=is_probe)
     await database.fetch("INSERT INTO pace (subject_id) VALUES ($1)", account_id)
-    await apply_outcome_to_account(database, call, outcome, replace(waiting, is_probe=False))
+    await slow_down_or_resume_account(database, call, outcome, replace(waiting, is_probe=False))
     assert await times(gateway, account_id) == (None, None)
 
     slowed = "UPDATE pace SET refused_since = now() - interval '10 s', probe_at = now() + interval '60 s' WHERE subject_id = $1"
     await database.fetch(slowed, account_id)
     since, probe_at = await times(gateway, account_id)
     before = await clock(gateway)
-    await apply_outcome_to_account(database, call, outcome, waiting)
+    await slow_down_or_resume_account(database, call, outcome, waiting)
     since_then, next_probe_at = await times(gateway, account_id)
     assert since_then == since
     if is_probe:

@@ -32,7 +32,7 @@ from app.jobs.dial import ScheduledCallDialer
 from app.jobs.lost_grants import LostGrantWatch
 from app.jobs.release.service import GrantReleaseCommand, ReleaseReport
 from app.observability import Metrics
-from app.scheduling.grant_counters import DialGrantCount, DialGrantCounters
+from app.scheduling.grant_counters import DialGrantCount, KnownGrantCounts
 from app.scheduling.grant_halts import read_grant_halt_state
 from app.scheduling.halt import GrantHaltCommand
 from app.services import open_services
@@ -303,7 +303,7 @@ async def test_a_lost_grant_is_found_also_if_another_worker_went_on_before_it_wa
         assert len((await grant_calls(gateway.database, row["account_id"], limit=1)).grants) == 1
         await LostGrantWatch(gateway.database).step()
 
-        counters = DialGrantCounters()
+        counters = KnownGrantCounts()
         counters.record_count(row["account_id"], DialGrantCount(0, 5))
         await LostGrantWatch(gateway.database, counters).step()
         assert await is_halted(gateway)

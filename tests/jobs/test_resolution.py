@@ -16,7 +16,7 @@ from twilio.request_validator import RequestValidator
 
 from app.calls import leases
 from app.calls.search_plan import SearchPlan
-from app.jobs.account_tasks import AccountTasks
+from app.jobs.account_tasks import AccountTaskGroup
 from app.jobs.refresh import CallRefresher
 from app.jobs.resolve import SEARCH_BATCH_SIZE, OutcomeResolver
 from app.twilio.call_list import CALL_LIST_PAGE_SIZE
@@ -109,7 +109,7 @@ async def test_the_list_is_read_once_for_many_calls(gateway: Gateway, resolver: 
         asked = len(upstream.received)
         async with gateway.database.begin() as session:
             await session.execute(text("UPDATE call SET search_at = now() WHERE search_at IS NOT NULL"))
-        stopping = replace(resolver, tasks=AccountTasks())
+        stopping = replace(resolver, tasks=AccountTaskGroup())
         await stopping.search_unknown_calls()
         await stopping.tasks.stop()
         assert len(upstream.received) == asked
@@ -255,7 +255,7 @@ async def test_a_list_that_is_read_to_refresh_calls_binds_a_call_of_unknown_outc
             metrics=resolver.metrics,
             interval=timedelta(seconds=30),
             fetch_deadline_s=20.0,
-            first_page_checks=(resolver.settle_unknown_calls_from_page,),
+            first_page_checks=(resolver.bind_unknown_calls_on_page,),
         )
         while await run_step(refresher):
             pass
@@ -314,11 +314,11 @@ async def test_a_page_that_leaves_a_doubt_binds_nothing_and_is_no_search(
         page = [entry("e") | {"sid": f"CA{uuid4().hex}"} | each for each in fields]
         async with gateway.database.begin() as session:
             account_id = await session.scalar(text("SELECT account_id FROM call WHERE id = :id"), {"id": lost["id"]})
-        await resolver.settle_unknown_calls_from_page(account_id, page)
+        await resolver.bind_unknown_calls_on_page(account_id, page)
         assert (await _record(tenant, lost["id"]))["execution"] == "unknown"
         assert "call.searched" not in [event["type"] for event in await tenant.events(lost["id"])]
         # A page without the doubt binds it.
-        await resolver.settle_unknown_calls_from_page(account_id, [entry("e") | {"sid": f"CA{uuid4().hex}"}])
+        await resolver.bind_unknown_calls_on_page(account_id, [entry("e") | {"sid": f"CA{uuid4().hex}"}])
         assert (await _record(tenant, lost["id"]))["execution"] == "started"
 
 
@@ -394,7 +394,7 @@ async def test_a_search_after_the_end_of_its_lease_does_not_count(gateway: Gatew
         async with gateway.database.begin() as session:
             await session.execute(text("UPDATE call SET search_at = NULL WHERE id <> :id"), {"id": lost["id"]})
             await session.execute(text("UPDATE call SET search_at = now() WHERE id = :id"), {"id": lost["id"]})
-            (due,) = await leases.claim_searches(session, lease=timedelta(0), limit=5, busy_accounts=())
+            (due,) = await leases.claim_calls_to_search(session, lease=timedelta(0), limit=5, busy_accounts=())
         lists = resolver.make_call_search([due])
         await asyncio.gather(*(resolver._search_call(lists, timedelta(0), due) for _ in range(SEARCHES)))
         events = await tenant.events(lost["id"])

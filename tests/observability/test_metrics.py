@@ -22,7 +22,7 @@ from app.http.worker_gauges import WorkerGauges
 from app.jobs.gauges import BacklogGauges
 from app.observability import Metrics
 from app.observability.metrics import EXPOSITION_INTERVAL_S
-from app.scheduling.grant_counters import DialGrantCounters
+from app.scheduling.grant_counters import KnownGrantCounts
 from app.schema import migrate
 from app.services import open_services
 from app.twilio.client import TwilioClient, make_http_client
@@ -246,7 +246,7 @@ async def test_a_worker_measures_the_work_that_waits_in_the_database(gateway: Ga
         for id_, overdue in ((ids[1], 300), (ids[3], 30), (ids[4], -30)):
             await session.execute(text(INSERT_PENDING_UPDATE), {"id": id_, "overdue": overdue})
     metrics = Metrics()
-    gauges = BacklogGauges(gateway.database, metrics, DialGrantCounters())
+    gauges = BacklogGauges(gateway.database, metrics, KnownGrantCounts())
     assert await gauges.step() is False
     families = list(text_string_to_metric_families(metrics.exposition().decode()))
     minute = timedelta(minutes=1).total_seconds()
@@ -281,7 +281,7 @@ async def test_scheduled_calls_are_measured_and_counted(gateway: Gateway) -> Non
             expired = "UPDATE scheduled_dial SET not_before = to_timestamp(0), ring_by = now() WHERE call_id = :id"
             await session.execute(text(expired), {"id": ids[3]})
         metrics = state["settlement"].metrics
-        gauges = BacklogGauges(gateway.database, metrics, DialGrantCounters())
+        gauges = BacklogGauges(gateway.database, metrics, KnownGrantCounts())
         dialer = make_dialer(state)
         await gauges.step()
         waiting = list(text_string_to_metric_families(metrics.exposition().decode()))

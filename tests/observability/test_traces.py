@@ -291,7 +291,7 @@ def test_no_span_is_exported_if_the_variables_say_so_or_cannot_be_followed(
 ) -> None:
     for name, value in ({"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:9"} | variables).items():
         monkeypatch.setenv(name, value)
-    with tracing_from_environment().tracing_enabled(), trace_background_work("work", caused_by=None, attributes={}):
+    with tracing_from_environment().background_tracing(), trace_background_work("work", caused_by=None, attributes={}):
         assert not has_recording_span()
     log = capsys.readouterr().out
     assert log.count("tracing_unavailable") == (hint is not None)

@@ -20,7 +20,7 @@ from typer.main import get_command
 from app import __version__
 from app.calls.creation.placement import DRAIN_COMMIT_TIMEOUT_S
 from app.cli import app as command_line
-from app.healthcheck import DEFAULT_URL
+from app.healthcheck import DEFAULT_HEALTH_URL
 from app.main import create_app
 from app.services import dial_time_budget
 from app.setting_values import SETTING_PREFIX
@@ -76,7 +76,7 @@ def probed(check: list[str]) -> tuple[int, str]:
     """Returns the port and path of a healthcheck. Its arguments have no space, because podman's API would split them."""
     assert not [word for word in check if " " in word]
     assert check[:3] == ["CMD", "callgate", "healthcheck"]
-    asked = urlsplit(parameters(check[2:])["url"] or DEFAULT_URL)
+    asked = urlsplit(parameters(check[2:])["url"] or DEFAULT_HEALTH_URL)
     assert (asked.scheme, asked.hostname) == ("http", "127.0.0.1")
     return asked.port or 80, asked.path
 
@@ -216,7 +216,7 @@ def test_a_services_grace_period_is_longer_than_the_work_in_progress(name: str) 
         assert chosen.drain_timeout >= chosen.request_budget
         assert grace >= chosen.linger + chosen.drain_timeout + 10, "docs/operations.md: ten seconds more"
     else:
-        assert grace > 2 * dial_time_budget(chosen).attempt + DRAIN_COMMIT_TIMEOUT_S
+        assert grace > 2 * dial_time_budget(chosen).attempt_s + DRAIN_COMMIT_TIMEOUT_S
 
 
 @pytest.mark.parametrize("name", services())

@@ -15,7 +15,7 @@ from uuid import UUID
 import pytest
 import yaml
 
-from app.apply.changes import Change
+from app.apply.changes import DeclaredChange
 from app.apply.document import read_document
 from app.apply.service import DeclarationService
 from app.apply.validation import validate_declaration
@@ -48,11 +48,11 @@ async def put(calls: QueuedCalls, **settings: Any) -> None:
     (await calls.tenant.http.put(f"/v1/queues/{calls.name}", json=settings)).raise_for_status()
 
 
-async def apply_other_hours(calls: QueuedCalls) -> Sequence[Change]:
+async def apply_other_hours(calls: QueuedCalls) -> Sequence[DeclaredChange]:
     return await apply_settings(calls, hours=OTHER_HOURS)
 
 
-async def apply_settings(calls: QueuedCalls, **settings: Any) -> Sequence[Change]:
+async def apply_settings(calls: QueuedCalls, **settings: Any) -> Sequence[DeclaredChange]:
     """Applies a file with these settings of the tenant, as `callgate apply` does. Returns the changes."""
     tenant = {"id": calls.tenant.id, "name": "Acme"} | settings
     document = read_document(yaml.safe_dump({"tenants": [tenant]}).encode())

@@ -17,7 +17,7 @@ from app.jobs.lost_grants import LostGrantWatch
 from app.jobs.release.service import GrantReleaseCommand
 from app.local.postgres import remove_postgres_data
 from app.observability import Metrics
-from app.scheduling.grant_counters import DialGrantCounters
+from app.scheduling.grant_counters import KnownGrantCounts
 from app.scheduling.grant_halts import read_grant_halt_state
 from app.schema import migrate
 from app.services import open_services
@@ -81,7 +81,7 @@ async def release(gateway: Gateway) -> None:
 @pytest.mark.parametrize("witness", ["memory", "folder"])
 async def test_a_worker_that_knows_of_more_grants_halts_them(node: SnapshotNode, tmp_path: Path, witness: str) -> None:
     folder = tmp_path if witness == "folder" else None
-    counters = DialGrantCounters(folder)
+    counters = KnownGrantCounts(folder)
     async with running(node) as (gateway, tenant, simulator):
         await LostGrantWatch(gateway.database).step()
         rung = (await tenant.create(priority="normal", to="sip:rung@example.com")).json()
@@ -93,7 +93,7 @@ async def test_a_worker_that_knows_of_more_grants_halts_them(node: SnapshotNode,
             assert await accepted_calls(simulator) == {"sip:rung@example.com": 1}
             # With the folder, another worker that did not run at the time halts grants.
             if folder:
-                counters = DialGrantCounters(folder)
+                counters = KnownGrantCounts(folder)
             node.restore()
             async with running_dialer(gateway, counters) as after:
                 await reconnected(tenant, after, within_s=RECOVERY_TIMEOUT_S)
@@ -123,7 +123,7 @@ async def test_the_guard_halts_before_it_takes_a_restored_database_for_the_prese
 ) -> None:
     async with running(node) as (gateway, tenant, _):
         await tenant.create(priority="normal", to="sip:rung@example.com")
-        async with running_dialer(gateway, DialGrantCounters(tmp_path)) as dialer:
+        async with running_dialer(gateway, KnownGrantCounts(tmp_path)) as dialer:
             await LostGrantWatch(gateway.database).step()
             seen_at = await seen(gateway)
             node.save()
@@ -132,7 +132,7 @@ async def test_the_guard_halts_before_it_takes_a_restored_database_for_the_prese
             await reconnected(tenant, dialer, within_s=RECOVERY_TIMEOUT_S)
         assert await seen(gateway) <= seen_at
         await gateway.database.fetch("UPDATE grant_guard SET halted_at = NULL")
-        await LostGrantWatch(gateway.database, DialGrantCounters(tmp_path)).step()
+        await LostGrantWatch(gateway.database, KnownGrantCounts(tmp_path)).step()
         guard = await read_grant_halt_state(gateway.database)
         assert guard is not None
         assert (guard.may_grant, guard.seen_at <= seen_at) == (False, True)
@@ -145,7 +145,7 @@ async def seen(gateway: Gateway) -> datetime:
 
 
 async def test_a_lower_count_is_accepted_while_no_call_waits(node: SnapshotNode, tmp_path: Path) -> None:
-    counters = DialGrantCounters(tmp_path)
+    counters = KnownGrantCounts(tmp_path)
     async with running(node) as (gateway, tenant, simulator):
         async with running_dialer(gateway, counters) as dialer:
             node.save()

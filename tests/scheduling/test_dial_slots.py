@@ -11,7 +11,7 @@ import pytest
 from app.calls.creation.grants.service import grant_calls
 from app.database.connection import Connection
 from app.errors import DatabaseUnavailable
-from app.scheduling.dial_slots import free_ended_slots, lock_and_free_ended_slots
+from app.scheduling.dial_slots import free_slots_of_ended_calls, lock_pace_and_free_slots
 from tests.support.gateway import Gateway, Tenant
 from tests.support.locks import SESSION_WAITS_FOR_LOCK_SQL, locked_pace
 from tests.support.upstream import created, running_upstream
@@ -69,7 +69,7 @@ async def _holders(gateway: Gateway, account_id: UUID) -> set[UUID]:
 
 async def _free(gateway: Gateway, account_id: UUID) -> int:
     async with locked_pace(gateway, account_id) as connection:
-        return await free_ended_slots(connection, account_id)
+        return await free_slots_of_ended_calls(connection, account_id)
 
 
 @pytest.mark.parametrize(
@@ -156,7 +156,7 @@ async def test_two_accounts_that_free_slots_of_one_queue_at_once_count_both(gate
             await _set(gateway, call, "status = 'completed'")
 
         async with locked_pace(gateway, first) as connection:
-            assert await free_ended_slots(connection, first) == 1
+            assert await free_slots_of_ended_calls(connection, first) == 1
             freeing = asyncio.create_task(_free(gateway, second))
             while not await connection.fetchval(SESSION_WAITS_FOR_LOCK_SQL):
                 await asyncio.sleep(0.01)
@@ -186,9 +186,9 @@ async def test_slots_of_an_account_that_another_session_has_locked_are_left_with
         await gateway.database.fetch(_ADD_SLOT, call, account, None, 60.0)
         await _set(gateway, call, "status = 'completed'")
         async with locked_pace(gateway, account):
-            assert await lock_and_free_ended_slots(gateway.database, account) is None
+            assert await lock_pace_and_free_slots(gateway.database, account) is None
         assert await _holders(gateway, account) == {call}
-        assert await lock_and_free_ended_slots(gateway.database, account) == 1
+        assert await lock_pace_and_free_slots(gateway.database, account) == 1
 
 
 async def test_slots_of_an_account_whose_pace_was_lost_in_a_failover_are_freed(gateway: Gateway) -> None:
@@ -200,7 +200,7 @@ async def test_slots_of_an_account_whose_pace_was_lost_in_a_failover_are_freed(g
             await gateway.database.fetch(_ADD_SLOT, call, account, None, 60.0)
         await gateway.database.fetch("DELETE FROM pace WHERE subject_id = $1", account)
         await _set(gateway, ended, "status = 'completed'")
-        assert await lock_and_free_ended_slots(gateway.database, account) == -1
+        assert await lock_pace_and_free_slots(gateway.database, account) == -1
         assert await _holders(gateway, account) == {under_way}
 
 
@@ -209,9 +209,9 @@ async def test_an_account_whose_lost_pace_another_session_is_inserting_is_locked
     async with gateway.database.transaction() as connection:
         await connection.execute("INSERT INTO pace (subject_id) VALUES ($1)", account)
         with pytest.raises(DatabaseUnavailable) as raised:
-            await lock_and_free_ended_slots(gateway.database, account)
+            await lock_pace_and_free_slots(gateway.database, account)
     assert raised.value.reason == "locked"
-    assert await lock_and_free_ended_slots(gateway.database, account) == 0
+    assert await lock_pace_and_free_slots(gateway.database, account) == 0
 
 
 class _ConnectionWithPause:
@@ -237,7 +237,7 @@ async def test_a_call_that_turns_up_while_slots_are_freed_keeps_its_slot(gateway
             await _set(gateway, each, "sid = NULL, execution = 'not_started'")
         async with locked_pace(gateway, account) as connection:
             turns_up = _set(gateway, call, f"sid = 'CA{uuid4().hex}', execution = 'started'")
-            assert await free_ended_slots(cast(Connection, _ConnectionWithPause(connection, turns_up)), account) == 1
+            assert await free_slots_of_ended_calls(cast(Connection, _ConnectionWithPause(connection, turns_up)), account) == 1
         assert await _holders(gateway, account) == {call}
 
 
@@ -253,7 +253,7 @@ async def test_queues_that_a_grant_may_lock_next_are_locked_with_those_of_freed_
         await _set(gateway, call, "status = 'completed'")
         await gateway.database.fetch(_ADD_WAITING, next_call, waiting)
         async with locked_pace(gateway, account) as connection:
-            assert await free_ended_slots(connection, account) == 1
+            assert await free_slots_of_ended_calls(connection, account) == 1
             unlocked = "SELECT subject_id FROM pace WHERE subject_id = ANY ($1::uuid[]) FOR UPDATE SKIP LOCKED"
             rows = await gateway.database.fetch(unlocked, [waiting, freed, idle])
         assert [row["subject_id"] for row in rows] == [idle]

@@ -7,15 +7,15 @@ from uuid import UUID, uuid4
 
 import pytest
 
-from app.scheduling.grant_counters import DialGrantCount, DialGrantCounters
+from app.scheduling.grant_counters import DialGrantCount, KnownGrantCounts
 
 
 def files(folder: Path) -> set[Path]:
     return set(folder.iterdir())
 
 
-async def saved(folder: Path, counts: dict[UUID, DialGrantCount]) -> DialGrantCounters:
-    counters = DialGrantCounters(folder)
+async def saved(folder: Path, counts: dict[UUID, DialGrantCount]) -> KnownGrantCounts:
+    counters = KnownGrantCounts(folder)
     await counters.load()
     for account_id, count in counts.items():
         counters.record_count(account_id, count)
@@ -47,7 +47,7 @@ async def test_what_was_read_before_a_failure_is_not_skipped(tmp_path: Path) -> 
     await saved(tmp_path, {account_id: DialGrantCount(0, 7)})
     unreadable = tmp_path / "~.grants"  # the last one by name
     unreadable.mkdir()
-    reader = DialGrantCounters(tmp_path)
+    reader = KnownGrantCounts(tmp_path)
     with pytest.raises(IsADirectoryError):
         await reader.load()
     unreadable.rmdir()
@@ -61,9 +61,9 @@ async def test_of_two_reads_at_the_same_time_none_ends_before_it_knows_everythin
     for account_id in accounts:
         (tmp_path / f"{account_id}.grants").write_text(f"{account_id} 0 1\n")
     for _ in range(20):
-        reader = DialGrantCounters(tmp_path)
+        reader = KnownGrantCounts(tmp_path)
 
-        async def load(reader: DialGrantCounters = reader) -> int:
+        async def load(reader: KnownGrantCounts = reader) -> int:
             await reader.load()
             return len(reader.known_counts())
 
@@ -81,14 +81,14 @@ async def test_a_line_that_was_cut_off_counts_for_nothing(tmp_path: Path) -> Non
             account_id, counters.known_counts()[account_id]._replace(grants=counters.known_counts()[account_id].grants + 1)
         )
         await counters.save()
-    reader = DialGrantCounters(tmp_path)
+    reader = KnownGrantCounts(tmp_path)
     await reader.load()
     # "… 0 99", which was cut off, counts as a whole line once another one follows. Too high a count can only halt grants.
     assert reader.known_counts()[account_id] == (0, 99)
 
 
 async def test_a_large_file_is_continued_in_a_new_one(tmp_path: Path) -> None:
-    reader = DialGrantCounters(tmp_path)
+    reader = KnownGrantCounts(tmp_path)
     counts = {uuid4(): DialGrantCount(0, number) for number in range(1, 30_001)}
     writer = await saved(tmp_path, counts)
     await reader.load()
@@ -115,7 +115,7 @@ async def test_files_of_workers_that_are_gone_are_deleted_and_what_they_had_is_k
     os.utime(old, (0, 0))
     await counters.touch_and_prune_files()
     assert files(tmp_path) == {kept}
-    reader = DialGrantCounters(tmp_path)
+    reader = KnownGrantCounts(tmp_path)
     await reader.load()
     assert reader.known_counts() == {account_id: (0, 4), own: (0, 1)}
 
@@ -124,7 +124,7 @@ async def test_a_folder_that_cannot_be_read_is_an_error_and_a_failed_save_is_mad
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder, account_id = tmp_path / "missing", uuid4()
-    counters = DialGrantCounters(folder)
+    counters = KnownGrantCounts(folder)
     with pytest.raises(FileNotFoundError):
         await counters.load()
     counters.record_count(account_id, DialGrantCount(0, 2))
@@ -134,6 +134,6 @@ async def test_a_folder_that_cannot_be_read_is_an_error_and_a_failed_save_is_mad
     folder.mkdir()
     await counters.save()
     assert counters.unsaved_count == 0
-    reader = DialGrantCounters(folder)
+    reader = KnownGrantCounts(folder)
     await reader.load()
     assert reader.known_counts() == {account_id: (0, 2)}

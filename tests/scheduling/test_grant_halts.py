@@ -15,7 +15,7 @@ from app.doctor.grants import check_dial_grants
 from app.jobs.gauges import BacklogGauges
 from app.jobs.lost_grants import LostGrantWatch
 from app.observability import Metrics
-from app.scheduling.grant_counters import DialGrantCounters
+from app.scheduling.grant_counters import KnownGrantCounts
 from app.scheduling.grant_halts import read_grant_halt_state
 from tests.support.gateway import Gateway
 from tests.support.tcp import TIMEOUT_S, running_proxy
@@ -32,7 +32,7 @@ async def nothing_recorded(gateway: Gateway) -> None:
 
 async def halted_gauge(gateway: Gateway) -> float:
     metrics = Metrics()
-    await BacklogGauges(gateway.database, metrics, DialGrantCounters()).step()
+    await BacklogGauges(gateway.database, metrics, KnownGrantCounts()).step()
     families = text_string_to_metric_families(metrics.exposition().decode())
     return next(family.samples[0].value for family in families if family.name == "callgate_grants_halted")
 
@@ -83,7 +83,7 @@ async def test_a_grant_that_is_recorded_while_the_watch_reads_the_counts_does_no
     for _ in range(3):
         await tenant.create(priority="normal")
     account_id: UUID = (await gateway.database.fetch("SELECT account_id FROM scheduled_dial"))[0]["account_id"]
-    counters = DialGrantCounters()
+    counters = KnownGrantCounts()
     assert len((await grant_calls(gateway.database, account_id, limit=1, counters=counters)).grants) == 1
     url = make_url(gateway.settings.require_database_url())
     assert url.host is not None

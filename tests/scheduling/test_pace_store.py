@@ -11,7 +11,7 @@ import pytest
 from app.database.connection import SESSION_SETTINGS, Connection, Connector
 from app.database.pool import Pool
 from app.scheduling.pace import (
-    allowed_calls_sql,
+    allowed_call_count_sql,
     next_at_after_calls_sql,
     next_at_after_rate_change_sql,
     seconds_until_allowed_sql,
@@ -133,7 +133,7 @@ async def test_calls_dialled_before_a_change_count_and_a_pause_goes_on(
     assert left == timedelta(seconds=expected)
 
 
-_WAIT = f"SELECT coalesce({seconds_until_allowed_sql(AT)}, 0) AS wait_s, {allowed_calls_sql(AT)} AS allowed FROM pace"  # noqa: S608  # own constants
+_WAIT = f"SELECT coalesce({seconds_until_allowed_sql(AT)}, 0) AS wait_s, {allowed_call_count_sql(AT)} AS allowed FROM pace"  # noqa: S608  # own constants
 
 
 @pytest.mark.parametrize(
@@ -166,7 +166,7 @@ async def test_a_lower_rate_allows_no_call_of_a_burst_that_is_used_up(pool: Pool
     using_up = f"UPDATE pace SET next_at = {next_at_after_calls_sql('clock_timestamp()', '100')} WHERE subject_id = $1"  # noqa: S608  # own constants
     await pool.fetch(using_up, account)
     await set_pace(pool, account, PaceLimits(Decimal("0.001"), burst=100))
-    statement = f"SELECT {allowed_calls_sql('clock_timestamp()')} FROM pace WHERE subject_id = $1"  # noqa: S608  # own constants
+    statement = f"SELECT {allowed_call_count_sql('clock_timestamp()')} FROM pace WHERE subject_id = $1"  # noqa: S608  # own constants
     ((tokens,),) = await pool.fetch(statement, account)
     assert tokens == 0
 
@@ -175,7 +175,7 @@ async def test_a_pace_that_was_never_used_has_all_its_tokens_after_a_change(pool
     account = uuid4()
     for rate in ("0.001", "1000", "0.5"):
         await set_pace(pool, account, PaceLimits(Decimal(rate), burst=7))
-        statement = f"SELECT {allowed_calls_sql('clock_timestamp()')} FROM pace WHERE subject_id = $1"  # noqa: S608  # own constants
+        statement = f"SELECT {allowed_call_count_sql('clock_timestamp()')} FROM pace WHERE subject_id = $1"  # noqa: S608  # own constants
         ((tokens,),) = await pool.fetch(statement, account)
         assert tokens == 7
 

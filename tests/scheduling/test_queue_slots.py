@@ -4,7 +4,7 @@ from uuid import UUID
 
 from app.calls.creation.grants.service import grant_calls
 from app.jobs.release.store import replace_scheduled_dial_with_slot
-from app.scheduling.dial_slots import lock_and_free_ended_slots
+from app.scheduling.dial_slots import lock_pace_and_free_slots
 from app.scheduling.pace_limits import PaceLimits
 from app.scheduling.pace_store import lock_pace, write_pace
 from tests.scheduling.test_grants import account_of
@@ -48,7 +48,7 @@ async def test_a_released_call_takes_the_only_slot_of_its_queue(gateway: Gateway
     account, queue = await account_of(gateway, tenant), await _queue_for_one_call(gateway, tenant)
     await gateway.database.fetch("INSERT INTO pace (subject_id) VALUES ($1)", account)
     await _release_as_unknown(gateway, tenant)
-    assert await lock_and_free_ended_slots(gateway.database, account) == -1
+    assert await lock_pace_and_free_slots(gateway.database, account) == -1
     assert await _in_use(gateway, queue) == 1
     await _assert_queue_is_full(gateway, tenant, account)
 
@@ -61,7 +61,7 @@ async def test_a_released_call_takes_a_slot_while_one_of_another_call_is_freed(g
     assert len((await grant_calls(gateway.database, account, limit=1)).grants) == 1
     released = await _release_as_unknown(gateway, tenant)
     await _set(gateway, ended, "not_started")
-    assert await lock_and_free_ended_slots(gateway.database, account) == 0
+    assert await lock_pace_and_free_slots(gateway.database, account) == 0
     rows = await gateway.database.fetch("SELECT call_id FROM dial_slot WHERE account_id = $1", account)
     assert [row["call_id"] for row in rows] == [released]
     assert await _in_use(gateway, queue) == 1

@@ -78,7 +78,7 @@ async def test_calls_of_all_accounts_and_callers_are_counted_by_priority(gateway
     await waiting.add(BULK, number=2, due_for_s=50)
     await other.add(BULK, number=4, due_for_s=30)
     measured = await _measured(gateway)
-    assert measured.waiting == {URGENT: 1, NORMAL: 0, BULK: 9}
+    assert measured.waiting_by_priority == {URGENT: 1, NORMAL: 0, BULK: 9}
     assert measured.oldest_due_s.keys() == {BULK}
     assert 50 <= measured.oldest_due_s[BULK] < 110
 
@@ -94,7 +94,7 @@ async def test_paused_queues_and_suspended_tenants_have_nothing_that_is_due(gate
     await waiting.add(NORMAL, due_for_s=100, caller=caller)
     measured = await _measured(gateway)
     assert 200 <= measured.oldest_due_s[NORMAL] < 260
-    assert measured.waiting[NORMAL] == 4
+    assert measured.waiting_by_priority[NORMAL] == 4
 
 
 async def test_slots_are_counted_until_their_end(gateway: Gateway, waiting: Waiting) -> None:

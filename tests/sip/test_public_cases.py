@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from app.sip import Severity, SipUri, check_from
+from app.sip import Severity, SipUri, check_from_parameter
 from app.sip.comparison import to_comparable_uri
 from app.sip.grammar import SIP_URI, split_name_value_list
 
@@ -124,7 +124,7 @@ def test_a_password_is_never_shown(text: str) -> None:
 
 @pytest.mark.parametrize("case", cases("from_cases.jsonl"))
 def test_from_is_only_a_user_name(case: dict[str, Any]) -> None:
-    findings = check_from(case["from_"])
+    findings = check_from_parameter(case["from_"])
     assert (findings == ()) is case["valid"]
     assert all(finding.severity is Severity.ERROR for finding in findings)
 

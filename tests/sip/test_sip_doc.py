@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import pytest
 
-from app.sip import SEVERITIES, Finding, Severity, SipUri, check_from, check_sip_auth
+from app.sip import SEVERITIES, Finding, Severity, SipUri, check_from_parameter, check_sip_auth
 from tests.sip.test_public_cases import OUR_VERDICT
 
 PAGE = (Path(__file__).parents[2] / "docs" / "sip.md").read_text()
@@ -35,7 +35,7 @@ def findings_of(example: str) -> tuple[Finding, ...]:
         return SipUri.parse(example).findings
     parameters = json.loads(example)
     if "from" in parameters:
-        return check_from(parameters["from"])
+        return check_from_parameter(parameters["from"])
     found = check_sip_auth(parameters.get("sip_auth_username"), parameters.get("sip_auth_password"))
     return found.username + found.password
 

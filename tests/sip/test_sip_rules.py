@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from app.sip import Finding, SipUri, check_from, check_sip_auth
+from app.sip import Finding, SipUri, check_from_parameter, check_sip_auth
 from app.sip.findings import HEADER_IN_VALUE_ADVICE
 
 
@@ -191,7 +191,7 @@ def test_the_twilio_registrar_needs_a_user() -> None:
 
 
 def test_findings_on_from_cover_each_run_of_illegal_characters() -> None:
-    assert [(found.start, found.end) for found in check_from("a b@@c")] == [(1, 2), (3, 5)]
+    assert [(found.start, found.end) for found in check_from_parameter("a b@@c")] == [(1, 2), (3, 5)]
 
 
 @pytest.mark.parametrize(

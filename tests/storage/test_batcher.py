@@ -186,7 +186,7 @@ async def test_committed_results_are_delivered_even_if_the_writer_is_cancelled()
 
     def on_result(number: int) -> None:
         if number == 1:
-            tasks = [task for task in asyncio.all_tasks() if "_write_all" in repr(task.get_coro())]
+            tasks = [task for task in asyncio.all_tasks() if "_write_queued_batches" in repr(task.get_coro())]
             assert [task.cancel() for task in tasks] == [True]
 
     async with asyncio.timeout(60):

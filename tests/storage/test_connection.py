@@ -9,7 +9,7 @@ import asyncpg
 import pytest
 from sqlalchemy import make_url, text
 
-from app.database.connection import HOT_PATH_SETTINGS, MIGRATION_SETTINGS, SESSION_SETTINGS, Connector
+from app.database.connection import MIGRATION_SETTINGS, SESSION_SETTINGS, STATEMENT_POOL_SETTINGS, Connector
 from app.database.engine import Database, make_engine
 from app.errors import DatabaseUnavailable
 from tests.support.pooler import behind_a_pooler
@@ -79,7 +79,7 @@ async def test_every_transaction_has_timeouts(url: str) -> None:
 
 async def test_settings_do_not_stay_on_a_poolers_connection(database_url: str) -> None:
     async with behind_a_pooler(database_url) as url:
-        for settings in (SESSION_SETTINGS, HOT_PATH_SETTINGS, MIGRATION_SETTINGS):
+        for settings in (SESSION_SETTINGS, STATEMENT_POOL_SETTINGS, MIGRATION_SETTINGS):
             connection = await Connector(url, settings, statement_timeout_s=5).connect()
             assert connection.is_pooled
             async with connection.transaction():
@@ -92,10 +92,10 @@ async def test_settings_do_not_stay_on_a_poolers_connection(database_url: str) -
 
 
 async def test_a_direct_session_keeps_its_settings_after_a_reload(database_url: str) -> None:
-    connection = await Connector(database_url, HOT_PATH_SETTINGS, statement_timeout_s=5).connect()
+    connection = await Connector(database_url, STATEMENT_POOL_SETTINGS, statement_timeout_s=5).connect()
     assert not connection.is_pooled
     kept = await connection.fetch("SELECT name FROM pg_settings WHERE source = 'session'")
-    assert {"synchronous_commit", *HOT_PATH_SETTINGS} <= {row["name"] for row in kept}
+    assert {"synchronous_commit", *STATEMENT_POOL_SETTINGS} <= {row["name"] for row in kept}
     await connection.close()
 
 

@@ -11,7 +11,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from app.database.engine import Database
-from app.database.errors import describe_failure, failure_log_fields, is_value_refused, translate_error
+from app.database.errors import failure_log_fields, is_value_refused, original_error_message, translate_error
 from app.errors import DatabaseUnavailable
 from tests.support.upstream import refused_url
 
@@ -70,7 +70,7 @@ async def test_failures_of_postgres_have_a_reason(database_url: str, execute: St
     assert raised.value.reason == reason
     # A statement outside SQLAlchemy is its own transaction: after a lost connection its commit is in doubt.
     assert raised.value.commit_in_doubt is (sqlstate.startswith(("08", "57P")) and execute is _by_asyncpg)
-    assert "planted" in describe_failure(raised.value)
+    assert "planted" in original_error_message(raised.value)
     logged = failure_log_fields(raised.value)
     assert (logged["reason"], logged["sqlstate"]) == (reason, sqlstate)
     assert "planted" not in str(logged)
@@ -149,8 +149,8 @@ async def test_a_failed_connection_has_a_reason_and_leaves_no_commit_in_doubt(
     with pytest.raises(DatabaseUnavailable) as raised:
         await way(database)
     assert (raised.value.reason, raised.value.commit_in_doubt) == (reason, False)
-    assert "planted" not in describe_failure(raised.value)
-    assert "\n" not in describe_failure(raised.value)
+    assert "planted" not in original_error_message(raised.value)
+    assert "\n" not in original_error_message(raised.value)
     await database.close()
 
 

@@ -4,7 +4,7 @@ import base64
 import itertools
 
 from app.security.keyring import Keyring
-from app.tenants.api_keys import api_key_prefix
+from app.tenants.api_keys import api_key_public_part
 from app.tenants.directory import TenantDirectory
 from app.tenants.directory_store import find_api_keys, list_credentials_of_usable_accounts
 from tests.support.gateway import SECRET_KEY, Gateway
@@ -13,7 +13,7 @@ from tests.support.gateway import SECRET_KEY, Gateway
 async def test_batched_key_lookups_return_each_key_in_order(gateway: Gateway) -> None:
     anna, bob = [await gateway.add_tenant() for _ in range(2)]
     await gateway.tenants.set_tenant_suspended(bob.id, suspended=True)
-    asked = [api_key_prefix(bob.key), "cgk_nobody", api_key_prefix(anna.key), api_key_prefix(bob.key)]
+    asked = [api_key_public_part(bob.key), "cgk_nobody", api_key_public_part(anna.key), api_key_public_part(bob.key)]
     bobs, nobodys, annas, bobs_again = await find_api_keys(gateway.database, asked)
     assert nobodys is None
     assert annas
@@ -62,7 +62,7 @@ async def test_processes_with_another_order_of_keys_do_not_hash_an_api_key_again
     for _ in range(5):
         for directory in directories:
             assert await directory.find_api_key(tenant.key)
-            (stored,) = await find_api_keys(gateway.database, [api_key_prefix(tenant.key)])
+            (stored,) = await find_api_keys(gateway.database, [api_key_public_part(tenant.key)])
             assert stored
             hashes.append(stored.keyed_hash)
     changes = sum(before != after for before, after in itertools.pairwise(hashes))

@@ -12,7 +12,7 @@ import asyncpg
 import pytest
 from sqlalchemy import text
 
-from app.database.connection import HOT_PATH_SETTINGS, MIGRATION_SETTINGS, SESSION_SETTINGS, Connector
+from app.database.connection import MIGRATION_SETTINGS, SESSION_SETTINGS, STATEMENT_POOL_SETTINGS, Connector
 from app.database.engine import Database
 from app.jobs.worker import run_worker
 from app.observability import Metrics
@@ -88,7 +88,8 @@ async def test_clients_that_share_a_server_connection_keep_their_own_settings(da
     """Each client has prepared the same statements, under the same names, on the one server connection that all share."""
     async with pgbouncer(database_url, pool_size=1, **TRANSACTIONS) as url:
         clients = [
-            await Connector(url, settings).connect() for settings in (SESSION_SETTINGS, HOT_PATH_SETTINGS, MIGRATION_SETTINGS)
+            await Connector(url, settings).connect()
+            for settings in (SESSION_SETTINGS, STATEMENT_POOL_SETTINGS, MIGRATION_SETTINGS)
         ]
         for _ in range(2):
             for connection, locked, scans in zip(clients, ("5s", "2s", "0"), ("on", "off", "on"), strict=True):

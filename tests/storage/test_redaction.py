@@ -12,9 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import SecretStr
 
-from app.security.redaction import Secrets, has_too_many_userinfos, mask_userinfo, redact, secrets_in_text
+from app.security.redaction import SecretRedactor, has_too_many_userinfos, mask_userinfo, redact, secrets_in_text
 from app.twilio.schemas import Credential
-from app.twilio.secrets import authorization_header, redact_document, secrets_of_fields, secrets_of_request
+from app.twilio.secrets import authorization_header, redact_document, secrets_of_call_request, secrets_of_fields
 
 SECRET = "pl4nted/s%cr=t &<\"'>é+~"
 SPELLINGS = {
@@ -38,12 +38,12 @@ def credential() -> Credential:
 
 @pytest.mark.parametrize("spelling", SPELLINGS.values(), ids=SPELLINGS)
 def test_each_spelling_is_redacted(spelling: str) -> None:
-    assert redact(f"before{spelling}after", Secrets([SECRET])) == "before***after"
+    assert redact(f"before{spelling}after", SecretRedactor([SECRET])) == "before***after"
 
 
 @given(st.text(alphabet=st.characters(codec="utf-8"), min_size=4).filter(lambda text: "*" not in text))
 def test_no_secret_survives_a_form_or_json(secret: str) -> None:
-    secrets = Secrets([secret])
+    secrets = SecretRedactor([secret])
     for echo in (
         secret,
         quote(secret),
@@ -57,7 +57,7 @@ def test_no_secret_survives_a_form_or_json(secret: str) -> None:
 
 def test_the_value_of_the_basic_header_is_redacted(credential: Credential) -> None:
     redacted = redact(
-        f"Authorization: {authorization_header(credential)} of {credential.username}", secrets_of_request(credential, {})
+        f"Authorization: {authorization_header(credential)} of {credential.username}", secrets_of_call_request(credential, {})
     )
     assert authorization_header(credential).removeprefix("Basic ").rstrip("=") not in redacted
     assert credential.username in redacted
@@ -81,7 +81,7 @@ def test_users_and_passwords_in_urls_are_redacted(text: str, credential: Credent
     shown = mask_userinfo(text)
     assert "us3r" not in shown
     assert "pl4nted" not in shown
-    secrets = secrets_of_request(credential, {"url": text})
+    secrets = secrets_of_call_request(credential, {"url": text})
     for echo in ("us3r", "pl4nted-p4ss", "us3r:pl4nted-p4ss", b64encode(b"us3r:pl4nted-p4ss").decode().rstrip("="), text):
         for redacted in (redact(echo, secrets), redact(echo, secrets_of_fields(credential, [("Url", text)]))):
             assert "us3r" not in redacted
@@ -137,7 +137,7 @@ def test_sip_users_and_passwords_in_twiml_are_masked(twiml: str, masked: str) ->
 
 def test_sip_passwords_in_twiml_are_redacted_as_written_and_without_escapes(credential: Credential) -> None:
     twiml = '<Sip username="us&quot;3r" password="pl4&amp;nted">sip:kate:pl4%2Fnt3d@example.com</Sip>'
-    secrets = secrets_of_request(credential, {"twiml": twiml})
+    secrets = secrets_of_call_request(credential, {"twiml": twiml})
     for echo in (twiml, 'us"3r', "us&quot;3r", "pl4&nted", "pl4&amp;nted", "pl4%2Fnt3d", "pl4/nt3d", "pl4%26nted"):
         redacted = redact(echo, secrets)
         assert "3r" not in redacted
@@ -252,8 +252,8 @@ def test_urls_without_userinfo_are_kept() -> None:
 @pytest.mark.parametrize("secret", ["a", "sid", "queued", "1234", "CA", "status", "00000000", "e"])
 def test_a_short_secret_does_not_redact_sids_statuses_or_names(secret: str, credential: Credential) -> None:
     document = {"sid": "CA" + "0" * 28 + "1234", "status": "queued", "nested": [{"sid": "RE" + "0" * 32}], "a": None, "n": 1}
-    assert redact_document(document, secrets_of_request(credential, {"sip_auth_password": secret})) == document
-    assert redact(f"bad: {secret}", secrets_of_request(credential, {"sip_auth_password": secret})) == "bad: ***"
+    assert redact_document(document, secrets_of_call_request(credential, {"sip_auth_password": secret})) == document
+    assert redact(f"bad: {secret}", secrets_of_call_request(credential, {"sip_auth_password": secret})) == "bad: ***"
 
 
 @pytest.mark.parametrize(
@@ -286,7 +286,7 @@ def test_what_cannot_repeat_a_secret_is_kept(parameters: dict[str, str], credent
         "more_info": "https://www.twilio.com/docs/api/errors/21000",
         "subresource_uris": {"user_defined_messages": f"{call}/UserDefinedMessages.json"},
     }
-    secrets = secrets_of_request(credential, parameters)
+    secrets = secrets_of_call_request(credential, parameters)
     addresses = ["sip:1000@PBX.example.com:5060;transport=tls", "kate"]
     assert redact_document(document, secrets, addresses) == document
     for secret in parameters.values():
@@ -296,14 +296,14 @@ def test_what_cannot_repeat_a_secret_is_kept(parameters: dict[str, str], credent
 
 def test_documents_are_redacted_throughout(credential: Credential) -> None:
     document = {"text": f"x {SECRET}", "list": [{"deep": quote_plus(SECRET)}], f"SipAuthPassword={SECRET}": 1}
-    redacted = str(redact_document(document, secrets_of_request(credential, {"sip_auth_password": SECRET})))
+    redacted = str(redact_document(document, secrets_of_call_request(credential, {"sip_auth_password": SECRET})))
     assert "pl4nted" not in redacted
-    assert Secrets([SECRET]).may_occur_in(json.dumps(document).encode())
-    assert not Secrets([SECRET]).may_occur_in(b"{}")
-    assert "pl4nted" not in repr(Secrets([SECRET]))
+    assert SecretRedactor([SECRET]).may_occur_in(json.dumps(document).encode())
+    assert not SecretRedactor([SECRET]).may_occur_in(b"{}")
+    assert "pl4nted" not in repr(SecretRedactor([SECRET]))
 
 
-async def redacted_in_pieces(whole: bytes, size: int, secrets: Secrets) -> bytes:
+async def redacted_in_pieces(whole: bytes, size: int, secrets: SecretRedactor) -> bytes:
     async def pieces() -> AsyncIterator[bytes]:
         for start in range(0, len(whole), size):
             yield whole[start : start + size]
@@ -313,7 +313,7 @@ async def redacted_in_pieces(whole: bytes, size: int, secrets: Secrets) -> bytes
 
 @pytest.mark.parametrize("size", range(1, 30))
 async def test_a_secret_that_is_the_start_of_another_is_redacted_in_a_stream(size: int) -> None:
-    secrets = Secrets(["pl4nted", "pl4nted-t0ken", "nted-other"])
+    secrets = SecretRedactor(["pl4nted", "pl4nted-t0ken", "nted-other"])
     whole = b'{"a":"pl4nted","b":"pl4nted-t0ken","c":"pl4nted-t0ke","d":"pl4nted-other","e":"pl4nte"}pl4nted'
     expected = b'{"a":"***","b":"***","c":"***-t0ke","d":"***-other","e":"pl4nte"}***'
     assert await redacted_in_pieces(whole, size, secrets) == expected
@@ -323,19 +323,21 @@ async def test_a_secret_that_is_the_start_of_another_is_redacted_in_a_stream(siz
 async def test_a_short_secret_is_redacted_in_a_stream_as_a_whole_word_only(size: int) -> None:
     whole = b'{"e":"me","them":"e, e-me","status":"completed","m":"me'
     expected = b'{"***":"***","them":"***, ***-***","status":"completed","m":"***'
-    assert await redacted_in_pieces(whole, size, Secrets(["e", "me"])) == expected
+    assert await redacted_in_pieces(whole, size, SecretRedactor(["e", "me"])) == expected
 
 
 async def test_a_long_stream_with_many_secrets_takes_linear_time() -> None:
     # With quadratic time, this test would not end.
-    secrets = Secrets(["e", *(f"s3cret-{number}" for number in range(100))])
+    secrets = SecretRedactor(["e", *(f"s3cret-{number}" for number in range(100))])
     whole = b"e " * 1_000_000
     assert await redacted_in_pieces(whole, 300_000, secrets) == b"*** " * 1_000_000
 
 
 async def test_many_and_long_secrets_do_not_slow_down_a_stream_of_small_chunks() -> None:
     # With time for each secret and each end of a chunk, this test would take minutes.
-    secrets = Secrets([*(f"s3cret-{number}" for number in range(2000)), *(f"{number}{'x' * 8000}" for number in range(100))])
+    secrets = SecretRedactor(
+        [*(f"s3cret-{number}" for number in range(2000)), *(f"{number}{'x' * 8000}" for number in range(100))]
+    )
     whole = b"s3cre " * 200_000 + b"s3cret-1999" + b"s3cre " * 10
     assert await redacted_in_pieces(whole, 1000, secrets) == whole.replace(b"s3cret-1999", b"***")
 
@@ -349,7 +351,7 @@ async def test_the_longest_secret_at_each_place_is_redacted_in_a_stream(secrets:
     spellings = sorted(secrets, key=len, reverse=True)
     pattern = "|".join(spelling if len(spelling) >= 4 else rf"(?<!\w){spelling}(?!\w)" for spelling in spellings)
     expected = re.sub(pattern, "***", text)
-    assert (await redacted_in_pieces(text.encode(), size, Secrets(secrets))).decode() == expected
+    assert (await redacted_in_pieces(text.encode(), size, SecretRedactor(secrets))).decode() == expected
 
 
 def test_an_escape_of_thousands_of_digits_is_left_alone() -> None:
@@ -362,7 +364,7 @@ async def test_a_stream_is_redacted_wherever_it_is_cut(size: int, credential: Cr
         {"a": f"token pl4nted-t0ken, {authorization_header(credential)}", "b": "z" * 50, "c": "pl4nted-t0ken"}
     ).encode()
 
-    redacted = await redacted_in_pieces(whole, size, secrets_of_request(credential, {}))
+    redacted = await redacted_in_pieces(whole, size, secrets_of_call_request(credential, {}))
     assert b"pl4nted" not in redacted
     assert b64encode(b"AC111") not in redacted
     assert json.loads(redacted)["b"] == "z" * 50

@@ -9,7 +9,7 @@ import httpx
 from twilio.request_validator import RequestValidator
 
 from app.calls.callback_urls import CallbackUrls
-from app.calls.repository import accounts_of_calls
+from app.calls.repository import account_ids_by_call_id
 from app.security.keyring import Keyring
 from tests.support.clients import http_client
 from tests.support.gateway import Gateway, Tenant
@@ -28,7 +28,7 @@ def status_callback_fields(
 async def callback_path(gateway: Gateway, call_id: str) -> str:
     """Returns the path and query of the callback URL that Twilio received for this call."""
     async with gateway.database.begin() as session:
-        account_id = (await accounts_of_calls(session, [UUID(call_id)]))[UUID(call_id)]
+        account_id = (await account_ids_by_call_id(session, [UUID(call_id)]))[UUID(call_id)]
     return CallbackUrls("/callbacks/twilio", Keyring(gateway.settings.require_secret_keys())).callback_url_of_call(
         UUID(call_id), account_id
     )

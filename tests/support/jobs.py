@@ -7,13 +7,13 @@ from typing import Any, Protocol
 
 from app.calls.search_plan import SearchPlan
 from app.calls.settlement import Settlement
-from app.jobs.account_tasks import AccountTasks
+from app.jobs.account_tasks import AccountTaskGroup
 from app.jobs.deliver import DeliverySender
 from app.jobs.dial import ScheduledCallDialer
 from app.jobs.refresh import CallRefresher
 from app.jobs.resolve import OutcomeResolver
 from app.observability import Metrics
-from app.scheduling.grant_counters import DialGrantCounters
+from app.scheduling.grant_counters import KnownGrantCounts
 from app.services import Services, open_services
 from app.twilio.client import TwilioClient, make_http_client
 from tests.support.gateway import Gateway
@@ -57,7 +57,7 @@ async def _twilio_client(metrics: Metrics, timeout_s: float) -> AsyncIterator[Tw
 
 
 def make_dialer(
-    state: Services, *, limit: int = 50, per_tenant: int | None = None, counters: DialGrantCounters | None = None
+    state: Services, *, limit: int = 50, per_tenant: int | None = None, counters: KnownGrantCounts | None = None
 ) -> ScheduledCallDialer:
     """Returns a dialer with these limits on the number of dials at a time. `per_tenant` is `limit` by default."""
     return ScheduledCallDialer(
@@ -66,14 +66,14 @@ def make_dialer(
         state["settlement"],
         max_in_flight=limit,
         max_in_flight_per_tenant=limit if per_tenant is None else per_tenant,
-        counters=counters or DialGrantCounters(),
+        counters=counters or KnownGrantCounts(),
     )
 
 
 @asynccontextmanager
 async def running_dialer(
     gateway: Gateway,
-    counters: DialGrantCounters | None = None,
+    counters: KnownGrantCounts | None = None,
     /,
     *,
     limit: int = 50,
@@ -98,7 +98,7 @@ class JobWithTasks(Protocol):
     """A job whose step starts tasks."""
 
     @property
-    def tasks(self) -> AccountTasks: ...
+    def tasks(self) -> AccountTaskGroup: ...
     async def step(self) -> bool: ...
 
 

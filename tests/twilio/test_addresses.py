@@ -11,12 +11,12 @@ from app.sip import SipUri
 from app.sip.grammar import SIP_URI
 from app.twilio.addresses import (
     address_key,
-    address_keys,
     address_spellings,
     caller_key,
     has_no_optional_parts,
     is_same_address,
     is_same_caller,
+    possible_address_keys,
 )
 
 SHOWN = {
@@ -79,13 +79,13 @@ OTHERS = [
 
 @pytest.mark.parametrize(("sent", "shown"), [(sent, one) for sent, all_ in SHOWN.items() for one in all_])
 def test_all_spellings_of_an_address_have_the_same_key(sent: str, shown: str) -> None:
-    assert address_key(shown) in address_keys(sent)
+    assert address_key(shown) in possible_address_keys(sent)
 
 
 @pytest.mark.parametrize(("one", "other"), OTHERS)
 def test_different_parties_have_different_keys(one: str, other: str) -> None:
-    assert address_key(one) not in address_keys(other)
-    assert address_key(other) not in address_keys(one)
+    assert address_key(one) not in possible_address_keys(other)
+    assert address_key(other) not in possible_address_keys(one)
 
 
 CHARACTERS = [*"ab0-_.!~*'()&=+$,;?/", "+1415", *(f"%{octet:02X}" for octet in b' @<>":%;?#&=,+[]'), "%C3%A9", "%2540", "%253E"]
@@ -115,7 +115,7 @@ def test_a_key_has_no_nul(address: str) -> None:
 @given(valid_sip_uris())
 def test_an_address_has_the_same_key_if_twilio_decodes_it(uri: str) -> None:
     assert address_key(unquote(uri)) == address_key(uri)
-    assert address_key(uri) in address_keys(uri)
+    assert address_key(uri) in possible_address_keys(uri)
 
 
 @settings(max_examples=30)
@@ -129,7 +129,7 @@ def test_an_address_has_one_of_its_keys_if_twilio_omits_parts_of_it(uri: str) ->
     parameters = ("", match["parameters"], unquote(match["parameters"]))
     headers = ("", f"?{match['headers']}" if match["headers"] else "")
     for scheme, user, port, parameter, header in product(schemes, users, ports, parameters, headers):
-        assert address_key(f"{scheme}{user}{match['host']}{port}{parameter}{header}") in address_keys(uri)
+        assert address_key(f"{scheme}{user}{match['host']}{port}{parameter}{header}") in possible_address_keys(uri)
 
 
 @pytest.mark.parametrize(

@@ -29,19 +29,19 @@ class Resolver:
 async def test_those_who_wait_share_a_look_up_and_it_is_kept() -> None:
     resolver = Resolver()
     names = NameLookup(resolver.get_addresses)
-    waiting = [asyncio.create_task(names.addresses("a.example", 443)) for _ in range(50)]
-    other = asyncio.create_task(names.addresses("b.example", 443))
+    waiting = [asyncio.create_task(names.look_up_addresses("a.example", 443)) for _ in range(50)]
+    other = asyncio.create_task(names.look_up_addresses("b.example", 443))
     await asyncio.sleep(0)
     resolver.released.set()
     assert [*await asyncio.gather(*waiting, other)] == [ADDRESSES] * 51
-    assert await names.addresses("a.example", 443) == ADDRESSES
+    assert await names.look_up_addresses("a.example", 443) == ADDRESSES
     assert resolver.asked == [("a.example", 443), ("b.example", 443)]
 
 
 async def test_a_canceled_caller_leaves_the_look_up_to_the_others() -> None:
     resolver = Resolver()
     names = NameLookup(resolver.get_addresses)
-    first, second = (asyncio.create_task(names.addresses("a.example", 443)) for _ in range(2))
+    first, second = (asyncio.create_task(names.look_up_addresses("a.example", 443)) for _ in range(2))
     await asyncio.sleep(0)
     first.cancel()
     await asyncio.wait([first])
@@ -54,13 +54,13 @@ async def test_a_failure_reaches_all_who_wait_and_is_not_kept() -> None:
     resolver = Resolver()
     names = NameLookup(resolver.get_addresses)
     resolver.error = socket.gaierror("no such name")
-    waiting = [asyncio.create_task(names.addresses("a.example", 443)) for _ in range(3)]
+    waiting = [asyncio.create_task(names.look_up_addresses("a.example", 443)) for _ in range(3)]
     await asyncio.sleep(0)
     resolver.released.set()
     results = await asyncio.gather(*waiting, return_exceptions=True)
     assert [type(result) for result in results] == [socket.gaierror] * 3
     resolver.error = None
-    assert await names.addresses("a.example", 443) == ADDRESSES
+    assert await names.look_up_addresses("a.example", 443) == ADDRESSES
     assert len(resolver.asked) == 2
 
 
@@ -69,13 +69,13 @@ async def test_addresses_are_looked_up_again_after_a_while() -> None:
     resolver.released.set()
     names = NameLookup(resolver.get_addresses, ttl_s=0)
     for _ in range(2):
-        assert await names.addresses("a.example", 443) == ADDRESSES
+        assert await names.look_up_addresses("a.example", 443) == ADDRESSES
         await asyncio.sleep(0.01)
     assert len(resolver.asked) == 2
 
 
 async def test_a_real_name_is_found_and_another_is_not() -> None:
     names = NameLookup()
-    assert {address[4][0] for address in await names.addresses("127.0.0.1", 80)} == {"127.0.0.1"}
+    assert {address[4][0] for address in await names.look_up_addresses("127.0.0.1", 80)} == {"127.0.0.1"}
     with pytest.raises(socket.gaierror):
-        await names.addresses("no-such-name.invalid", 80)
+        await names.look_up_addresses("no-such-name.invalid", 80)

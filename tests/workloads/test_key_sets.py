@@ -15,7 +15,7 @@ from app.settings import Settings
 from app.workloads.authentication import WorkloadTokenValidator
 from app.workloads.key_set import JwkSetUnavailable, JwkSetUnreadable
 from app.workloads.key_sources import jwk_set_source
-from app.workloads.tokens import TokenRefused, TokenRules
+from app.workloads.tokens import TokenRefused, TokenVerifier
 from tests.support.certificates import write_self_signed_certificate
 from tests.support.cluster import ISSUER, KubernetesCluster, api_server, rsa_key, running_https_upstream
 from tests.support.upstream import answer, endless_head, hang, refused_url, reset, running_upstream
@@ -43,7 +43,7 @@ async def running(
 ) -> AsyncIterator[WorkloadTokenValidator]:
     """Yields a running validator of tokens, which reads the key set at shorter intervals than in production."""
     source = replace(jwk_set_source(settings(keys), issuer=ISSUER), interval_s=interval_s, min_interval_s=0.2)
-    tokens = WorkloadTokenValidator(TokenRules(ISSUER, "callgate"), source, (metrics or Metrics()).workloads)
+    tokens = WorkloadTokenValidator(TokenVerifier(ISSUER, "callgate"), source, (metrics or Metrics()).workloads)
     async with tokens.refreshing_keys_in_background():
         yield tokens
 

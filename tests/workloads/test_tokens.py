@@ -12,15 +12,15 @@ from app.workloads.key_set import JwkSetUnreadable, parse_jwk_set
 from app.workloads.service_accounts import ServiceAccount
 from app.workloads.tokens import (
     JWT_ALGORITHMS,
-    LEEWAY_S,
+    MAX_CLOCK_SKEW_S,
     MAX_TOKEN_LENGTH,
     MAX_TOKEN_LIFETIME_S,
     TokenRefused,
-    TokenRules,
+    TokenVerifier,
 )
 from tests.support.cluster import ISSUER, KubernetesCluster, PrivateKey, encode_segment, jwk, public_pem, rsa_key
 
-RULES = TokenRules(ISSUER, "callgate")
+RULES = TokenVerifier(ISSUER, "callgate")
 NOW = int(time.time())
 CLUSTER = KubernetesCluster()
 
@@ -59,7 +59,7 @@ def test_a_projected_token_names_its_service_account(key: PrivateKey) -> None:
         ({"aud": "callgate "}, "audience"),
         ({"aud": [["callgate"]]}, "audience"),
         ({"aud": []}, "missing_claim"),
-        ({"iat": NOW - 3600, "exp": NOW - LEEWAY_S - 1}, "expired"),
+        ({"iat": NOW - 3600, "exp": NOW - MAX_CLOCK_SKEW_S - 1}, "expired"),
         ({"nbf": NOW + 86_400}, "not_yet_valid"),
         ({"iat": NOW + 86_400}, "not_yet_valid"),
         ({"lifetime_s": MAX_TOKEN_LIFETIME_S + 1}, "lifetime"),
@@ -101,13 +101,13 @@ def test_a_wrong_claim_is_refused_by_name(claims: dict[str, Any], reason: str) -
 
 
 def test_the_limits_are_those_documented() -> None:
-    assert (JWT_ALGORITHMS, LEEWAY_S, MAX_TOKEN_LIFETIME_S) == (("RS256", "ES256", "ES384", "ES512"), 30, 24 * 3600)
+    assert (JWT_ALGORITHMS, MAX_CLOCK_SKEW_S, MAX_TOKEN_LIFETIME_S) == (("RS256", "ES256", "ES384", "ES512"), 30, 24 * 3600)
 
 
 def test_a_token_is_accepted_within_the_leeway() -> None:
     now = int(time.time())
-    assert validate(CLUSTER.token(iat=now - 60, exp=now - LEEWAY_S + 10))
-    assert validate(CLUSTER.token(iat=now + LEEWAY_S - 10, nbf=now + LEEWAY_S - 10))
+    assert validate(CLUSTER.token(iat=now - 60, exp=now - MAX_CLOCK_SKEW_S + 10))
+    assert validate(CLUSTER.token(iat=now + MAX_CLOCK_SKEW_S - 10, nbf=now + MAX_CLOCK_SKEW_S - 10))
     assert validate(CLUSTER.token(lifetime_s=MAX_TOKEN_LIFETIME_S))
 
 

@@ -43,7 +43,7 @@ ACCOUNT_CHANGES: dict[str, Any] = {
     },
     "unlimited": {"summary": "No limits", "value": {"pace": None}},
 }
-COMPONENTS: dict[str, Any] = {
+RESPONSE_BODIES: dict[str, Any] = {
     "account": {"summary": "An account", "value": ACCOUNT},
     "new_account": {"summary": "A new account", "value": ACCOUNT | {"pace": None}},
     "accounts": {"summary": "The last page", "value": {"accounts": [ACCOUNT], "next_cursor": None}},

@@ -10,7 +10,7 @@ from app.admin.access import (
     ADMIN_READ_ERRORS,
     BODY_ERRORS,
     CHANGE_ERRORS,
-    EXAMPLE_TENANT,
+    EXAMPLE_TENANT_ID,
     ActorDep,
     TenantAdministrationDep,
     TenantIdDep,
@@ -39,13 +39,13 @@ from app.tenants.scopes import Scope
 
 router = admin_router()
 
-_EXAMPLE_PATH = f"{ADMIN_PREFIX}/tenants/{EXAMPLE_TENANT}/accounts"
+_EXAMPLE_PATH = f"{ADMIN_PREFIX}/tenants/{EXAMPLE_TENANT_ID}/accounts"
 _EXAMPLE_ACCOUNT_PATH = f"{_EXAMPLE_PATH}/{examples.ACCOUNT_SID}"
-_CREDENTIALS_PATH = f"{_EXAMPLE_ACCOUNT_PATH}/credentials"
+_EXAMPLE_CREDENTIALS_PATH = f"{_EXAMPLE_ACCOUNT_PATH}/credentials"
 # The hosts of Twilio's API, also with an edge and a region: api.twilio.com, api.ie1.twilio.com, api.dublin.ie1.twilio.com.
 _TWILIO_API_URL_PATTERN = re.compile(r"https://api(\.[a-z0-9-]+){0,2}\.twilio\.com/?", re.IGNORECASE | re.ASCII)
 
-AccountSid = Annotated[
+AccountSidPath = Annotated[
     str, Path(description="The account's SID.", examples=[examples.ACCOUNT_SID], max_length=34, pattern=NO_NUL_PATTERN)
 ]
 
@@ -83,7 +83,7 @@ async def list_accounts(tenant_id: TenantIdDep, administration: PaceAdministrati
 
     A call uses the first account with an active credential, unless it names another account.
     """
-    listed = await administration.list_accounts(tenant_id, after=page.after_id, limit=page.fetch_limit)
+    listed = await administration.list_accounts(tenant_id, after=page.after_id, limit=page.limit_with_lookahead)
     shown, next_cursor = page.page_and_next_cursor(listed, lambda item: item[0].id)
     paces = await administration.find_paces([row.id for row, _ in shown])
     records = [AccountRecord.from_row(row, active, paces.get(row.id, UNLIMITED_PACE)) for row, active in shown]
@@ -102,7 +102,7 @@ async def list_accounts(tenant_id: TenantIdDep, administration: PaceAdministrati
         **openapi_creation_responses(
             AccountRecord,
             "new_account",
-            unchanged="The tenant has the account with this credential. Nothing was changed.",
+            unchanged_description="The tenant has the account with this credential. Nothing was changed.",
             repeated_example="account",
         ),
         **error_responses(
@@ -144,7 +144,7 @@ async def create_account(
 )
 @needs(Scope.ADMIN, clients="operator")
 async def update_account(
-    tenant_id: TenantIdDep, account_sid: AccountSid, administration: PaceAdministrationDep, body: JsonBody
+    tenant_id: TenantIdDep, account_sid: AccountSidPath, administration: PaceAdministrationDep, body: JsonBody
 ) -> AccountRecord:
     """Changes the account's `pace`: how fast its calls are dialled, and how many may be under way.
 
@@ -164,15 +164,15 @@ async def update_account(
     openapi_extra=json_request_body("NewCredential", examples.CREDENTIAL_CREATIONS),
     responses={
         **openapi_creation_responses(
-            CredentialRecord, "credential", unchanged="The account has this credential. Nothing was changed."
+            CredentialRecord, "credential", unchanged_description="The account has this credential. Nothing was changed."
         ),
-        **error_responses(TenantNotFound, ResourceNotFound, *BODY_ERRORS, method="POST", instance=_CREDENTIALS_PATH),
+        **error_responses(TenantNotFound, ResourceNotFound, *BODY_ERRORS, method="POST", instance=_EXAMPLE_CREDENTIALS_PATH),
     },
 )
 @needs(Scope.ADMIN, clients="any")
 async def create_credential(
     tenant_id: TenantIdDep,
-    account_sid: AccountSid,
+    account_sid: AccountSidPath,
     administration: TenantAdministrationDep,
     body: JsonBody,
     response: Response,
@@ -204,13 +204,13 @@ async def create_credential(
         *NO_BODY_ERRORS,
         *CHANGE_ERRORS,
         method="DELETE",
-        instance=f"{_CREDENTIALS_PATH}/{examples.CREDENTIAL_ID}",
+        instance=f"{_EXAMPLE_CREDENTIALS_PATH}/{examples.CREDENTIAL_ID}",
     ),
 )
 @needs(Scope.ADMIN, clients="any")
 async def revoke_credential(
     tenant_id: TenantIdDep,
-    account_sid: AccountSid,
+    account_sid: AccountSidPath,
     credential_id: Annotated[UUID, Path(description="The credential's id.", examples=[examples.CREDENTIAL_ID])],
     administration: TenantAdministrationDep,
 ) -> None:

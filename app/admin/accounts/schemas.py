@@ -21,14 +21,14 @@ _SECRET_JSON_SCHEMA: JsonDict = {"minLength": 1, "maxLength": 256, "pattern": "^
 _NO_SECRET = SecretStr("")
 
 
-def _check_secret(value: SecretStr) -> SecretStr:
+def _require_secret_characters(value: SecretStr) -> SecretStr:
     """Returns the secret. Raises a validation error if it does not match TWILIO_SECRET_PATTERN."""
     if not TWILIO_SECRET_PATTERN.fullmatch(value.get_secret_value()):
         raise PydanticCustomError("invalid_secret", f"must be {TWILIO_SECRET_ADVICE}")
     return value
 
 
-_Secret = Annotated[SecretStr, AfterValidator(_check_secret), Field(json_schema_extra=_SECRET_JSON_SCHEMA)]
+_Secret = Annotated[SecretStr, AfterValidator(_require_secret_characters), Field(json_schema_extra=_SECRET_JSON_SCHEMA)]
 
 
 class NewCredential(BaseModel):

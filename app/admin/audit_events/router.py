@@ -4,7 +4,7 @@ from typing import Annotated, Any
 
 from fastapi import Query
 
-from app.admin.access import ADMIN_READ_ERRORS, EXAMPLE_TENANT, TransactionsDep, admin_router
+from app.admin.access import ADMIN_READ_ERRORS, EXAMPLE_TENANT_ID, TransactionsDep, admin_router
 from app.admin.audit_events.schemas import AuditEventPage, AuditEventRecord
 from app.admin.pages import unknown_cursor_error
 from app.audit.service import AUDIT_CURSOR_PATTERN, AuditLog, decode_audit_cursor
@@ -29,12 +29,12 @@ _EVENT_EXAMPLE = {
     "at": "2026-11-28T12:00:31.004Z",
     "actor": {"kind": "key", "name": "cgk_0123456789ab"},
     "action": "tenant.update",
-    "tenant_id": EXAMPLE_TENANT,
-    "subject": EXAMPLE_TENANT,
+    "tenant_id": EXAMPLE_TENANT_ID,
+    "subject": EXAMPLE_TENANT_ID,
     "changed": ["max_in_flight"],
     "request_id": "0199e2f0c7d27f0f8f1d8c1c0d6a4b11",
 }
-COMPONENTS: dict[str, Any] = {
+AUDIT_EVENT_EXAMPLES: dict[str, Any] = {
     "audit_events": {"summary": "The last page", "value": {"audit_events": [_EVENT_EXAMPLE], "next_cursor": None}}
 }
 

@@ -6,7 +6,7 @@ from uuid import UUID
 
 from pydantic import BaseModel, Field
 
-from app.audit.store import AuditRow
+from app.audit.store import AuditEventRow
 
 
 class AuditActor(BaseModel):
@@ -27,7 +27,7 @@ class AuditEventRecord(BaseModel):
     request_id: str | None = Field(description="The request that made the change; null for a command.")
 
     @classmethod
-    def from_row(cls, row: AuditRow) -> Self:
+    def from_row(cls, row: AuditEventRow) -> Self:
         return cls(
             id=row.id,
             at=row.at,

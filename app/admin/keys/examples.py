@@ -12,14 +12,14 @@ KEY: dict[str, Any] = {
     "revoked_at": None,
     "last_used_at": None,
 }
-CREATIONS: dict[str, Any] = {
+CREATION_BODIES: dict[str, Any] = {
     "key": {
         "summary": "A key for a service",
         "value": {"name": "dialler", "scopes": ["call", "read"], "expires_at": "2027-11-23T00:00:00Z"},
     },
     "admin": {"summary": "A key that manages the tenant", "value": {"name": "terraform", "scopes": ["admin"]}},
 }
-COMPONENTS: dict[str, Any] = {
+RESPONSE_BODIES: dict[str, Any] = {
     "created_key": {"summary": "The only answer with the key", "value": KEY | {"key": "cgk_0123456789ab_…"}},
     "key_created_before": {"summary": "Created by an earlier request", "value": KEY | {"key": None}},
     "keys": {"summary": "The last page", "value": {"keys": [KEY], "next_cursor": None}},

@@ -8,7 +8,7 @@ from app.admin.access import (
     ADMIN_READ_ERRORS,
     BODY_ERRORS,
     CHANGE_ERRORS,
-    EXAMPLE_TENANT,
+    EXAMPLE_TENANT_ID,
     TenantAdministrationDep,
     TenantIdDep,
     admin_router,
@@ -32,7 +32,7 @@ from app.tenants.scopes import Scope
 
 router = admin_router()
 
-_EXAMPLE_PATH = f"{ADMIN_PREFIX}/tenants/{EXAMPLE_TENANT}/keys"
+_EXAMPLE_PATH = f"{ADMIN_PREFIX}/tenants/{EXAMPLE_TENANT_ID}/keys"
 _IDEMPOTENCY_KEY_DESCRIPTION = (
     "Names one creation within the tenant. A request that is repeated with it creates no second key and does not show the key."
 )
@@ -59,7 +59,7 @@ async def document_idempotency_header(
 @needs(Scope.ADMIN, clients="any", operator_scope=Scope.READ)
 async def list_keys(tenant_id: TenantIdDep, administration: TenantAdministrationDep, page: PageDep) -> KeyPage:
     """Lists the tenant's keys, oldest first, with the revoked and expired ones. The keys themselves cannot be shown again."""
-    listed = await administration.list_keys(tenant_id, after=page.after_id, limit=page.fetch_limit)
+    listed = await administration.list_keys(tenant_id, after=page.after_id, limit=page.limit_with_lookahead)
     shown, next_cursor = page.page_and_next_cursor(listed, lambda row: row.id)
     return KeyPage(keys=[KeyRecord.from_row(row) for row in shown], next_cursor=next_cursor)
 
@@ -72,12 +72,12 @@ async def list_keys(tenant_id: TenantIdDep, administration: TenantAdministration
     status_code=201,
     response_model=CreatedKey,
     response_description="The key was created. No other answer shows it.",
-    openapi_extra=json_request_body("NewKey", examples.CREATIONS),
+    openapi_extra=json_request_body("NewKey", examples.CREATION_BODIES),
     responses={
         **openapi_creation_responses(
             CreatedKey,
             "created_key",
-            unchanged="An earlier request with this Idempotency-Key created the key; `key` is null.",
+            unchanged_description="An earlier request with this Idempotency-Key created the key; `key` is null.",
             repeated_example="key_created_before",
         ),
         **error_responses(TenantNotFound, IdempotencyKeyReused, *BODY_ERRORS, method="POST", instance=_EXAMPLE_PATH),

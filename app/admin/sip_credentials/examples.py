@@ -10,11 +10,11 @@ CREDENTIAL: dict[str, Any] = {
 }
 # Not secrets: these texts describe what to put there.
 _SIP_AUTH = {"username": "berlin", "password": "the password of the SIP endpoint"}
-CREATIONS: dict[str, Any] = {
+CREATION_BODIES: dict[str, Any] = {
     "sip_credential": {"summary": "A user name and a password", "value": {"name": CREDENTIAL_NAME} | _SIP_AUTH}
 }
-REPLACEMENTS: dict[str, Any] = {"sip_auth": {"summary": "Another user name and password", "value": _SIP_AUTH}}
-COMPONENTS: dict[str, Any] = {
+REPLACEMENT_BODIES: dict[str, Any] = {"sip_auth": {"summary": "Another user name and password", "value": _SIP_AUTH}}
+RESPONSE_BODIES: dict[str, Any] = {
     "sip_credential": {"summary": "A SIP credential", "value": CREDENTIAL},
     "sip_credentials": {"summary": "The last page", "value": {"sip_credentials": [CREDENTIAL], "next_cursor": None}},
 }

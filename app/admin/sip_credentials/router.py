@@ -8,7 +8,7 @@ from app.admin.access import (
     ADMIN_READ_ERRORS,
     BODY_ERRORS,
     CHANGE_ERRORS,
-    EXAMPLE_TENANT,
+    EXAMPLE_TENANT_ID,
     TenantAdministrationDep,
     TenantIdDep,
     admin_router,
@@ -30,7 +30,7 @@ from app.tenants.scopes import Scope
 
 router = admin_router()
 
-_EXAMPLE_PATH = f"{ADMIN_PREFIX}/tenants/{EXAMPLE_TENANT}/sip-credentials"
+_EXAMPLE_PATH = f"{ADMIN_PREFIX}/tenants/{EXAMPLE_TENANT_ID}/sip-credentials"
 _EXAMPLE_CREDENTIAL_PATH = f"{_EXAMPLE_PATH}/{examples.CREDENTIAL_NAME}"
 
 CredentialName = Annotated[
@@ -52,7 +52,7 @@ async def list_sip_credentials(
     tenant_id: TenantIdDep, administration: TenantAdministrationDep, page: PageDep
 ) -> SipCredentialPage:
     """Lists the credentials by name, without user names and passwords."""
-    listed = await administration.list_sip_credentials(tenant_id, after=page.after, limit=page.fetch_limit)
+    listed = await administration.list_sip_credentials(tenant_id, after=page.after, limit=page.limit_with_lookahead)
     shown, next_cursor = page.page_and_next_cursor(listed, lambda row: row.name)
     return SipCredentialPage(sip_credentials=[SipCredentialRecord.from_row(row) for row in shown], next_cursor=next_cursor)
 
@@ -64,10 +64,10 @@ async def list_sip_credentials(
     status_code=201,
     response_model=SipCredentialRecord,
     response_description="The credential was created.",
-    openapi_extra=json_request_body("NewSipCredential", examples.CREATIONS),
+    openapi_extra=json_request_body("NewSipCredential", examples.CREATION_BODIES),
     responses={
         **openapi_creation_responses(
-            SipCredentialRecord, "sip_credential", unchanged="The tenant has this credential. Nothing was changed."
+            SipCredentialRecord, "sip_credential", unchanged_description="The tenant has this credential. Nothing was changed."
         ),
         **error_responses(TenantNotFound, AlreadyExists, *BODY_ERRORS, method="POST", instance=_EXAMPLE_PATH),
     },
@@ -97,7 +97,7 @@ async def create_sip_credential(
     operation_id="replace_sip_credential",
     summary="Replace user name and password of a SIP credential",
     response_description="User name and password are stored.",
-    openapi_extra=json_request_body("NewSipAuth", examples.REPLACEMENTS),
+    openapi_extra=json_request_body("NewSipAuth", examples.REPLACEMENT_BODIES),
     responses={
         200: {"content": json_example_references("sip_credential")},
         **error_responses(TenantNotFound, ResourceNotFound, *BODY_ERRORS, method="PUT", instance=_EXAMPLE_CREDENTIAL_PATH),
@@ -123,7 +123,12 @@ async def replace_sip_credential(
     status_code=204,
     response_description="The credential is deleted.",
     responses=error_responses(
-        TenantNotFound, ResourceNotFound, *NO_BODY_ERRORS, *CHANGE_ERRORS, method="DELETE", instance=_EXAMPLE_CREDENTIAL_PATH
+        TenantNotFound,
+        ResourceNotFound,
+        *NO_BODY_ERRORS,
+        *CHANGE_ERRORS,
+        method="DELETE",
+        instance=_EXAMPLE_CREDENTIAL_PATH,
     ),
 )
 @needs(Scope.ADMIN, clients="any")

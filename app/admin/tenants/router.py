@@ -8,7 +8,7 @@ from fastapi import Depends, Header, Request, Response
 from app.admin.access import (
     ADMIN_READ_ERRORS,
     BODY_ERRORS,
-    EXAMPLE_TENANT,
+    EXAMPLE_TENANT_ID,
     TenantAdministrationDep,
     TenantIdDep,
     admin_router,
@@ -45,7 +45,7 @@ from app.tenants.scopes import Scope
 router = admin_router()
 
 _TENANTS_PATH = f"{ADMIN_PREFIX}/tenants"
-_EXAMPLE_TENANT_PATH = f"{_TENANTS_PATH}/{EXAMPLE_TENANT}"
+_EXAMPLE_TENANT_PATH = f"{_TENANTS_PATH}/{EXAMPLE_TENANT_ID}"
 _OPERATOR_ONLY_SETTINGS = ("suspended", "max_in_flight")
 _CALLBACK_SETTINGS = ("status_callback", "status_callback_method", "status_callback_events", "callback_format")
 _ETAG_PATTERN = re.compile(r'\s*(?:(W/)?"([^"]*)")\s*')
@@ -100,7 +100,7 @@ async def list_tenants(client: ClientDep, administration: TenantAdministrationDe
         own = await administration.get_tenant(client.tenant_id)
         return TenantPage(tenants=[TenantRecord.from_row(own)], next_cursor=None)
     rows, next_cursor = page.page_and_next_cursor(
-        await administration.list_tenants(after=page.after, limit=page.fetch_limit), lambda row: row.id
+        await administration.list_tenants(after=page.after, limit=page.limit_with_lookahead), lambda row: row.id
     )
     return TenantPage(tenants=[TenantRecord.from_row(row) for row in rows], next_cursor=next_cursor)
 
@@ -112,7 +112,7 @@ async def list_tenants(client: ClientDep, administration: TenantAdministrationDe
     status_code=201,
     response_model=TenantRecord,
     response_description="The tenant was created.",
-    openapi_extra=json_request_body("NewTenant", examples.CREATIONS),
+    openapi_extra=json_request_body("NewTenant", examples.CREATION_BODIES),
     responses={
         200: {
             "model": TenantRecord,
@@ -139,7 +139,7 @@ async def create_tenant(
     response.headers["Location"] = f"{_TENANTS_PATH}/{tenant.id}"
     if not created:
         mark_response_as_replayed(response)
-    return _record_with_etag_header(tenant, response)
+    return _set_etag_and_build_record(tenant, response)
 
 
 @router.get(
@@ -154,7 +154,7 @@ async def create_tenant(
 @needs(Scope.ADMIN, clients="any", operator_scope=Scope.READ)
 async def get_tenant(tenant_id: TenantIdDep, administration: TenantAdministrationDep, response: Response) -> TenantRecord:
     """Returns the tenant. Send its `ETag` as `If-Match` to make a change conditional."""
-    return _record_with_etag_header(await administration.get_tenant(tenant_id), response)
+    return _set_etag_and_build_record(await administration.get_tenant(tenant_id), response)
 
 
 @router.patch(
@@ -162,11 +162,16 @@ async def get_tenant(tenant_id: TenantIdDep, administration: TenantAdministratio
     operation_id="update_tenant",
     summary="Change a tenant",
     response_model=TenantRecord,
-    openapi_extra=json_request_body("TenantChange", examples.CHANGES),
+    openapi_extra=json_request_body("TenantChange", examples.CHANGE_BODIES),
     responses={
         200: {"headers": header_references("ETag"), "content": json_example_references("tenant")},
         **error_responses(
-            OperatorKeyRequired, TenantNotFound, PreconditionFailed, *BODY_ERRORS, method="PATCH", instance=_EXAMPLE_TENANT_PATH
+            OperatorKeyRequired,
+            TenantNotFound,
+            PreconditionFailed,
+            *BODY_ERRORS,
+            method="PATCH",
+            instance=_EXAMPLE_TENANT_PATH,
         ),
     },
 )
@@ -190,12 +195,12 @@ async def update_tenant(
         require_operator(client, "change `suspended` and `limits`")
     if changes.keys() & _CALLBACK_SETTINGS and isinstance(client, Caller) and Scope.READ not in client.scopes:
         raise ScopeRequired("Only a key that also has the scope `read` can change `callbacks`.", scope=Scope.READ)
-    return _record_with_etag_header(
+    return _set_etag_and_build_record(
         await administration.update_tenant(tenant_id, changes, expected_versions=versions), response
     )
 
 
-def _record_with_etag_header(tenant: TenantRow, response: Response) -> TenantRecord:
+def _set_etag_and_build_record(tenant: TenantRow, response: Response) -> TenantRecord:
     """Sets the header `ETag` of the response, and returns the response body."""
     response.headers["ETag"] = f'"{tenant.version}"'
     return TenantRecord.from_row(tenant)

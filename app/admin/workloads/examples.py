@@ -10,7 +10,7 @@ WORKLOAD: dict[str, Any] = {
     "scopes": ["call", "read"],
     "created_at": "2026-11-28T09:30:00.123Z",
 }
-CREATIONS: dict[str, Any] = {
+CREATION_BODIES: dict[str, Any] = {
     "workload": {
         "summary": "A service that places calls",
         "value": {"namespace": "support", "service_account": "dialler"},
@@ -25,7 +25,7 @@ CREATIONS: dict[str, Any] = {
         },
     },
 }
-COMPONENTS: dict[str, Any] = {
+RESPONSE_BODIES: dict[str, Any] = {
     "workload": {"summary": "A workload", "value": WORKLOAD},
     "workloads": {"summary": "The last page", "value": {"workloads": [WORKLOAD], "next_cursor": None}},
 }

@@ -9,7 +9,7 @@ from app.admin.access import (
     ADMIN_READ_ERRORS,
     BODY_ERRORS,
     CHANGE_ERRORS,
-    EXAMPLE_TENANT,
+    EXAMPLE_TENANT_ID,
     TenantAdministrationDep,
     TenantIdDep,
     admin_router,
@@ -33,7 +33,7 @@ from app.workloads.service_accounts import ServiceAccount
 
 router = admin_router()
 
-_EXAMPLE_PATH = f"{ADMIN_PREFIX}/tenants/{EXAMPLE_TENANT}/workloads"
+_EXAMPLE_PATH = f"{ADMIN_PREFIX}/tenants/{EXAMPLE_TENANT_ID}/workloads"
 
 
 @router.get(
@@ -48,7 +48,7 @@ _EXAMPLE_PATH = f"{ADMIN_PREFIX}/tenants/{EXAMPLE_TENANT}/workloads"
 @needs(Scope.ADMIN, clients="any", operator_scope=Scope.READ)
 async def list_workloads(tenant_id: TenantIdDep, administration: TenantAdministrationDep, page: PageDep) -> WorkloadPage:
     """Lists the Kubernetes service accounts that act for the tenant, oldest first."""
-    listed = await administration.list_workloads(tenant_id, after=page.after_id, limit=page.fetch_limit)
+    listed = await administration.list_workloads(tenant_id, after=page.after_id, limit=page.limit_with_lookahead)
     shown, next_cursor = page.page_and_next_cursor(listed, lambda row: row.id)
     return WorkloadPage(workloads=[WorkloadRecord.from_row(row) for row in shown], next_cursor=next_cursor)
 
@@ -60,12 +60,12 @@ async def list_workloads(tenant_id: TenantIdDep, administration: TenantAdministr
     status_code=201,
     response_model=WorkloadRecord,
     response_description="The service account acts for the tenant.",
-    openapi_extra=json_request_body("NewWorkload", examples.CREATIONS),
+    openapi_extra=json_request_body("NewWorkload", examples.CREATION_BODIES),
     responses={
         **openapi_creation_responses(
             WorkloadRecord,
             "workload",
-            unchanged="The service account acts for the tenant with these scopes already. Nothing was changed.",
+            unchanged_description="The service account acts for the tenant with these scopes already. Nothing was changed.",
         ),
         **error_responses(TenantNotFound, AlreadyExists, *BODY_ERRORS, method="POST", instance=_EXAMPLE_PATH),
     },

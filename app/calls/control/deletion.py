@@ -28,9 +28,9 @@ async def delete_at_twilio(control: CallControl, call: Call) -> None:
     await control.require_usable_account(call)
     delete = partial(control.twilio.delete_call, sid=call.sid or "", deadline_s=control.deadline_s)
     try:
-        async with control.request_limit.slot(call.tenant_id):
+        async with control.request_limit.admit_request(call.tenant_id):
             if call.status not in TERMINAL_STATUSES:
-                await _update_record(control, call)
+                await _fetch_and_record_call(control, call)
             await control.try_each_credential(call, delete)
     except TwilioOutcomeUnknown as error:
         raise deletion_unknown_error(call) from error
@@ -53,13 +53,13 @@ def deletion_unknown_error(call: Call) -> ActionUnknown:
     return ActionUnknown("Twilio may have deleted the call. It is safe to delete it again.", call_id=call.id)
 
 
-async def _update_record(control: CallControl, call: Call) -> None:
+async def _fetch_and_record_call(control: CallControl, call: Call) -> None:
     """Reads the call from Twilio, and commits Twilio's answer to the record before the call is deleted.
 
     Raises UpstreamUnreachable if Twilio's answer was lost, and TwilioError if the read failed in another way.
     """
     try:
-        resource = await control.fetch(call)
+        resource = await control.fetch_from_twilio(call)
     except TwilioOutcomeUnknown as error:
         detail = "Twilio gave no usable answer when the call was read. The call was not deleted."
         raise UpstreamUnreachable(detail, call_id=call.id, retry_after_s=5) from error

@@ -20,7 +20,7 @@ _STATUSES_SET_BY_END_REQUESTS = ("canceled", "completed")
 logger = structlog.stdlib.get_logger(__name__)
 
 
-def has_ended_by_itself(call: Call) -> bool:
+def is_busy_failed_or_unanswered(call: Call) -> bool:
     """Returns whether the call ended as `busy`, `failed` or `no-answer`, statuses that no request to end a call can set.
 
     Such a call may be redialled.
@@ -52,7 +52,7 @@ async def record_update_by_client(
             raise ActionUnknown(call_id=call.id) from None
         logger.warning("update_not_recorded", call_id=str(call.id), call_sid=call.sid)
         apply_resource(call, resource)
-    if may_be_redialled and has_ended_by_itself(call):
+    if may_be_redialled and is_busy_failed_or_unanswered(call):
         raise (WrongCallState if update.only_ends_call else ActionUnknown)(call_id=call.id)
     return call
 
@@ -91,7 +91,7 @@ async def record_update(
         if update.status is not None:
             ends_call = update.status == "completed" or locked.status in TERMINAL_STATUSES
             status = None if ends_call else update.status
-            await control_repository.delete_pending_update(session, call.id, only=pending, status=status)
+            await control_repository.delete_pending_update(session, call.id, expected_update=pending, status=status)
     return locked
 
 

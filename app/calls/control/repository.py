@@ -8,7 +8,7 @@ from sqlalchemy import case, delete, func, not_, or_, select, update
 from sqlalchemy.dialects.postgresql import insert as upsert
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from app.calls.leases import account_is_none_of
+from app.calls.leases import account_id_not_in
 from app.calls.models import Call, CallEvent, PendingUpdate
 
 # Events that Twilio caused.
@@ -37,16 +37,16 @@ async def store_pending_update(session: AsyncSession, call: Call, *, status: str
 
 
 async def delete_pending_update(
-    session: AsyncSession, call_id: UUID, *, only: PendingUpdate | None = None, status: str | None = None
+    session: AsyncSession, call_id: UUID, *, expected_update: PendingUpdate | None = None, status: str | None = None
 ) -> PendingUpdate | None:
     """Deletes the call's stored request to end the call, and returns this request. Returns None if nothing was deleted.
 
-    With `only`, deletes just this request, and not a later one that has replaced it. With `status`, deletes only a request with
-    this status.
+    With `expected_update`, deletes just this request, and not a later one that has replaced it. With `status`, deletes only a
+    request with this status.
     """
     statement = delete(PendingUpdate).where(PendingUpdate.call_id == call_id).returning(PendingUpdate)
-    if only is not None:
-        statement = statement.where(PendingUpdate.due_at == only.due_at)
+    if expected_update is not None:
+        statement = statement.where(PendingUpdate.due_at == expected_update.due_at)
     if status is not None:
         statement = statement.where(PendingUpdate.status == status)
     return (await session.scalars(statement)).one_or_none()
@@ -70,7 +70,7 @@ async def claim_pending_updates(
     due = (
         select(PendingUpdate.call_id)
         .join(Call, Call.id == PendingUpdate.call_id)
-        .where(PendingUpdate.due_at <= func.now(), _OUTCOME_IS_KNOWN, account_is_none_of(Call.account_id, busy_accounts))
+        .where(PendingUpdate.due_at <= func.now(), _OUTCOME_IS_KNOWN, account_id_not_in(Call.account_id, busy_accounts))
         .order_by(PendingUpdate.due_at)
         .limit(limit)
         .with_for_update(of=PendingUpdate, skip_locked=True)

@@ -52,7 +52,7 @@ async def call_control(request: Request) -> CallControl:
 CallControlDep = Annotated[CallControl, Depends(call_control)]
 
 
-def indeterminate_update_error(call: Call, body: Mapping[str, Any]) -> ActionUnknown | None:
+def update_unknown_error(call: Call, body: Mapping[str, Any]) -> ActionUnknown | None:
     """Returns the error for the client if this process fails or stops during a change: whether it was made is then unknown.
 
     Returns None if the request only ends the call. The client may safely repeat such a request, and gets the usual error.
@@ -118,7 +118,7 @@ async def update_call(
     `action-unknown`: check the call before you repeat the request.
     """
     call = await service.get(caller, id_or_sid)
-    request.state.indeterminate_error = indeterminate_update_error(call, body)
+    request.state.indeterminate_error = update_unknown_error(call, body)
     change = await control.update(caller, call, body)
     response.status_code = 200 if change.done else 202
     call = change.call

@@ -16,7 +16,7 @@ import structlog
 from app.calls import repository
 from app.calls.callback_urls import CallbackUrls
 from app.calls.control import repository as control_repository
-from app.calls.control.records import has_ended_by_itself, record_fetched_call, record_update, record_update_by_client
+from app.calls.control.records import is_busy_failed_or_unanswered, record_fetched_call, record_update, record_update_by_client
 from app.calls.control.validation import validate_update
 from app.calls.creation.scheduled.store import end_waiting_calls_by_id
 from app.calls.models import Call, PendingUpdate
@@ -24,7 +24,7 @@ from app.calls.not_found_at_twilio import is_call_not_found, may_be_found_later
 from app.calls.parameters import CallUpdate
 from app.calls.search_plan import is_outcome_open
 from app.calls.settlement import Settlement
-from app.calls.status_callbacks import StatusCallbacks, UrlValidator, status_callbacks_for_update
+from app.calls.status_callbacks import StatusCallbackSettings, UrlValidator, status_callbacks_for_update
 from app.calls.upstream_problems import problem_for_change
 from app.database.engine import Database, Session
 from app.errors import ActionUnknown, CallgateError, DatabaseUnavailable, NoUsableCredentials, TenantSuspended, WrongCallState
@@ -97,16 +97,16 @@ class CallControl:
         )
         parameters = update.parameters_for_twilio() | callbacks.parameters_for_twilio
         if not parameters:
-            return ControlResult(await self._record_change_of_callbacks(call, update, callbacks), done=True)
+            return ControlResult(await self._record_callback_settings(call, update, callbacks), done=True)
         try:
-            async with self.request_limit.slot(call.tenant_id):
+            async with self.request_limit.admit_request(call.tenant_id):
                 resource = await self._send_update_to_twilio(call, parameters)
         except TwilioError as error:
             return await self._store_update_or_raise(call, update, error)
         call = await record_update_by_client(self.database, call, resource, update, columns=callbacks.columns)
         return ControlResult(call, done=True)
 
-    async def _record_change_of_callbacks(self, call: Call, update: CallUpdate, callbacks: StatusCallbacks) -> Call:
+    async def _record_callback_settings(self, call: Call, update: CallUpdate, callbacks: StatusCallbackSettings) -> Call:
         """Records a change of the status callbacks that Callgate sends to the tenant. It needs no request to Twilio."""
         try:
             return await record_update(self.database, call, None, update, columns=callbacks.columns)
@@ -145,7 +145,7 @@ class CallControl:
 
         Raises TwilioError if Twilio cannot be asked, or its answer was lost.
         """
-        resource = await self.fetch(call)
+        resource = await self.fetch_from_twilio(call)
         update = CallUpdate(status="canceled")
         if resource.status == "queued":
             resource = await self._send_update_to_twilio(call, update.given_parameters())
@@ -164,7 +164,7 @@ class CallControl:
                 if not update.only_ends_call:
                     raise WrongCallState("The call waits to be dialled. Until then it can only be canceled.", call_id=call.id)
                 await self._cancel_waiting_call(call)
-            call = await self._store_update_unless_settled(call, update)
+            call = await self._store_update_if_outcome_open(call, update)
             if call.execution != "scheduled":
                 return call
         raise DatabaseUnavailable("The call could not be canceled and waits to be dialled.", call_id=call.id, retry_after_s=1)
@@ -174,10 +174,10 @@ class CallControl:
         change = self.settlement.change_to_canceled()
         async with self.database.transaction() as connection:
             ended = await end_waiting_calls_by_id(connection, [call.id], change)
-        self.settlement.add_undialled_to_metrics(change, len(ended))
+        self.settlement.count_undialled_calls(change, len(ended))
         return bool(ended)
 
-    async def _store_update_unless_settled(self, call: Call, update: CallUpdate) -> Call:
+    async def _store_update_if_outcome_open(self, call: Call, update: CallUpdate) -> Call:
         """Stores the request to end the call, unless it has become known whether the call was started. Returns the record.
 
         Raises WrongCallState if this is still unknown, and `update` does more than end the call.
@@ -221,7 +221,7 @@ class CallControl:
         `no-answer`, because its redial may be scheduled.
         """
         locked = await repository.lock_call(session, call.id) or call
-        if has_ended_by_itself(locked):
+        if is_busy_failed_or_unanswered(locked):
             raise WrongCallState(call_id=call.id)
         if locked.status in TERMINAL_STATUSES:
             return ControlResult(locked, done=True)
@@ -234,7 +234,7 @@ class CallControl:
 
     async def _delete_pending_update(self, call: Call, pending: PendingUpdate, reason: str) -> None:
         async with self.database.begin() as session:
-            if await control_repository.delete_pending_update(session, call.id, only=pending):
+            if await control_repository.delete_pending_update(session, call.id, expected_update=pending):
                 event_data = {"status": pending.status, "reason": reason}
                 await repository.add_event(session, call.id, "call.update_forgotten", event_data)
 
@@ -267,7 +267,7 @@ class CallControl:
         except TwilioNotFound as error:
             if parameters.keys() != {"status"}:
                 raise
-            resource = await self.fetch(call)
+            resource = await self.fetch_from_twilio(call)
             if resource.status not in TERMINAL_STATUSES:
                 # One of the two answers is out of date.
                 raise TwilioOutcomeUnknown("contradictory_answers", error.answer) from error
@@ -276,7 +276,7 @@ class CallControl:
 
     async def require_usable_account(self, call: Call) -> UsableAccount:
         """Returns the call's Twilio account. Raises NoUsableCredentials if none of the account's credentials can be used."""
-        account = await self.directory.usable_account(call.tenant_id, account_sid=call.account_sid)
+        account = await self.directory.find_usable_account(call.tenant_id, account_sid=call.account_sid)
         if account is None:
             raise NoUsableCredentials(call_id=call.id)
         return account
@@ -286,7 +286,7 @@ class CallControl:
         async with self.database.begin() as session:
             return await repository.transaction_start_time(session)
 
-    async def fetch(self, call: Call) -> CallResource:
+    async def fetch_from_twilio(self, call: Call) -> CallResource:
         """Returns the call as Twilio shows it now. Raises TwilioError if it cannot be read."""
         fetch = partial(self.twilio.fetch_call, sid=call.sid or "", deadline_s=self.deadline_s)
         return await self.try_each_credential(call, fetch)

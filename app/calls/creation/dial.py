@@ -39,23 +39,23 @@ _NEXT_CREDENTIAL_DETAIL = "Twilio refused a credential of the account, and the a
 class DialTimeBudget:
     """Time limits in seconds for the creation of one call.
 
-    `attempt` is the limit for one request to Twilio. `connect` is the limit for connecting: a request that cannot be sent
-    within this time is not sent. `total` is the limit for all requests and the waits between them. It also includes the time in
-    which the call's first record is committed.
+    `attempt_s` is the limit for one request to Twilio. `connect_s` is the limit for connecting: a request that cannot be sent
+    within this time is not sent. `total_s` is the limit for all requests and the waits between them. It also includes the time
+    in which the call's first record is committed.
     """
 
-    total: float
-    attempt: float
-    connect: float
+    total_s: float
+    attempt_s: float
+    connect_s: float
 
     @property
     def min_first_attempt_s(self) -> float:
-        """The seconds that must be left of `total` for a first attempt: `attempt`, or half of `total` if that is less.
+        """The seconds that must be left of `total_s` for a first attempt: `attempt_s`, or half of `total_s` if that is less.
 
-        Every further attempt needs the whole time `attempt`. The first may begin with less, because the call would otherwise
+        Every further attempt needs the whole time `attempt_s`. The first may begin with less, because the call would otherwise
         end as `not_started`.
         """
-        return min(self.attempt, self.total / 2)
+        return min(self.attempt_s, self.total_s / 2)
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,12 +111,12 @@ Outcome = StartedOutcome | NotStartedOutcome | UnknownOutcome
 class RequeueValues:
     """The values for putting a scheduled call back among the waiting calls, if it is not dialled or Twilio refuses it for now.
 
-    `row` is the call's new row in `scheduled_dial`, the table of waiting calls. The call is dialled again after `retry_in` at
-    the earliest. `is_probe` says whether the call is the only one of its account that is dialled now, because Twilio has
+    `dial_row` is the call's new row in `scheduled_dial`, the table of waiting calls. The call is dialled again after `retry_in`
+    at the earliest. `is_probe` says whether the call is the only one of its account that is dialled now, because Twilio has
     refused earlier ones (app.scheduling.refused_accounts).
     """
 
-    row: Mapping[str, Any]
+    dial_row: Mapping[str, Any]
     retry_in: timedelta
     is_probe: bool = False
 
@@ -126,15 +126,15 @@ class PreparedCall:
     """The form for Twilio and the time limits of one dial (all attempts to place the call).
 
     `began` is when the time budget began. Nothing may be sent after `deadline`, the `ring_by` of a scheduled call. Both are
-    values of `monotonic_seconds()`. `expects_callbacks` says whether Twilio is asked to send callbacks to Callgate. `requeue`
-    is set only for a scheduled call, which waits again after a temporary refusal.
+    values of `monotonic_seconds()`. `expects_callbacks` says whether Twilio is asked to send callbacks to Callgate.
+    `requeue_values` is set only for a scheduled call, which waits again after a temporary refusal.
     """
 
     form: Form
     began: float
     expects_callbacks: bool = False
     deadline: float = math.inf
-    requeue: RequeueValues | None = None
+    requeue_values: RequeueValues | None = None
 
 
 @dataclass
@@ -152,14 +152,14 @@ class _DialProgress:
     @property
     def remaining_s(self) -> float:
         """The seconds that are left of the time budget."""
-        return self.budget.total - (monotonic_seconds() - self.began)
+        return self.budget.total_s - (monotonic_seconds() - self.began)
 
     def send_deadline(self) -> float:
         """Returns the latest time at which an attempt that begins now may send its request, by `monotonic_seconds()`.
 
         If the attempt gets that far only later, for example because the process was suspended, the request is not sent.
         """
-        return min(monotonic_seconds() + self.budget.connect, self.began + self.budget.total, self.deadline)
+        return min(monotonic_seconds() + self.budget.connect_s, self.began + self.budget.total_s, self.deadline)
 
     def retry_delay_s(self, earlier_tries: int, retry_after_s: float | None) -> float:
         """Returns the seconds to wait after a failed attempt: the backoff, or `retry_after_s` (Retry-After) if that is longer.
@@ -176,12 +176,12 @@ class _DialProgress:
         Returns False if `may_repeat` does, or if too little time is left for an attempt. Does not wait if it is clear from the
         beginning that too little time would be left.
         """
-        if self.remaining_s - delay < self.budget.attempt or monotonic_seconds() + delay >= self.deadline:
+        if self.remaining_s - delay < self.budget.attempt_s or monotonic_seconds() + delay >= self.deadline:
             return False
         await asyncio.sleep(delay)
         try:
-            async with asyncio.timeout(self.remaining_s - self.budget.attempt):
-                return await may_repeat() and self.remaining_s >= self.budget.attempt
+            async with asyncio.timeout(self.remaining_s - self.budget.attempt_s):
+                return await may_repeat() and self.remaining_s >= self.budget.attempt_s
         except TimeoutError:
             return False
 

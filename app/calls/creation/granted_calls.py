@@ -16,7 +16,7 @@ from app.calls.creation.preparation import CallPreparer
 from app.calls.creation.repository import update_pending_call
 from app.calls.creation.store import NewCall
 from app.calls.parameters import CallRequest
-from app.calls.status_callbacks import StatusCallbacks, changed_callback_columns
+from app.calls.status_callbacks import StatusCallbackSettings, changed_callback_columns
 from app.errors import CallgateError, InternalError, NoUsableCredentials
 from app.twilio.schemas import Form
 
@@ -31,8 +31,8 @@ _MAX_WAIT_FOR_FIX_S = 15 * 60
 class GrantedCallDialer:
     """Prepares and dials scheduled calls for which this process has a grant, the right to dial one call."""
 
-    placement: CallPlacer
-    preparation: CallPreparer
+    placer: CallPlacer
+    preparer: CallPreparer
 
     async def dial(self, grant: DialGrant, began: float) -> None:
         """Dials the call and commits the outcome. Raises no Exception.
@@ -43,18 +43,18 @@ class GrantedCallDialer:
         """
         call = grant.call
         prepared = PreparedCall(
-            Form.from_parameters({}), began, deadline=began + grant.ring_in_s, requeue=_requeue_values(grant)
+            Form.from_parameters({}), began, deadline=began + grant.ring_in_s, requeue_values=_requeue_values(grant)
         )
         try:
             request = CallRequest.model_validate(call.parameters)
-            account = await self.preparation.find_account(call.tenant_id, call.account_sid)
-            sip_auth = await self.preparation.find_sip_auth(call.tenant_id, request.sip_credential)
-            callbacks, ready = self.preparation.prepare_call(request, account, sip_auth, call.id, began)
+            account = await self.preparer.find_account(call.tenant_id, call.account_sid)
+            sip_auth = await self.preparer.find_sip_auth(call.tenant_id, request.sip_credential)
+            callbacks, ready = self.preparer.prepare_call(request, account, sip_auth, call.id, began)
             await self._update_callbacks(call, callbacks)
         except NoUsableCredentials as problem:
             await self._postpone_unprepared_call(grant, problem, prepared)
         except CallgateError as problem:
-            await self.placement.commit_not_dialled(call, problem, prepared)
+            await self.placer.commit_not_dialled(call, problem, prepared)
         except ValidationError as error:
             # Another version of Callgate has stored these parameters, and a worker of that version can dial the call.
             members = sorted({str(each["loc"][0]) for each in error.errors()})
@@ -66,16 +66,16 @@ class GrantedCallDialer:
             await self._postpone_unprepared_call(grant, InternalError(), prepared)
         else:
             prepared = replace(prepared, form=ready.form, expects_callbacks=ready.expects_callbacks)
-            await self.placement.place(call, account, prepared)
+            await self.placer.place(call, account, prepared)
 
-    async def _update_callbacks(self, call: NewCall, callbacks: StatusCallbacks) -> None:
+    async def _update_callbacks(self, call: NewCall, callbacks: StatusCallbackSettings) -> None:
         """Updates the callback columns of the call's record, if the sender of status callbacks to the tenant has changed.
 
         The sender, Callgate or Twilio, was chosen when the call was scheduled. `callbacks` has the present choice.
         """
         recorded = {name: getattr(call, name) for name in callbacks.columns}
         if changed := changed_callback_columns(recorded, callbacks, events_with_delivery=call.deliveries_written):
-            async with self.placement.database.begin() as session:
+            async with self.placer.database.begin() as session:
                 await update_pending_call(session, call, changed)
             for name, value in changed.items():
                 setattr(call, name, value)
@@ -83,7 +83,7 @@ class GrantedCallDialer:
     async def _postpone_unprepared_call(self, grant: DialGrant, problem: CallgateError, prepared: PreparedCall) -> None:
         """Makes a call wait, at most 15 minutes, before it is tried again. It could not be prepared because of `problem`."""
         requeue = _requeue_values(grant, max_wait_s=_MAX_WAIT_FOR_FIX_S)
-        await self.placement.commit_not_dialled(grant.call, problem, replace(prepared, requeue=requeue))
+        await self.placer.commit_not_dialled(grant.call, problem, replace(prepared, requeue_values=requeue))
 
     def requeue_undialled_call(self, grant: DialGrant) -> None:
         """Starts a write in the background that makes a granted call wait to be dialled by any worker.
@@ -91,7 +91,7 @@ class GrantedCallDialer:
         The caller must not have dialled the call, and must not dial it later. Changes nothing if the grant was not committed.
         If the process ends before the write, the call stays pending until the worker's job `abandoned` marks it as `unknown`.
         """
-        self.placement.undialled_calls.requeue_call_of_unused_grant(grant.call, _requeue_values(grant))
+        self.placer.undialled_calls.requeue_call_of_unused_grant(grant.call, _requeue_values(grant))
 
 
 def _requeue_values(grant: DialGrant, *, max_wait_s: int = _MAX_RETRY_WAIT_S) -> RequeueValues:

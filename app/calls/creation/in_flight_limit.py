@@ -8,7 +8,7 @@ from app.errors import Overloaded, ShuttingDown
 from app.observability import Metrics
 
 
-class InFlightLimit:
+class InFlightLimiter:
     """Counts and limits the creations that this process sends to Twilio at the same time. Each creation takes a slot.
 
     A lower limit per tenant leaves slots for other tenants.
@@ -21,19 +21,20 @@ class InFlightLimit:
         self._taken: Counter[str] = Counter()
         self._closed = False
 
-    def close(self) -> None:
-        """Makes `take` and `require_free_slot` raise ShuttingDown from now on."""
+    def refuse_new_creations(self) -> None:
+        """Makes `take_slot` and `require_free_slot` raise ShuttingDown from now on."""
         self._closed = True
 
     def require_free_slot(self) -> None:
-        """Raises Overloaded if the process has no free slot for any tenant, and ShuttingDown after `close`. Takes no slot."""
+        """Raises Overloaded if no slot of the process is free, and ShuttingDown after `refuse_new_creations`. Takes no slot."""
         if self._closed:
             raise ShuttingDown(retry_after_s=1)
         if self._taken.total() >= self._limit:
             raise Overloaded(retry_after_s=1)
 
-    def take(self, tenant_id: str, own_limit: int | None) -> None:
-        """Takes a slot. Raises Overloaded if the process or the tenant has none left, and ShuttingDown after `close`.
+    def take_slot(self, tenant_id: str, own_limit: int | None) -> None:
+        """Takes a slot. Raises Overloaded if the process or the tenant has none left, and ShuttingDown after
+        `refuse_new_creations`.
 
         `own_limit` is the tenant's limit, or None for the default limit.
         """
@@ -43,7 +44,7 @@ class InFlightLimit:
         self._taken[tenant_id] += 1
         self._in_flight.inc()
 
-    def free(self, tenant_id: str) -> None:
+    def free_slot(self, tenant_id: str) -> None:
         self._in_flight.dec()
         self._taken[tenant_id] -= 1
         if not self._taken[tenant_id]:
@@ -58,17 +59,17 @@ class InFlightSlot:
 
     __slots__ = ("_is_taken", "_slots", "_tenant_id")
 
-    def __init__(self, slots: InFlightLimit, tenant_id: str) -> None:
+    def __init__(self, slots: InFlightLimiter, tenant_id: str) -> None:
         self._slots = slots
         self._tenant_id = tenant_id
         self._is_taken = False
 
     def take(self, own_limit: int | None) -> None:
-        """Takes the slot. Raises Overloaded if none is free for the tenant, and ShuttingDown after `InFlightLimit.close`.
+        """Takes the slot. Raises Overloaded if none is free for the tenant, and ShuttingDown after `refuse_new_creations`.
 
         `own_limit` is the tenant's limit, or None for the default limit.
         """
-        self._slots.take(self._tenant_id, own_limit)
+        self._slots.take_slot(self._tenant_id, own_limit)
         self._is_taken = True
 
     def __enter__(self) -> Self:
@@ -76,4 +77,4 @@ class InFlightSlot:
 
     def __exit__(self, _: type[BaseException] | None, __: BaseException | None, ___: TracebackType | None) -> None:
         if self._is_taken:
-            self._slots.free(self._tenant_id)
+            self._slots.free_slot(self._tenant_id)

@@ -21,8 +21,8 @@ from app.calls.creation.dial import (
 )
 from app.calls.creation.exception_logger import ExceptionLogger
 from app.calls.creation.lost.service import LostRecordWriter, is_attempt_lost, is_same_attempt
-from app.calls.creation.refused_accounts import apply_outcome_to_account
-from app.calls.creation.rejected_credentials import mark_rejected_credentials
+from app.calls.creation.refused_accounts import slow_down_or_resume_account
+from app.calls.creation.rejected_credentials import update_rejection_marks
 from app.calls.creation.repository import lock_scheduled_dial
 from app.calls.creation.scheduled.service import ScheduledIntentWriter
 from app.calls.creation.store import MAX_ROWS_PER_STATEMENT, AttemptOutcome, NewCall, write_outcomes
@@ -68,7 +68,7 @@ class CallPlacer:
     undialled_calls: UndialledCallRecorder
     scheduled_intents: ScheduledIntentWriter
     budget: DialTimeBudget
-    slow_when_queued: bool = False
+    pause_if_twilio_queues: bool = False
     """Whether an account stops dialling for a moment when Twilio reports that it has queued a call of the account."""
     _tasks: set[asyncio.Task[Any]] = field(default_factory=set)
 
@@ -78,7 +78,7 @@ class CallPlacer:
         )
         self._twilio_queue = TwilioQueueWatch(self.metrics.twilio)
         self._lost_records = LostRecordWriter(self.database, self.metrics)
-        self._late_outcomes = RetryQueue(self._retry_commit, name="outcomes", max_batch=MAX_ROWS_PER_STATEMENT)
+        self._late_outcomes = RetryQueue(self._retry_outcome_commit, name="outcomes", max_batch=MAX_ROWS_PER_STATEMENT)
 
     async def place(self, call: Call | NewCall, account: UsableAccount, prepared: PreparedCall) -> Call | NewCall:
         """Dials the call, commits the outcome, and returns the record.
@@ -126,10 +126,10 @@ class CallPlacer:
             self.metrics.calls.creations_series(outcome.execution, _destination_kind(call.to)).inc()
             if isinstance(outcome, StartedOutcome) and outcome.resource.queue_time:
                 self._twilio_queue.record_queued_call(call, queue_time_ms=outcome.resource.queue_time)
-                if self.slow_when_queued:
+                if self.pause_if_twilio_queues:
                     await pause_account_dialling(self.database, call.account_id, queue_time_ms=outcome.resource.queue_time)
         with ExceptionLogger("credentials_not_marked", call):
-            await mark_rejected_credentials(self.database, self.directory, account, outcome)
+            await update_rejection_marks(self.database, self.directory, account, outcome)
         return settled
 
     async def _commit_outcome_and_adapt_account(
@@ -140,9 +140,9 @@ class CallPlacer:
         An account dials more slowly while Twilio refuses its scheduled calls for temporary reasons (refused_accounts.py).
         """
         settled = await self._commit_outcome(call, outcome, prepared)
-        if prepared.requeue:
+        if prepared.requeue_values:
             with ExceptionLogger("account_not_slowed_down", call):
-                await apply_outcome_to_account(self.database, call, outcome, prepared.requeue)
+                await slow_down_or_resume_account(self.database, call, outcome, prepared.requeue_values)
         return settled
 
     async def _dial(self, call: Call | NewCall, account: UsableAccount, prepared: PreparedCall) -> Outcome:
@@ -153,7 +153,7 @@ class CallPlacer:
             """
             try:
                 async with self.database.begin() as session:
-                    return await repository.may_be_dialled_again(
+                    return await repository.may_repeat_dial_request(
                         session, call.id, attempt=call.attempt, pending_since=call.pending_since
                     )
             except DatabaseUnavailable:
@@ -171,7 +171,7 @@ class CallPlacer:
 
         A failed commit is retried in the background, unless Postgres has refused the values.
         """
-        change, dial_row = None, prepared.requeue.row if prepared.requeue else None
+        change, dial_row = None, prepared.requeue_values.dial_row if prepared.requeue_values else None
         try:
             change = self._change_for_outcome(outcome, prepared)
             return await self._commit_change(call, outcome, change, dial_row)
@@ -192,11 +192,11 @@ class CallPlacer:
                 expects_callbacks = prepared is not None and prepared.expects_callbacks
                 return self.settlement.change_to_started(outcome.resource, data=data, expects_callbacks=expects_callbacks)
             case NotStartedOutcome():
-                requeue = prepared.requeue if prepared else None
+                requeue = prepared.requeue_values if prepared else None
                 problem = error_as_json(outcome.problem)
                 if requeue and allows_scheduled_retry(outcome.problem):
                     due_in = max(requeue.retry_in, timedelta(seconds=outcome.problem.retry_after_s or 0))
-                    return self.settlement.change_to_scheduled(problem, requeue.row, due_in=due_in, data=data)
+                    return self.settlement.change_to_scheduled(problem, requeue.dial_row, due_in=due_in, data=data)
                 return self.settlement.change_to_not_started(problem, data=data)
             case UnknownOutcome():
                 return self.settlement.change_to_unknown(data={"reason": outcome.reason} | data)
@@ -206,8 +206,8 @@ class CallPlacer:
     ) -> Call | NewCall:
         """Commits `change`, which records `outcome`, and returns the record.
 
-        Uses `_commit_to_settled_record` if the record is missing or not pending any more. `dial_row` is a scheduled call's row
-        for `scheduled_dial` (`RequeueValues.row`), and None for any other call.
+        Uses `_commit_to_nonpending_record` if the record is missing or not pending any more. `dial_row` is a scheduled call's
+        row for `scheduled_dial` (`RequeueValues.row`), and None for any other call.
         """
         try:
             changed_at = await self._outcomes.submit((call, change))
@@ -215,11 +215,11 @@ class CallPlacer:
             return await self._commit_unknown_for_taken_sid(call, outcome, dial_row)
         if changed_at is None:
             # A callback or a worker has written an outcome meanwhile.
-            return await self._commit_to_settled_record(call, outcome, change, dial_row)
+            return await self._commit_to_nonpending_record(call, outcome, change, dial_row)
         change.apply_to(call, now=changed_at)
         call.updated_at = changed_at
         with ExceptionLogger("settlement_not_counted", call):
-            self.settlement.add_settled_to_metrics(call)
+            self.settlement.count_outcome(call)
         return call
 
     async def _commit_unknown_for_taken_sid(
@@ -238,7 +238,7 @@ class CallPlacer:
     ) -> list[datetime | RowLocked | None]:
         return await write_outcomes(self.database, [AttemptOutcome.from_change(call, change) for call, change in outcomes])
 
-    async def _commit_to_settled_record(
+    async def _commit_to_nonpending_record(
         self, call: Call | NewCall, outcome: Outcome, change: RecordChange, dial_row: DialRow | None
     ) -> Call | NewCall:
         """Commits the outcome to a record that is not pending any more, for example because of a callback. Returns the record.
@@ -267,7 +267,7 @@ class CallPlacer:
         await self._lost_records.insert_record(call, dial_row)
         return await self._commit_change(call, outcome, change, dial_row)
 
-    async def _retry_commit(self, late_outcome: tuple[Call | NewCall, Outcome, RecordChange, DialRow | None]) -> None:
+    async def _retry_outcome_commit(self, late_outcome: tuple[Call | NewCall, Outcome, RecordChange, DialRow | None]) -> None:
         """Tries once more to commit the outcome of a dial, after earlier commits failed."""
         await self._commit_change(*late_outcome)
 

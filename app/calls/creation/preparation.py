@@ -9,7 +9,7 @@ from uuid import UUID
 from app.calls.callback_urls import CallbackUrls
 from app.calls.creation.dial import PreparedCall
 from app.calls.parameters import CallRequest
-from app.calls.status_callbacks import StatusCallbacks, UrlValidator, status_callbacks_for_creation
+from app.calls.status_callbacks import StatusCallbackSettings, UrlValidator, status_callbacks_for_creation
 from app.errors import FieldError, InvalidRequest, NoUsableCredentials
 from app.tenants.directory import TenantDirectory, UsableAccount
 from app.tenants.sip_auth import SipAuth
@@ -22,10 +22,10 @@ class CallPreparer:
 
     directory: TenantDirectory
     callback_urls: CallbackUrls | None
-    validate_callback: UrlValidator
+    validate_callback_url: UrlValidator
 
     async def find_account(self, tenant_id: str, account_sid: str | None) -> UsableAccount:
-        account = await self.directory.usable_account(tenant_id, account_sid=account_sid)
+        account = await self.directory.find_usable_account(tenant_id, account_sid=account_sid)
         if account is None:
             raise NoUsableCredentials
         return account
@@ -45,13 +45,13 @@ class CallPreparer:
 
     def prepare_call(
         self, request: CallRequest, account: UsableAccount, sip_auth: SipAuth | None, call_id: UUID, began: float
-    ) -> tuple[StatusCallbacks, PreparedCall]:
+    ) -> tuple[StatusCallbackSettings, PreparedCall]:
         """Returns the call's callback parameters, and the request that creates it at Twilio, with every parameter and secret.
 
         `began` is the value of the clock `monotonic_seconds()` at which the time budget of the creation began.
         """
         callbacks = status_callbacks_for_creation(
-            request, account, call_id, urls=self.callback_urls, validate_url=self.validate_callback
+            request, account, call_id, urls=self.callback_urls, validate_url=self.validate_callback_url
         )
         stored = {} if sip_auth is None else sip_auth.clear_text_parameters()
         parameters = request.parameters_for_twilio() | callbacks.parameters_for_twilio | stored

@@ -22,7 +22,9 @@ logger = structlog.stdlib.get_logger(__name__)
 _DEFAULT_REFUSAL_WAIT_S = 1
 
 
-async def apply_outcome_to_account(database: Database, call: Call | NewCall, outcome: Outcome, requeue: RequeueValues) -> None:
+async def slow_down_or_resume_account(
+    database: Database, call: Call | NewCall, outcome: Outcome, requeue: RequeueValues
+) -> None:
     """Slows the account down if Twilio refused `call`, which is scheduled, for a temporary reason.
 
     The calls of a slowed account wait, except a single one that is dialled after a while: the probe. If `call` was the probe
@@ -44,10 +46,10 @@ async def apply_outcome_to_account(database: Database, call: Call | NewCall, out
     is_answered = outcome.attempts[-1].status is not None and not isinstance(outcome.problem, UpstreamUnreachable)
     if is_answered and allows_scheduled_retry(outcome.problem):
         wait = timedelta(seconds=outcome.problem.retry_after_s or _DEFAULT_REFUSAL_WAIT_S)
-        if await slow_account_down(database, call.account_id, wait=wait, after_probe=requeue.is_probe):
+        if await slow_account_down(database, call.account_id, wait=wait, was_probe=requeue.is_probe):
             fields = {"account_id": str(call.account_id), "problem": outcome.problem.slug, "wait_s": wait.total_seconds()}
             logger.warning("dialling_slowed_down", **fields)
     elif is_answered and requeue.is_probe:
         await end_account_slowdown(database, call.account_id)
     elif requeue.is_probe:
-        await slow_account_down(database, call.account_id, wait=timedelta(0), after_probe=True)
+        await slow_account_down(database, call.account_id, wait=timedelta(0), was_probe=True)

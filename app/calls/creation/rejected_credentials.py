@@ -11,7 +11,7 @@ from app.twilio.errors import TwilioCredentialRejected
 _MARK_TIMEOUT_S = 2.0
 
 
-async def mark_rejected_credentials(
+async def update_rejection_marks(
     database: Database, directory: TenantDirectory, account: UsableAccount, outcome: Outcome
 ) -> None:
     """Marks credentials that Twilio rejected in this dial; later calls try them last. Removes the mark of an accepted one."""

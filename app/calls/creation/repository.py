@@ -21,7 +21,7 @@ _ADD_SLOT = text(f"""
     ON CONFLICT (call_id) DO UPDATE SET until = excluded.until, ring_by = excluded.ring_by, granted_at = excluded.granted_at
 """)  # own constants
 _ATTRIBUTES_KEPT_ON_REOPEN = frozenset({"id", "tenant_id", "created_at", "idempotency_key", "redial_of"})
-_ATTRIBUTES_OF_ATTEMPT = tuple(each.name for each in fields(NewCall) if each.name not in _ATTRIBUTES_KEPT_ON_REOPEN)
+_ATTRIBUTES_SET_ON_REOPEN = tuple(each.name for each in fields(NewCall) if each.name not in _ATTRIBUTES_KEPT_ON_REOPEN)
 
 
 async def reopen_call(session: AsyncSession, call: Call, new_intent: NewCall) -> Call | None:
@@ -84,5 +84,5 @@ async def restore_lost_attempt(
 
 def _values_for_new_attempt(intent: Call | NewCall) -> dict[str, Any]:
     """Returns the values with which a record begins another attempt: those of `intent`, and no outcome."""
-    values = {name: getattr(intent, name) for name in _ATTRIBUTES_OF_ATTEMPT}
+    values = {name: getattr(intent, name) for name in _ATTRIBUTES_SET_ON_REOPEN}
     return values | {"problem": None, "settled_by": None, "settled_at": None, "clean_searches": 0}

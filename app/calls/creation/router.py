@@ -45,7 +45,7 @@ from app.tenants.scopes import Scope
 router = APIRouter(tags=["calls"], route_class=ScopedRoute)
 
 
-def require_capacity(scope: ASGIScope) -> None:
+def require_capacity_unless_keyed(scope: ASGIScope) -> None:
     """Raises Overloaded or ShuttingDown if no creation can begin now. Is called before the body is read, and again after it.
 
     A request with an idempotency key passes: it may be a repetition, and a refusal would hide the call of the first request.

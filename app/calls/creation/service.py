@@ -16,7 +16,7 @@ from uuid_utils.compat import uuid7
 
 from app.calls import ids, repository
 from app.calls.creation.dial import PreparedCall
-from app.calls.creation.in_flight_limit import InFlightLimit, InFlightSlot
+from app.calls.creation.in_flight_limit import InFlightLimiter, InFlightSlot
 from app.calls.creation.paced.service import PacedIntentWriter, reopen_paced_call
 from app.calls.creation.placement import CallPlacer
 from app.calls.creation.preparation import CallPreparer
@@ -46,9 +46,9 @@ from app.errors import (
 )
 from app.observability.tracing import current_traceparent
 from app.scheduling.schedule import CallSchedule
-from app.scheduling.store import find_queues
+from app.scheduling.store import find_dial_settings_of_queues
 from app.security.keyring import Keyring
-from app.security.pseudonyms import Pseudonyms
+from app.security.pseudonyms import Pseudonymizer
 from app.tenants.caller import Caller
 from app.tenants.directory import UsableAccount
 from app.twilio.addresses import address_key
@@ -82,11 +82,11 @@ class CreationService:
         *,
         database: Database,
         keyring: Keyring,
-        slots: InFlightLimit,
+        slots: InFlightLimiter,
         placement: CallPlacer,
         undialled_calls: UndialledCallRecorder,
         scheduled_intents: ScheduledIntentWriter,
-        pseudonyms: Pseudonyms,
+        pseudonyms: Pseudonymizer,
         preparation: CallPreparer,
     ) -> None:
         self._database = database
@@ -99,16 +99,16 @@ class CreationService:
         self._intents = Batcher(self._write_intents, max_batch=MAX_ROWS_PER_STATEMENT)
         self._paced_intents = PacedIntentWriter(database)
         self._scheduled_intents = scheduled_intents
-        self._queues = Batcher(partial(find_queues, database))
+        self._queues = Batcher(partial(find_dial_settings_of_queues, database))
         self._existing = Batcher(self._find_calls_by_key, max_batch=MAX_SCHEDULED_ROWS_PER_STATEMENT)
 
     async def create(
-        self, caller: Caller, body: Mapping[str, Any], idempotency_key: str | None, on_intent: CallIdObserver = _ignore_call_id
+        self, caller: Caller, body: Mapping[str, Any], idempotency_key: str | None, on_call_id: CallIdObserver = _ignore_call_id
     ) -> CreationResult:
         """Places or schedules a call. Twilio processes at most one POST for it, even if this process dies.
 
         Raises CallgateError if the call was not started, or if `idempotency_key` belongs to another request. A repeated request
-        gets the call of the first one, even if a new request would now be refused. Calls `on_intent` with the call's id before
+        gets the call of the first one, even if a new request would now be refused. Calls `on_call_id` with the call's id before
         the first record is committed, and with None when it is certain that no call is placed. So if the task is canceled, the
         last value says which call may have been started.
         """
@@ -148,20 +148,20 @@ class CreationService:
             )
             scheduled = ScheduledCall(call, schedule) if schedule else None
             try:
-                is_committed = await self._commit_intent(call, account, scheduled, on_intent)
+                is_committed = await self._commit_intent(call, account, scheduled, on_call_id)
             except PaceExceeded as error:
                 return await self.replay_or_raise(caller, body, idempotency_key, error)
             if is_committed:
                 return CreationResult(call) if scheduled else await self._place_call(call, account, prepared)
             if existing := await self._find_call_by_key(caller.tenant_id, idempotency_key):
-                on_intent(existing.id)
-                if not self._may_be_retried(existing, canonical_body):
+                on_call_id(existing.id)
+                if not self._may_be_retried_or_raise(existing, canonical_body):
                     return CreationResult(existing, replayed=True)
                 _, prepared = self._preparation.prepare_call(valid.request, account, sip_auth, existing.id, began)
                 if reopened := await self._reopen_call(existing, call, account, scheduled):
                     return CreationResult(reopened) if scheduled else await self._place_call(reopened, account, prepared)
         # Another request with the same key was faster.
-        return await self.create(caller, body, idempotency_key, on_intent)
+        return await self.create(caller, body, idempotency_key, on_call_id)
 
     async def replay_or_raise(
         self, caller: Caller, body: Mapping[str, Any], idempotency_key: str | None, error: CallgateError
@@ -172,7 +172,7 @@ class CreationService:
         differs from the earlier one, if the call is pending, or if a lasting problem prevented its start.
         """
         existing = await self._find_call_by_key(caller.tenant_id, idempotency_key)
-        if existing is None or self._may_be_retried(existing, _canonical_request_bytes(body)):
+        if existing is None or self._may_be_retried_or_raise(existing, _canonical_request_bytes(body)):
             raise error
         return CreationResult(existing, replayed=True)
 
@@ -190,7 +190,7 @@ class CreationService:
             found = await repository.find_calls_by_idempotency_key(session, keys)
         return [found.get(key) for key in keys]
 
-    def _may_be_retried(self, call: Call, canonical_body: bytes) -> bool:
+    def _may_be_retried_or_raise(self, call: Call, canonical_body: bytes) -> bool:
         """Returns whether `call`, which an earlier request with the same key has created, may be dialled again.
 
         Returns True if a temporary problem prevented the start, and False if the client gets the call as it is. Raises the
@@ -216,21 +216,21 @@ class CreationService:
         return make_schedule(request, queue, caller.key_id, now=queue.read_at)
 
     async def _commit_intent(
-        self, call: NewCall, account: UsableAccount, scheduled: ScheduledCall | None, on_intent: CallIdObserver
+        self, call: NewCall, account: UsableAccount, scheduled: ScheduledCall | None, on_call_id: CallIdObserver
     ) -> bool:
         """Commits the intent, the call's first record. Returns False if a call with its idempotency key exists.
 
         Raises PaceExceeded if the pace of the account does not allow the call.
         """
-        on_intent(call.id)
+        on_call_id(call.id)
         if scheduled:
             is_committed = await self._scheduled_intents.commit_intent(scheduled)
-            on_intent(call.id if is_committed else None)
+            on_call_id(call.id if is_committed else None)
             return is_committed
         try:
             written_at = await (self._paced_intents if account.has_pace_limits else self._intents).submit(call)
         except PaceExceeded:
-            on_intent(None)
+            on_call_id(None)
             raise
         except DatabaseUnavailable as error:
             if error.commit_in_doubt:
@@ -241,7 +241,7 @@ class CreationService:
             self._undialled_calls.mark_call_not_started(call)
             raise
         if written_at is None:
-            on_intent(None)
+            on_call_id(None)
             return False
         call.pending_since = call.updated_at = written_at
         return True

@@ -9,7 +9,7 @@ from uuid_utils import uuid7
 from app.calls.store import insert_deliveries_sql
 
 
-def interval_sql(name: str, *, json_value: str = "given") -> str:
+def json_seconds_as_interval_sql(name: str, *, json_value: str = "given") -> str:
     """Returns SQL that converts a number of seconds in a JSON object to an interval.
 
     `json_value` is SQL for the object, and `name` is the member with the number.
@@ -29,7 +29,7 @@ def json_rows_sql(*extra_columns: str) -> str:
         FROM jsonb_array_elements($1::jsonb) AS given, jsonb_populate_record(NULL::call, given) AS wanted"""  # noqa: S608  # own names
 
 
-def rows_as_json(rows: Sequence[Mapping[str, Any]]) -> str:
+def rows_with_event_ids_as_json(rows: Sequence[Mapping[str, Any]]) -> str:
     """Returns the rows as a JSON array, the parameter $1 of `json_rows_sql`. Gives each row a new UUIDv7 `event_id`."""
     return to_json([{**row, "event_id": str(uuid7())} for row in rows]).decode()
 

@@ -14,24 +14,24 @@ from asyncpg import UniqueViolationError
 
 from app.calls.creation.sql_parts import (
     DELIVERY_COLUMN_SQL,
-    interval_sql,
     json_rows_sql,
+    json_seconds_as_interval_sql,
     new_deliveries_sql,
     quoted_columns_sql,
-    rows_as_json,
+    rows_with_event_ids_as_json,
 )
-from app.calls.last_answer import with_stored_resource_columns
+from app.calls.last_answer import with_shortened_resource
 from app.calls.models import Call
 from app.calls.outbox import NewDelivery, delivery_for_outcome
 from app.calls.record_change import RecordChange
-from app.calls.store import UNIQUE_SID_CONSTRAINT, RecordColumns, SidTaken
+from app.calls.store import UNIQUE_SID_CONSTRAINT, ChangeableCallColumns, SidTaken
 from app.database.batcher import LOCKED, RowLocked
 from app.database.engine import Database
 from app.scheduling.scheduled_dial_sql import SCHEDULED_DIAL_COLUMN_SQL, insert_scheduled_dials_sql
 from app.twilio.schemas import CallResource
 
 
-class _NewCallState(RecordColumns):
+class _NewCallState(ChangeableCallColumns):
     """Base class of NewCall with the attributes that are no columns of the intent, the call's first record.
 
     They have a default, or are set once they are known.
@@ -109,7 +109,7 @@ def insert_calls_sql(
     ctes_after: str = "",
     final_select: str = _SELECT_INSERTED,
 ) -> str:
-    """Returns SQL that inserts a call, and one event of it, for each row of a JSON array (`rows_as_json`).
+    """Returns SQL that inserts a call, and one event of it, for each row of a JSON array (`rows_with_event_ids_as_json`).
 
     Sets the columns of an intent (the first record of a call) and `columns`. `pending_since` is the time of the write, unless
     the row has this member. A row's members `event` and `data` are the type and the data of the event. Rows are inserted in a
@@ -142,10 +142,10 @@ IDEMPOTENCY_KEY_CONFLICT_TARGET = "(tenant_id, idempotency_key) WHERE idempotenc
 
 # Includes the newest column that an outcome sets. On an older schema the intent therefore fails before anything is dialled.
 INTENT_STATE_COLUMNS = ("execution", "resource_left_out")
-PENDING_INTENT_VALUES = {"execution": "pending", "event": "call.pending", "data": {"attempt": 1}}
+PENDING_INTENT_ROW_MEMBERS = {"execution": "pending", "event": "call.pending", "data": {"attempt": 1}}
 _INSERT_INTENTS = insert_calls_sql(INTENT_STATE_COLUMNS, on_conflict=IDEMPOTENCY_KEY_CONFLICT_TARGET)
 # Ignores every conflict: the intent may have been committed after all, or a later request may have taken its key.
-_INSERT_WITHDRAWN = insert_calls_sql(
+_INSERT_UNDIALLED_CALLS = insert_calls_sql(
     ["execution", "settled_by", "problem", "deliveries_written"],
     on_conflict="",
     json_columns=[DELIVERY_COLUMN_SQL],
@@ -153,25 +153,25 @@ _INSERT_WITHDRAWN = insert_calls_sql(
 )
 
 
-def _write_outcomes_sql(*, complete: bool) -> str:
+def _write_outcomes_sql(*, with_dials: bool) -> str:
     """Returns SQL that writes the outcomes of calls, with one event each. The outcomes are rows of a JSON array.
 
-    With `complete`, the SQL also inserts what a row has in two members: `delivery`, a webhook request, and `dial`, the row of
-    `scheduled_dial` with which a call waits to be dialled again.
+    With `with_dials`, the SQL also inserts what a row has in two members: `delivery`, a webhook request, and
+    `dial`, the row of `scheduled_dial` with which a call waits to be dialled again.
 
     Changes a call only if it is pending in the attempt of the row. An attempt is identified by its number and `pending_since`,
     because after a failover that loses an attempt, the next one gets the same number. Skips calls that another session has
     locked, and locks the others in the order of ids, which prevents deadlocks. The lock has no condition on `execution`,
     because Postgres might then use an index of all calls that are not started.
     """
-    times = [f"{interval_sql(f'{name}_in')} AS {name}_in" for name in _OUTCOME_TIME_COLUMNS]
-    due_at = f"now() + {interval_sql('due_in', json_value='given.dial')}"
+    times = [f"{json_seconds_as_interval_sql(f'{name}_in')} AS {name}_in" for name in _OUTCOME_TIME_COLUMNS]
+    due_at = f"now() + {json_seconds_as_interval_sql('due_in', json_value='given.dial')}"
     changed_rows = "given JOIN changed USING (event_id)"
     more = new_deliveries_sql(changed_rows) + insert_scheduled_dials_sql(changed_rows, due_at=due_at)
     written = ", deliveries_written = coalesce(given.deliveries_written, call.deliveries_written)"
     return f"""
         WITH given AS MATERIALIZED (
-            {json_rows_sql(*times, DELIVERY_COLUMN_SQL, SCHEDULED_DIAL_COLUMN_SQL) if complete else json_rows_sql(*times)}
+            {json_rows_sql(*times, DELIVERY_COLUMN_SQL, SCHEDULED_DIAL_COLUMN_SQL) if with_dials else json_rows_sql(*times)}
         ), locked AS MATERIALIZED (
             SELECT id, attempt, pending_since, execution FROM call
             WHERE id IN (SELECT id FROM given) ORDER BY id FOR UPDATE SKIP LOCKED
@@ -181,21 +181,21 @@ def _write_outcomes_sql(*, complete: bool) -> str:
         ), changed AS (
             UPDATE call SET ({quoted_columns_sql(_OUTCOME_COLUMNS)}) = ROW ({quoted_columns_sql(_OUTCOME_COLUMNS, "given.")}),
                 {", ".join(f"{name} = now() + given.{name}_in" for name in _OUTCOME_TIME_COLUMNS)},
-                updated_at = now(){written if complete else ""}
+                updated_at = now(){written if with_dials else ""}
             FROM given JOIN pending USING (event_id) WHERE call.id = given.id
             RETURNING event_id, call.updated_at AS changed_at
         ), new_event AS (
             INSERT INTO call_event (id, call_id, at, type, data)
             SELECT event_id, id, clock_timestamp(), event, data FROM {changed_rows}
-        ){more if complete else ""}
+        ){more if with_dials else ""}
         SELECT given.id, given.attempt, given.pending_since, changed_at,
             CASE WHEN locked.id IS NULL THEN EXISTS (SELECT FROM call WHERE call.id = given.id) ELSE false END AS is_locked
         FROM given LEFT JOIN locked ON locked.id = given.id LEFT JOIN changed USING (event_id)
     """  # noqa: S608  # column names from this module
 
 
-_WRITE_OUTCOMES = _write_outcomes_sql(complete=False)
-_WRITE_COMPLETE_OUTCOMES = _write_outcomes_sql(complete=True)
+_WRITE_OUTCOMES = _write_outcomes_sql(with_dials=False)
+_WRITE_COMPLETE_OUTCOMES = _write_outcomes_sql(with_dials=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -220,7 +220,7 @@ class AttemptOutcome:
         written, pending_since = call.deliveries_written, getattr(call, "pending_since", None)
         delivery = delivery_for_outcome(call, change.columns, events_with_delivery=written)
         if change.columns.get("resource"):
-            change = RecordChange(with_stored_resource_columns(call, change.columns), change.times, change.event, change.data)
+            change = RecordChange(with_shortened_resource(call, change.columns), change.times, change.event, change.data)
         if delivery is None:
             return cls(call.id, call.attempt, change, pending_since=pending_since)
         return cls(call.id, call.attempt, change, delivery, (*written, delivery["event"]), pending_since)
@@ -242,7 +242,9 @@ async def insert_intents(database: Database, calls: Sequence[Call | NewCall]) ->
 
     Returns the time of the write for each call, by call id. Leaves out a call if another call has its idempotency key.
     """
-    inserted = await database.fetch(_INSERT_INTENTS, rows_as_json([intent_row(call) | PENDING_INTENT_VALUES for call in calls]))
+    inserted = await database.fetch(
+        _INSERT_INTENTS, rows_with_event_ids_as_json([intent_row(call) | PENDING_INTENT_ROW_MEMBERS for call in calls])
+    )
     return {row["id"]: row["updated_at"] for row in inserted}
 
 
@@ -261,7 +263,7 @@ async def write_undialled_outcomes(
     """
     outcomes = {call.id: AttemptOutcome.from_change(call, change) for call in calls}
     rows = [{"deliveries_written": (), **intent_row(call), **outcomes[call.id].outcome_row()} for call in calls]
-    inserted = {row["id"] for row in await database.fetch(_INSERT_WITHDRAWN, rows_as_json(rows))}
+    inserted = {row["id"] for row in await database.fetch(_INSERT_UNDIALLED_CALLS, rows_with_event_ids_as_json(rows))}
     # This statement follows the insert, so that it sees the rows with which the insert collided.
     landed = {call_id: outcome for call_id, outcome in outcomes.items() if call_id not in inserted}
     found = dict(zip(landed, await write_outcomes(database, list(landed.values())), strict=True)) if landed else {}
@@ -282,7 +284,7 @@ async def write_outcomes(database: Database, outcomes: Sequence[AttemptOutcome])
     has_more = any(outcome.delivery is not None or outcome.change.dial_row is not None for outcome in outcomes)
     statement = _WRITE_COMPLETE_OUTCOMES if has_more else _WRITE_OUTCOMES
     try:
-        rows = await database.fetch(statement, rows_as_json([outcome.outcome_row() for outcome in outcomes]))
+        rows = await database.fetch(statement, rows_with_event_ids_as_json([outcome.outcome_row() for outcome in outcomes]))
     except UniqueViolationError as error:
         if error.constraint_name == UNIQUE_SID_CONSTRAINT:
             raise SidTaken from error

@@ -94,15 +94,15 @@ class UndialledCallRecorder:
             case _UndialledAttempt():
                 await self._withdraw_attempt(item)
             case _UnusedGrant():
-                await self._withdraw_grant(item)
+                await self._requeue_call_of_grant(item)
             case _:
                 if not await self._intents.submit(item):
-                    await self._withdraw_unknown_intent(item)
+                    await self._mark_existing_not_started(item)
 
     async def _withdraw_intents(self, calls: Sequence[NewCall]) -> Sequence[bool | RowLocked]:
         return await write_undialled_outcomes(self._database, calls, self._change_to_not_started())
 
-    async def _withdraw_unknown_intent(self, intent: NewCall) -> None:
+    async def _mark_existing_not_started(self, intent: NewCall) -> None:
         """Writes `not_started` to the record of a new call, if the record is pending or a worker has marked it as `unknown`."""
         async with self._database.begin() as session:
             call = await repository.lock_call(session, intent.id)
@@ -121,13 +121,13 @@ class UndialledCallRecorder:
                 # Uses up the number, so that a late commit of the undialled attempt finds another attempt and changes nothing.
                 call.attempt = undialled.attempt
 
-    async def _withdraw_grant(self, grant: _UnusedGrant) -> None:
+    async def _requeue_call_of_grant(self, grant: _UnusedGrant) -> None:
         async with self._database.begin() as session:
             # Waits for the grant's transaction if that has not ended yet.
             call = await repository.lock_call(session, grant.call_id)
             if call is not None and _is_attempt_open(call, grant.attempt) and call.pending_since == grant.pending_since:
                 problem, requeue = error_as_json(DatabaseUnavailable()), grant.requeue
-                change = self._settlement.change_to_scheduled(problem, requeue.row, due_in=requeue.retry_in, data={})
+                change = self._settlement.change_to_scheduled(problem, requeue.dial_row, due_in=requeue.retry_in, data={})
                 await self._settlement.apply_change(session, call, change)
 
     def _change_to_not_started(self) -> RecordChange:

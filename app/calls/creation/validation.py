@@ -16,7 +16,7 @@ from app.calls.parameters import CallRequest
 from app.calls.phone_numbers import E164_PATTERN, guess_phone_number
 from app.errors import FieldError, InvalidRequest
 from app.http.field_errors import field_errors_from
-from app.sip import Finding, Severity, SipUri, check_from, check_sip_auth, has_escaped_control
+from app.sip import Finding, Severity, SipUri, check_from_parameter, check_sip_auth, has_escaped_control
 
 _CLIENT_ADDRESS = re.compile(r"client:[^\s\x00-\x1f\x7f]{1,250}")
 
@@ -27,7 +27,7 @@ _SIP_AUTH_PARAMETERS = ("sip_auth_username", "sip_auth_password")
 
 
 @dataclass(frozen=True, slots=True)
-class ValidCall:
+class ValidCallRequest:
     """A valid request, and warnings about parameters that may not have the intended effect."""
 
     request: CallRequest
@@ -37,7 +37,7 @@ class ValidCall:
         return [asdict(warning) for warning in (*self.warnings, *more)]
 
 
-def validate_call(body: Mapping[str, Any]) -> ValidCall:
+def validate_call(body: Mapping[str, Any]) -> ValidCallRequest:
     """Returns the valid request and its warnings. Raises InvalidRequest with every error.
 
     Error texts do not repeat values of the request, with one exception: a text may suggest a phone number in E.164 format.
@@ -52,7 +52,7 @@ def validate_call(body: Mapping[str, Any]) -> ValidCall:
         raise InvalidRequest(field_errors=tuple(errors))
     refuse_too_many_userinfos_in_request(vars(request).values())
     warnings = [error for error, severity in found if severity is not Severity.ERROR]
-    return ValidCall(request, (*warnings, *_ignored_parameter_warnings(request)))
+    return ValidCallRequest(request, (*warnings, *_ignored_parameter_warnings(request)))
 
 
 def _parse_call_request(body: Mapping[str, Any]) -> tuple[CallRequest | None, list[FieldError]]:
@@ -82,7 +82,7 @@ def _address_findings(body: Mapping[str, Any]) -> Iterator[tuple[FieldError, Sev
         return
     yield from _as_field_errors("/to", SipUri.parse(to).findings)
     if isinstance(from_, str) and from_:
-        yield from _as_field_errors("/from", check_from(from_))
+        yield from _as_field_errors("/from", check_from_parameter(from_))
     username, password = body.get("sip_auth_username"), body.get("sip_auth_password")
     auth = check_sip_auth(username if isinstance(username, str) else None, password if isinstance(password, str) else None)
     yield from _as_field_errors("/sip_auth_username", auth.username)

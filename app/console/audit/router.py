@@ -6,7 +6,7 @@ from fastapi import Depends, Request, Response
 
 from app.audit.service import AuditLog
 from app.console.access import ConsoleClientDep, console_router, slot_limited_transactions
-from app.console.audit.view import AUDIT_ACTIONS, AuditLine, AuditQuery
+from app.console.audit.view import AUDIT_ACTIONS, AuditLine, AuditPageQuery
 from app.console.page_size import PAGE_SIZE
 from app.console.reads import TimeLimitedReads
 from app.console.rendering import page_response
@@ -18,7 +18,9 @@ router = console_router("/audit")
 
 @router.get("")
 @needs(Scope.READ, clients="any")
-async def list_audit_events(request: Request, client: ConsoleClientDep, query: Annotated[AuditQuery, Depends()]) -> Response:
+async def list_audit_events(
+    request: Request, client: ConsoleClientDep, query: Annotated[AuditPageQuery, Depends()]
+) -> Response:
     """Lists who changed what, newest first. A tenant's session lists the changes of its own tenant only."""
     filters, errors = query.parse_filters(client.tenant_id)
     log = AuditLog(TimeLimitedReads(slot_limited_transactions(request)))

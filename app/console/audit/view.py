@@ -7,14 +7,14 @@ from urllib.parse import quote, urlencode
 
 from app.audit.events import UNNAMED_ACTOR, AuditAction
 from app.audit.service import decode_audit_cursor
-from app.audit.store import AuditFilter, AuditRow
+from app.audit.store import AuditEventRow, AuditFilter
 from app.console.times import read_form_time
 from app.http.operations import CONSOLE_PREFIX
 
 AUDIT_ACTIONS: Final[tuple[str, ...]] = tuple(sorted(get_args(AuditAction)))
 AUDIT_PATH: Final = f"{CONSOLE_PREFIX}/audit"
 _MAX_FILTER_LENGTH: Final = 256
-_VERBS: Final = {
+_ACTION_VERB_TEXTS: Final = {
     "create": "created",
     "update": "changed",
     "pause": "paused",
@@ -38,8 +38,8 @@ _VERBS: Final = {
     "end": "ended",
 }
 # The words for the nouns of actions (the parts before the last dot) that are not shown as they are.
-_NOUNS: Final = {"console": "", "grants": "scheduled calls", "sip_credential": "SIP credential"}
-_PLURAL_NOUNS: Final = {"delivery.replay": "deliveries"}
+_ACTION_NOUN_TEXTS: Final = {"console": "", "grants": "scheduled calls", "sip_credential": "SIP credential"}
+_PLURAL_NOUNS_BY_ACTION: Final = {"delivery.replay": "deliveries"}
 # The kinds of subjects, by noun or by action, where the action's text does not say the kind.
 _SUBJECT_KINDS: Final = {
     "console": "session",
@@ -52,7 +52,7 @@ _ACTOR_TEXTS: Final = {"cli": "command", "apply": "callgate apply", "key": "API 
 
 
 @dataclass(frozen=True, slots=True)
-class AuditQuery:
+class AuditPageQuery:
     """The query of the page's URL: the filters, as typed in the form, and the cursor, which says where the page begins."""
 
     tenant: str = ""
@@ -144,9 +144,10 @@ class AuditLine:
         return f"{CONSOLE_PREFIX}/deliveries/{tenant}/{subject}" if self.action == "delivery.retry" else None
 
     @classmethod
-    def from_row(cls, row: AuditRow) -> "AuditLine":
+    def from_row(cls, row: AuditEventRow) -> "AuditLine":
         noun, _, verb = row.action.rpartition(".")
-        action_text = f"{_PLURAL_NOUNS.get(row.action) or _NOUNS.get(noun, noun)} {_VERBS.get(verb, verb)}".strip()
+        noun_text = _PLURAL_NOUNS_BY_ACTION.get(row.action) or _ACTION_NOUN_TEXTS.get(noun, noun)
+        action_text = f"{noun_text} {_ACTION_VERB_TEXTS.get(verb, verb)}".strip()
         return cls(
             at=row.at.astimezone(UTC),
             actor_kind=_ACTOR_TEXTS.get(row.actor_kind, row.actor_kind),

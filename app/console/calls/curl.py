@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 # Times of a scheduled call. They are meant for the first request only.
-_TIME_PARAMETERS: Final = ("not_before", "ring_by")
+_SCHEDULE_PARAMETERS: Final = ("not_before", "ring_by")
 
 
 def curl_command(parameters: Mapping[str, Any], *, account_sid: str) -> str:
@@ -15,7 +15,9 @@ def curl_command(parameters: Mapping[str, Any], *, account_sid: str) -> str:
     The command uses the environment variables CALLGATE_URL and CALLGATE_KEY. It lacks secrets, because they are never stored,
     and the times of a scheduled call, because they may have passed.
     """
-    body = {name: value for name, value in parameters.items() if name not in _TIME_PARAMETERS} | {"account_sid": account_sid}
+    body = {name: value for name, value in parameters.items() if name not in _SCHEDULE_PARAMETERS} | {
+        "account_sid": account_sid
+    }
     lines = [
         'curl "$CALLGATE_URL/v1/calls"',
         '-H "Authorization: Bearer $CALLGATE_KEY"',

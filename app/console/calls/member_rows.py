@@ -8,7 +8,7 @@ from app.console.masking import mask_json
 NameValueRow = tuple[str, str]
 """The name and the value of a parameter, or of a member of Twilio's Call resource, as text to show."""
 
-_SORT_ORDER: Final = {"to": 0, "from": 1}
+_PARAMETER_ORDER: Final = {"to": 0, "from": 1}
 # Members whose values follow from the account and the sid. The page shows them in the JSON of the resource only.
 _HIDDEN_MEMBERS: Final = frozenset({"uri", "subresource_uris"})
 
@@ -17,7 +17,8 @@ def parameter_rows(parameters: Mapping[str, Any], *, reveal: bool) -> list[NameV
     """Returns a row for each parameter of a request, `to` and `from` first. Masks personal data unless `reveal` is true."""
     shown = parameters if reveal else mask_json(parameters)
     return [
-        (name, _value_as_text(shown[name])) for name in sorted(shown, key=lambda name: _SORT_ORDER.get(name, len(_SORT_ORDER)))
+        (name, _value_as_text(shown[name]))
+        for name in sorted(shown, key=lambda name: _PARAMETER_ORDER.get(name, len(_PARAMETER_ORDER)))
     ]
 
 

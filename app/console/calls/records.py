@@ -11,7 +11,7 @@ from app.calls.last_answer import CallRow
 
 
 @dataclass(frozen=True, slots=True)
-class CallLine:
+class CallListLine:
     """A call, as a line of the console's list of calls."""
 
     id: UUID
@@ -75,7 +75,7 @@ class ScheduledDialRow:
 
 
 @dataclass(frozen=True, slots=True)
-class DialSlotRow:
+class ConcurrentCallRow:
     """A row of the table `dial_slot`. A call that has a row counts as a concurrent call of its account and its queue."""
 
     until: datetime
@@ -99,7 +99,7 @@ class CallHistory:
     has_more_deliveries: bool = False
     pending_end: PendingEndRequest | None = None
     dial: ScheduledDialRow | None = None
-    slot: DialSlotRow | None = None
+    slot: ConcurrentCallRow | None = None
     queue: str | None = None
     """The name of the call's queue."""
     is_queue_paused: bool = False

@@ -18,8 +18,8 @@ from app.console.access import (
     slot_limited_transactions,
 )
 from app.console.calls import store, view
-from app.console.calls.records import CallHistory, CallLine
-from app.console.calls.search import CREATION_PROBLEM_SLUGS, STATUS_CHOICES, CallListForm, parse_call_list_form
+from app.console.calls.records import CallHistory, CallListLine
+from app.console.calls.search import CREATION_PROBLEM_SLUGS, STATUS_CHOICES, CallListFilterForm, parse_call_list_form
 from app.console.calls.service import CallActions, find_call_history
 from app.console.rendering import page_response
 from app.console.tenancy import require_read_scope
@@ -38,9 +38,9 @@ _DONE_MESSAGES: Final = {
     "sent": "The delivery is sent again now.",
 }
 # A search of one of these kinds redirects to the page of the call if it finds exactly one.
-_REDIRECTING_KINDS: Final = ("id", "sid", "key")
+_SEARCH_KINDS_WITH_REDIRECT: Final = ("id", "sid", "key")
 # Fields of the form that are not filters: the search and the place in the list.
-_NON_FILTER_FIELDS: Final = {"q", "cursor"}
+_FIELDS_THAT_ARE_NO_FILTER: Final = {"q", "cursor"}
 # Reasons of a DatabaseUnavailable that is raised because Postgres stopped the statement of a page.
 _STATEMENT_TIMEOUT_REASONS: Final = ("timeout", "locked")
 
@@ -87,7 +87,7 @@ async def list_calls(request: Request, client: ConsoleClientDep) -> Response:
     """
     form = parse_call_list_form(request.query_params.multi_items())
     query = form.query.with_default_since(now=datetime.now(UTC))
-    lines: list[CallLine] = []
+    lines: list[CallListLine] = []
     cursor, timed_out = None, False
     if not form.errors:
         try:
@@ -96,14 +96,14 @@ async def list_calls(request: Request, client: ConsoleClientDep) -> Response:
             if error.reason not in _STATEMENT_TIMEOUT_REASONS:
                 raise
             timed_out = True
-    if form.texts.keys() == {"q"} and len(lines) == 1 and query.search and query.search.kind in _REDIRECTING_KINDS:
+    if form.texts.keys() == {"q"} and len(lines) == 1 and query.search and query.search.kind in _SEARCH_KINDS_WITH_REDIRECT:
         return RedirectResponse(f"{view.CALLS_PATH}/{lines[0].id}", status_code=303)
     return page_response(
         request,
         "calls/list.html",
         status=_list_http_status(form, timed_out=timed_out),
         form=form,
-        has_filter=bool(form.texts.keys() - _NON_FILTER_FIELDS),
+        has_filter=bool(form.texts.keys() - _FIELDS_THAT_ARE_NO_FILTER),
         lines=lines,
         timed_out=timed_out,
         executions=EXECUTIONS,
@@ -129,9 +129,11 @@ async def show_call(request: Request, client: ConsoleClientDep, id_or_sid: str, 
     `done` is the key in _DONE_MESSAGES of a message to show; "" means no message.
     """
     if CALL_SID_PATTERN.fullmatch(id_or_sid):
-        return _redirect_to_call((await _read_history(request, client, id_or_sid)).call.id)
+        return _redirect_to_call((await _read_visible_call_history(request, client, id_or_sid)).call.id)
     return _render_call_page(
-        request, await _read_history(request, client, await call_id_in_path(id_or_sid)), done=_DONE_MESSAGES.get(done)
+        request,
+        await _read_visible_call_history(request, client, await call_id_in_path(id_or_sid)),
+        done=_DONE_MESSAGES.get(done),
     )
 
 
@@ -139,8 +141,8 @@ async def show_call(request: Request, client: ConsoleClientDep, id_or_sid: str, 
 @needs(Scope.READ, clients="any")
 async def show_live_call(request: Request, client: ConsoleClientDep, call_id: CallIdDep) -> Response:
     """Returns the HTML of the part of the call's page that the page loads again every few seconds."""
-    history = await _read_history(request, client, call_id)
-    return page_response(request, "calls/live.html", **_template_context(history, reveal=False))
+    history = await _read_visible_call_history(request, client, call_id)
+    return page_response(request, "calls/live.html", **_call_page_context(history, reveal=False))
 
 
 @router.get("/{id_or_sid}/reveal")
@@ -187,7 +189,7 @@ async def send_delivery_again(actions: CallActionsDep, call_id: CallIdDep, deliv
     return _redirect_to_call(call_id, "sent")
 
 
-async def _read_history(request: Request, client: Caller | OperatorCaller, call_id: UUID | str) -> CallHistory:
+async def _read_visible_call_history(request: Request, client: Caller | OperatorCaller, call_id: UUID | str) -> CallHistory:
     """Returns the call with this id or sid, and its history.
 
     Raises CallNotFound if there is no such call, or if it belongs to a tenant that the client may not see.
@@ -204,11 +206,11 @@ def _render_call_page(
     error_text: str | None = None,
     status: int = 200,
 ) -> Response:
-    context = _template_context(history, reveal=reveal) | {"done": done, "error_text": error_text}
+    context = _call_page_context(history, reveal=reveal) | {"done": done, "error_text": error_text}
     return page_response(request, "calls/call.html", status=status, **context)
 
 
-def _template_context(history: CallHistory, *, reveal: bool) -> dict[str, Any]:
+def _call_page_context(history: CallHistory, *, reveal: bool) -> dict[str, Any]:
     return {
         "view": view.make_call_view(history, reveal=reveal),
         "call": history.call,
@@ -224,7 +226,7 @@ def _redirect_to_call(call_id: UUID, done: str = "") -> Response:
     return RedirectResponse(f"{view.CALLS_PATH}/{call_id}" + (f"?done={done}" if done else ""), status_code=303)
 
 
-def _list_http_status(form: CallListForm, *, timed_out: bool) -> int:
+def _list_http_status(form: CallListFilterForm, *, timed_out: bool) -> int:
     """Returns the HTTP status of the list of calls: 503 if the search timed out, 422 if a filter is invalid, else 200."""
     if timed_out:
         return 503

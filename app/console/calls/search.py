@@ -39,10 +39,10 @@ PROBLEM_SEARCH_SPAN = timedelta(days=7)
 The time is limited because no index contains the problems.
 """
 
-_EARLIEST_SEARCH_UNTIL = datetime.min.replace(tzinfo=UTC) + PROBLEM_SEARCH_SPAN
+_MIN_UNTIL = datetime.min.replace(tzinfo=UTC) + PROBLEM_SEARCH_SPAN
 _MAX_SEARCH_LENGTH = 2048
 _UUID_PATTERN = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
-_CALL_ID_VERSION = 7  # ids of calls have it; UUIDs that clients use as idempotency keys are mostly random
+_CALL_ID_UUID_VERSION = 7  # ids of calls have it; UUIDs that clients use as idempotency keys are mostly random
 _KEY_PATTERN = re.compile(r"[\x20-\x7e]{1,255}")
 _TENANT_PATTERN = re.compile(r"[^\x00]{1,255}")
 _SCHEME_PATTERN = re.compile(r"(sips?|client):.", re.IGNORECASE | re.ASCII | re.DOTALL)
@@ -62,7 +62,7 @@ class CallSearch:
 
 
 @dataclass(frozen=True, slots=True)
-class CallQuery:
+class CallListFilters:
     """The filters of a page of the list of calls. A filter that is None does not apply.
 
     A matching call was requested at `since` or later, and before `until`. Its id is smaller than `before`, the id of the last
@@ -79,32 +79,32 @@ class CallQuery:
     until: datetime | None = None
     before: UUID | None = None
 
-    def with_default_since(self, *, now: datetime) -> "CallQuery":
+    def with_default_since(self, *, now: datetime) -> "CallListFilters":
         """Returns a copy with a default for `since` if the query has a `problem` and no `since`; otherwise the query itself.
 
         The default is the time PROBLEM_SEARCH_SPAN before `until` or, if `until` is None, before `now`.
         """
         if self.problem is None or self.since is not None:
             return self
-        until = max(self.until or now, _EARLIEST_SEARCH_UNTIL)
+        until = max(self.until or now, _MIN_UNTIL)
         return replace(self, since=until - PROBLEM_SEARCH_SPAN)
 
 
 @dataclass(frozen=True, slots=True)
-class CallListForm:
+class CallListFilterForm:
     """The filters of the list of calls, as they were sent (`texts`) and as they were read (`query`).
 
     `errors` has error texts by field. If there are errors, `query` contains no filter and would match all calls, so the page
     must list no call.
     """
 
-    query: CallQuery
+    query: CallListFilters
     texts: dict[str, str] = field(default_factory=dict)
     """The texts of the form's fields by the name of the field. Empty texts are left out."""
     errors: dict[str, str] = field(default_factory=dict)
 
 
-def parse_call_list_form(parameters: Iterable[tuple[str, str]]) -> CallListForm:
+def parse_call_list_form(parameters: Iterable[tuple[str, str]]) -> CallListFilterForm:
     """Reads the URL's parameters, which are pairs of name and value, into a form. Ignores parameters with an empty value.
 
     A parameter that is unknown, repeated or unreadable adds an error text to the form.
@@ -112,7 +112,7 @@ def parse_call_list_form(parameters: Iterable[tuple[str, str]]) -> CallListForm:
     texts: dict[str, str] = {}
     errors: dict[str, str] = {}
     for name, value in parameters:
-        if name not in _FIELDS:
+        if name not in _PARSERS_BY_PARAMETER:
             errors["unknown"] = "The address has a filter that this page does not know."
         elif name in texts:
             errors[name] = "Given twice."
@@ -120,12 +120,12 @@ def parse_call_list_form(parameters: Iterable[tuple[str, str]]) -> CallListForm:
             texts[name] = value
     values: dict[str, object] = {}
     for name, text in texts.items():
-        attribute, read, fault = _FIELDS[name]
+        attribute, read, fault = _PARSERS_BY_PARAMETER[name]
         values[attribute] = read(text)
         if values[attribute] is None:
             errors.setdefault(name, fault)
-    query = CallQuery() if errors else CallQuery(**values)  # type: ignore[arg-type]  # each reader returns its field's type
-    return CallListForm(query, texts, errors)
+    query = CallListFilters() if errors else CallListFilters(**values)  # type: ignore[arg-type]  # each reader returns its field's type
+    return CallListFilterForm(query, texts, errors)
 
 
 def parse_search(text: str) -> CallSearch | None:
@@ -142,7 +142,7 @@ def parse_search(text: str) -> CallSearch | None:
         return _prefixed_search(explicit[1], explicit[2])
     if _UUID_PATTERN.fullmatch(text):
         own = UUID(text)
-        return CallSearch("id", (str(own),)) if own.version == _CALL_ID_VERSION else CallSearch("key", (text,))
+        return CallSearch("id", (str(own),)) if own.version == _CALL_ID_UUID_VERSION else CallSearch("key", (text,))
     if CALL_SID_PATTERN.fullmatch(text):
         return CallSearch("sid", (text,))
     if _SCHEME_PATTERN.match(text):
@@ -171,7 +171,7 @@ def _parse_time(text: str) -> datetime | None:
         return None
 
 
-def _make_choice_parser(known: tuple[str, ...]) -> Callable[[str], str | None]:
+def _parser_of_known_values(known: tuple[str, ...]) -> Callable[[str], str | None]:
     """Returns a function that returns its argument if it is one of the known texts, and None otherwise."""
     return lambda text: text if text in known else None
 
@@ -190,13 +190,14 @@ def _parse_tenant_id(text: str) -> str | None:
     return text.strip() if _TENANT_PATTERN.fullmatch(text) else None
 
 
-# By the name of a parameter: the field of CallQuery, the function that reads the value, and the error text if it returns None.
-_FIELDS: Final[Mapping[str, tuple[str, Callable[[str], object], str]]] = {
+# By the name of a parameter: the field of CallListFilters, the function that reads the value, and the error text if it returns
+# None.
+_PARSERS_BY_PARAMETER: Final[Mapping[str, tuple[str, Callable[[str], object], str]]] = {
     "q": ("search", parse_search, "Type a number, a SIP address, an id, a sid, or `key:` and an idempotency key."),
     "tenant": ("tenant", _parse_tenant_id, "Type the id of a tenant."),
     "queue": ("queue", _parse_queue_name, "Type the name of a queue: letters, digits and `._-`."),
-    "execution": ("execution", _make_choice_parser(EXECUTIONS), "Choose one of the list."),
-    "status": ("status", _make_choice_parser(STATUS_CHOICES), "Choose one of the list."),
+    "execution": ("execution", _parser_of_known_values(EXECUTIONS), "Choose one of the list."),
+    "status": ("status", _parser_of_known_values(STATUS_CHOICES), "Choose one of the list."),
     "problem": ("problem", _parse_problem_slug, "No problem has this name. The page on errors lists them."),
     "since": ("since", _parse_time, "Type a time in UTC, such as 2026-11-28T09:30."),
     "until": ("until", _parse_time, "Type a time in UTC, such as 2026-11-28T09:30."),

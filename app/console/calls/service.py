@@ -16,7 +16,7 @@ from app.errors import CallNotFound
 from app.tenants.caller import Caller, OperatorCaller
 
 # This update ends a call whether it waits, rings or was answered.
-_END_UPDATE = {"status": "completed"}
+_UPDATE_THAT_ENDS_CALL = {"status": "completed"}
 
 
 async def find_call_history(database: TransactionRunner, call_id: UUID | str, *, tenant_id: str | None) -> CallHistory:
@@ -62,7 +62,7 @@ class CallActions:
         caller = await self._caller_for_call(call_id)
         call = await self.calls.get(caller, str(call_id))
         await self._record_in_audit_log("call.end", caller.tenant_id, call_id)
-        return await self.control.update(caller, call, _END_UPDATE)
+        return await self.control.update(caller, call, _UPDATE_THAT_ENDS_CALL)
 
     async def make_delivery_due(self, call_id: UUID, delivery_id: UUID) -> None:
         """Makes the delivery due now, so that a worker sends it again.

@@ -21,14 +21,14 @@ from app.calls.last_answer import CallRow
 from app.calls.models import Call
 from app.console.calls.records import (
     CallHistory,
-    CallLine,
+    CallListLine,
+    ConcurrentCallRow,
     DeliveryRow,
-    DialSlotRow,
     EventRow,
     PendingEndRequest,
     ScheduledDialRow,
 )
-from app.console.calls.search import CallQuery, CallSearch, SearchKind
+from app.console.calls.search import CallListFilters, CallSearch, SearchKind
 from app.console.page_size import PAGE_SIZE
 from app.console.reads import fetch_with_time_limit
 from app.database.pool import TransactionRunner
@@ -44,7 +44,7 @@ MAX_DELIVERIES = 100
 If the call has more, the page shows those that report the earliest events.
 """
 
-_LIST_COLUMNS = """call.id, call.tenant_id, call.created_at, call.execution, call.settled_by, call.status, call."to",
+_CALL_LIST_COLUMNS = """call.id, call.tenant_id, call.created_at, call.execution, call.settled_by, call.status, call."to",
     call."from" AS from_, call.duration, call.price, call.price_unit, call.problem ->> 'slug' AS problem"""
 
 
@@ -65,7 +65,7 @@ _JSON_COLUMNS_OF_HISTORY = ("events", "deliveries", "pending_end", "dial", "slot
 _DELIVERY_COLUMNS = ", ".join(field.name for field in fields(DeliveryRow))
 # Events and deliveries are written after their call, so older partitions are not read. A day allows for clocks that differ.
 _ROWS_OF_CALL_SQL = "call_id = call.id AND at >= call.created_at - interval '1 day'"
-_READ_CALL = f"""
+_READ_CALL_HISTORY = f"""
     SELECT {_CALL_COLUMNS}, now() AS now, queue.name AS queue, coalesce(queue.paused, false) AS is_queue_paused,
         (SELECT id FROM call AS redial WHERE redial.redial_of = call.id) AS redial_id,
         (SELECT to_jsonb(wanted_update) FROM wanted_update WHERE call_id = call.id) AS pending_end,
@@ -84,12 +84,12 @@ _EVENT_ADAPTER = TypeAdapter(EventRow)
 _DELIVERY_ADAPTER = TypeAdapter(DeliveryRow)
 _PENDING_END_ADAPTER = TypeAdapter(PendingEndRequest | None)
 _DIAL_ADAPTER = TypeAdapter(ScheduledDialRow | None)
-_SLOT_ADAPTER = TypeAdapter(DialSlotRow | None)
+_SLOT_ADAPTER = TypeAdapter(ConcurrentCallRow | None)
 
 
 async def list_calls(
-    database: TransactionRunner, query: CallQuery, *, tenant_id: str | None
-) -> tuple[list[CallLine], str | None]:
+    database: TransactionRunner, query: CallListFilters, *, tenant_id: str | None
+) -> tuple[list[CallListLine], str | None]:
     """Returns a page of calls, newest first, and the cursor of the next page. The cursor is None on the last page.
 
     `tenant_id` limits the list to one tenant, even if the query names another tenant. For operators, `tenant_id` is None, which
@@ -98,7 +98,7 @@ async def list_calls(
     if tenant_id is not None and query.tenant not in (None, tenant_id):
         return [], None
     statement, values = list_calls_sql(query, tenant_id or query.tenant, limit=PAGE_SIZE + 1)
-    rows = [CallLine(**row) for row in await fetch_with_time_limit(database, statement, *values)]
+    rows = [CallListLine(**row) for row in await fetch_with_time_limit(database, statement, *values)]
     return rows[:PAGE_SIZE], ids.encode_call_cursor(rows[PAGE_SIZE - 1].id) if len(rows) > PAGE_SIZE else None
 
 
@@ -110,7 +110,7 @@ async def read_call_history(database: TransactionRunner, call_id: UUID | str, *,
     For operators, `tenant_id` is None, which means that the call may belong to any tenant.
     """
     column = "id" if isinstance(call_id, UUID) else "sid"
-    statement = _READ_CALL.format(column=column, only="" if tenant_id is None else "AND call.tenant_id = $4")
+    statement = _READ_CALL_HISTORY.format(column=column, only="" if tenant_id is None else "AND call.tenant_id = $4")
     values = (call_id, MAX_EVENTS + 1, MAX_DELIVERIES + 1, *([] if tenant_id is None else [tenant_id]))
     rows = await fetch_with_time_limit(database, statement, *values)
     return _history_from_row(rows[0]) if rows else None
@@ -121,8 +121,10 @@ def _history_from_row(row: Mapping[str, Any]) -> CallHistory:
     parts = {name: from_json(values.pop(name) or "null") for name in _JSON_COLUMNS_OF_HISTORY}
     of_history = {name: values.pop(name) for name in ("now", "queue", "is_queue_paused", "redial_id")}
     call = CallRow(values | {name: values[name] and from_json(values[name]) for name in _JSON_ATTRIBUTES})
-    events = [_event_from_stored(call, event) for event in parts["events"] or []]
-    deliveries = [_DELIVERY_ADAPTER.validate_python(_with_url_and_method(call, each)) for each in parts["deliveries"] or []]
+    events = [_event_from_row(call, event) for event in parts["events"] or []]
+    deliveries = [
+        _DELIVERY_ADAPTER.validate_python(_delivery_with_url_and_method(call, each)) for each in parts["deliveries"] or []
+    ]
     return CallHistory(
         call=call,
         events=events[:MAX_EVENTS],
@@ -136,7 +138,7 @@ def _history_from_row(row: Mapping[str, Any]) -> CallHistory:
     )
 
 
-def _event_from_stored(call: CallRow, stored: dict[str, Any]) -> EventRow:
+def _event_from_row(call: CallRow, stored: dict[str, Any]) -> EventRow:
     """Returns the event that a database row (`stored`) contains.
 
     If the event records a callback, the row lacks the fields that are the same in every callback of the call. These fields are
@@ -146,7 +148,7 @@ def _event_from_stored(call: CallRow, stored: dict[str, Any]) -> EventRow:
     return _EVENT_ADAPTER.validate_python(stored | {"data": data})
 
 
-def _with_url_and_method(call: CallRow, delivery: dict[str, Any]) -> dict[str, Any]:
+def _delivery_with_url_and_method(call: CallRow, delivery: dict[str, Any]) -> dict[str, Any]:
     """Returns `delivery`, a database row, with the URL and the HTTP method with which the delivery is sent.
 
     If these are not in the row, they are the call's `status_callback` and `status_callback_method`.
@@ -164,7 +166,7 @@ class _SqlParameters(list[object]):
         return f"${len(self)}"
 
 
-def list_calls_sql(query: CallQuery, tenant_id: str | None, *, limit: int) -> tuple[str, _SqlParameters]:
+def list_calls_sql(query: CallListFilters, tenant_id: str | None, *, limit: int) -> tuple[str, _SqlParameters]:
     """Returns the SQL for a page of the list of calls, and the values of its parameters.
 
     If `tenant_id` is None, the list has the calls of all tenants.
@@ -188,7 +190,7 @@ def list_calls_sql(query: CallQuery, tenant_id: str | None, *, limit: int) -> tu
         pages = [f"SELECT newest.id FROM tenant CROSS JOIN LATERAL ({page}) AS newest" for page in pages]
     return (
         f"""
-        SELECT {_LIST_COLUMNS}
+        SELECT {_CALL_LIST_COLUMNS}
         FROM (SELECT id FROM ({" UNION ".join(f"({page})" for page in pages)}) AS found ORDER BY id DESC LIMIT $1) AS page
         JOIN call ON call.id = page.id ORDER BY call.id DESC
         """,
@@ -209,7 +211,7 @@ def _searched_column_values(search: CallSearch | None) -> Iterator[tuple[str, st
                 yield column, value
 
 
-def _filter_conditions(query: CallQuery, values: _SqlParameters) -> Iterator[str]:
+def _filter_conditions(query: CallListFilters, values: _SqlParameters) -> Iterator[str]:
     """Yields SQL conditions for the filters of the query, except for the search, the tenant and the queue.
 
     Appends to `values` the values to which the conditions refer.
@@ -229,7 +231,7 @@ def _filter_conditions(query: CallQuery, values: _SqlParameters) -> Iterator[str
         yield f"call.id < {values.placeholder_for(query.before)}"
 
 
-def _has_index_by_tenant(query: CallQuery) -> bool:
+def _has_index_by_tenant(query: CallListFilters) -> bool:
     """Returns whether an index that begins with the tenant serves the filters.
 
     Without such an index, Postgres reads the calls in the order of their ids.

@@ -26,7 +26,7 @@ class HistorySummary:
 
 def summarize_history(history: CallHistory, *, reveal: bool = False) -> HistorySummary:
     """Returns the sentences about a call, and their tone. Masks personal data in the sentences, unless `reveal` is true."""
-    summary = _DESCRIBERS[history.call.execution](history)
+    summary = _DESCRIBE_BY_EXECUTION[history.call.execution](history)
     sentences = [summary.text, *_additional_sentences(history)]
     text = " ".join(sentences)
     return HistorySummary(text if reveal else mask_text(text), _overall_tone(history, summary.tone))
@@ -63,7 +63,7 @@ def _describe_call_before_due_time(history: CallHistory, wait: str) -> str:
 
     `wait` is how long it takes until that time, in words.
     """
-    refused = _last_problem(history)
+    refused = _last_refusal_while_scheduled(history)
     if refused:
         return f"Was not started: {problem_in_words(refused)}. It is tried again in {wait}"
     return f"Waits{f' in the queue {history.queue}' if history.queue else ''} and is due in {wait}"
@@ -135,7 +135,7 @@ def _describe_started(history: CallHistory) -> HistorySummary:
     call = history.call
     if call.status not in TERMINAL_STATUSES:
         return HistorySummary(f"{_describe_call_in_progress(history)}.", "")
-    words = [*_ending_words(history), *_price_words(call)]
+    words = [*_end_of_call_words(history), *_price_words(call)]
     return HistorySummary(", ".join(words) + ".", "warning" if call.status == "failed" else "ok")
 
 
@@ -143,14 +143,14 @@ def _describe_call_in_progress(history: CallHistory) -> str:
     """Returns the sentence about a started call that has not ended."""
     call, now = history.call, history.now
     status = call.status or "queued"
-    since = duration_in_words(now - (_status_since(history, status) or call.settled_at or call.created_at))
+    since = duration_in_words(now - (_time_of_last_status(history, status) or call.settled_at or call.created_at))
     if status == "in-progress":
         return f"Rang once, answered{_answerer_words(call.answered_by)}, in progress for {since}"
     words = {"queued": "In Twilio's queue", "initiated": "Twilio has been dialling", "ringing": "Ringing"}
     return f"{words.get(status, f'Twilio has reported {status}')} for {since}"
 
 
-def _ending_words(history: CallHistory) -> list[str]:
+def _end_of_call_words(history: CallHistory) -> list[str]:
     call = history.call
     sip = _sip_response(history)
     code = f" (SIP {sip})" if sip and sip != "200" else ""
@@ -226,15 +226,14 @@ def _delivery_sentences(history: CallHistory) -> list[str]:
     failed = sum(each.state == "pending" and each.attempts > 0 for each in history.deliveries)
     sentences = []
     if given_up:
-        sentences.append(f"{_deliveries_with_verb(given_up, 'was', 'were')} given up.")
+        sentences.append(f"{_delivery_count_with_verb(given_up, 'was', 'were')} given up.")
     if failed:
-        sentences.append(
-            f"{_deliveries_with_verb(failed, 'has', 'have')} failed so far and {'is' if failed == 1 else 'are'} tried again."
-        )
+        verb = "is" if failed == 1 else "are"
+        sentences.append(f"{_delivery_count_with_verb(failed, 'has', 'have')} failed so far and {verb} tried again.")
     return sentences
 
 
-def _deliveries_with_verb(number: int, one: str, many: str) -> str:
+def _delivery_count_with_verb(number: int, one: str, many: str) -> str:
     """Returns the number of deliveries with its verb (`one` or `many`), such as "1 delivery was" or "2 deliveries were"."""
     return f"1 delivery {one}" if number == 1 else f"{number} deliveries {many}"
 
@@ -244,13 +243,13 @@ def _last_event(history: CallHistory, type_: str) -> EventRow | None:
     return next((event for event in reversed(history.events) if event.type == type_), None)
 
 
-def _last_problem(history: CallHistory) -> str | None:
+def _last_refusal_while_scheduled(history: CallHistory) -> str | None:
     event = _last_event(history, "call.scheduled")
     problem = event.data.get("problem") if event else None
     return None if problem is None else str(problem)
 
 
-def _status_since(history: CallHistory, status: str) -> datetime | None:
+def _time_of_last_status(history: CallHistory, status: str) -> datetime | None:
     """Returns when the call got this status; None if the call has no status event, or if the last one has another status."""
     event = _last_event(history, "call.status")
     return event.at if event and event.data.get("status") == status else None
@@ -267,7 +266,7 @@ def _was_ended_through_callgate(history: CallHistory) -> bool:
     return event is not None and event.data.get("status") in ("canceled", "completed")
 
 
-_DESCRIBERS: Final[Mapping[str, Callable[[CallHistory], HistorySummary]]] = {
+_DESCRIBE_BY_EXECUTION: Final[Mapping[str, Callable[[CallHistory], HistorySummary]]] = {
     "scheduled": _describe_scheduled,
     "pending": _describe_pending,
     "unknown": _describe_unknown,

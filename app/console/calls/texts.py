@@ -49,7 +49,7 @@ _REASON_TEXTS: Final = {
 }
 
 _SHOW_TENTHS_BELOW_S = 9.95
-_UNITS = ((86_400, "d", 3600, "h"), (3600, "h", 60, "min"), (60, "min", 1, "s"))
+_TIME_UNITS = ((86_400, "d", 3600, "h"), (3600, "h", 60, "min"), (60, "min", 1, "s"))
 
 
 def duration_in_words(length: timedelta) -> str:
@@ -58,7 +58,7 @@ def duration_in_words(length: timedelta) -> str:
     if seconds < _SHOW_TENTHS_BELOW_S:
         return f"{seconds:.1f}".removesuffix(".0") + " s"
     whole = round(seconds)
-    for size, unit, smaller, small_unit in _UNITS:
+    for size, unit, smaller, small_unit in _TIME_UNITS:
         if whole >= size:
             rest = whole % size // smaller
             return f"{whole // size} {unit}" + (f" {rest} {small_unit}" if rest else "")

@@ -14,7 +14,7 @@ from app.console.masking import mask_json, mask_text
 
 EntryKind = Literal["call", "callback", "status", "search", "change", "delivery"]
 
-MIN_GAP = timedelta(seconds=9.95)
+MIN_SHOWN_GAP = timedelta(seconds=9.95)
 """The shortest time between two events that has a line of its own. It is 9.95 s, because that is shown as "10 s"."""
 # A shorter time between two lines is not shown: it would be rounded to 0 s.
 _MIN_SHOWN_TIME = timedelta(milliseconds=50)
@@ -27,8 +27,8 @@ _MAX_STATUS_DELAY = timedelta(milliseconds=50)
 class TimelineEntry:
     """A line of the timeline.
 
-    The time since the previous line, in words, is in `after` if it is shorter than MIN_GAP, and in `gap` if it is longer. A
-    field without a time is "". `has_date` says whether the line shows its date as well as its time.
+    The time since the previous line, in words, is in `after` if it is shorter than MIN_SHOWN_GAP, and in `gap` if it is longer.
+    A field without a time is "". `has_date` says whether the line shows its date as well as its time.
     """
 
     at: datetime
@@ -58,12 +58,13 @@ def timeline_entries(history: CallHistory, *, reveal: bool = False) -> list[Time
 def time_since_last_entry(entries: Sequence[TimelineEntry], history: CallHistory) -> str:
     """Returns in words how much time has passed since the last line of the timeline.
 
-    Returns "" if this time is shorter than MIN_GAP, or if the call has so many events that the history lacks the latest ones.
+    Returns "" if this time is shorter than MIN_SHOWN_GAP, or if the call has so many events that the history lacks the latest
+    ones.
     """
     if history.has_more_events:
         return ""
     quiet = history.now - entries[-1].at if entries else timedelta(0)
-    return duration_in_words(quiet) if quiet >= MIN_GAP else ""
+    return duration_in_words(quiet) if quiet >= MIN_SHOWN_GAP else ""
 
 
 def _with_times_since_previous_line(entries: Sequence[TimelineEntry]) -> Iterator[TimelineEntry]:
@@ -72,7 +73,7 @@ def _with_times_since_previous_line(entries: Sequence[TimelineEntry]) -> Iterato
         between = entry.at - before if before else timedelta(0)
         if before is None:
             yield entry
-        elif between >= MIN_GAP:
+        elif between >= MIN_SHOWN_GAP:
             yield replace(entry, gap=f"{duration_in_words(between)} without an event", has_date=between >= _MIN_GAP_WITH_DATE)
         else:
             yield replace(entry, after=f"+{duration_in_words(between)}" if between >= _MIN_SHOWN_TIME else "", has_date=False)
@@ -84,7 +85,7 @@ def _event_entries(events: Sequence[EventRow], *, reveal: bool) -> Iterator[Time
     for event in events:
         if event.type == "call.callback":
             callback = event
-        if not (callback is not None and _repeats_callback_status(event, callback)):
+        if not (callback is not None and _is_status_in_callback(event, callback)):
             title, detail, tone = _describe_event(event)
             raw = dict(event.data)
             yield TimelineEntry(
@@ -98,7 +99,7 @@ def _event_entries(events: Sequence[EventRow], *, reveal: bool) -> Iterator[Time
             )
 
 
-def _repeats_callback_status(event: EventRow, callback: EventRow) -> bool:
+def _is_status_in_callback(event: EventRow, callback: EventRow) -> bool:
     """Returns whether the event only repeats the status that `callback`, the last callback before the event, reported."""
     return (
         event.type == "call.status"
@@ -109,7 +110,7 @@ def _repeats_callback_status(event: EventRow, callback: EventRow) -> bool:
 
 def _describe_event(event: EventRow) -> tuple[str, str, Tone]:
     """Returns the title, the detail and the tone (how urgent it is) of an event's line in the timeline."""
-    describe = _DESCRIBERS.get(event.type)
+    describe = _DESCRIBE_BY_EVENT_TYPE.get(event.type)
     if describe is not None:
         return describe(event)
     # An event about a subresource, or of a later version of Callgate.
@@ -123,7 +124,7 @@ def _describe_event(event: EventRow) -> tuple[str, str, Tone]:
 
 def _describe_scheduled(event: EventRow) -> tuple[str, str, Tone]:
     if problem := event.data.get("problem"):
-        return "Waits to be tried again", _with_attempt_facts(problem_in_words(problem), event.data), "warning"
+        return "Waits to be tried again", _with_request_facts(problem_in_words(problem), event.data), "warning"
     due = _parse_time(event.data.get("due_at"))
     return "Scheduled", f"due in {duration_in_words(due - event.at)}" if due and due > event.at else "", ""
 
@@ -137,7 +138,7 @@ def _describe_started(event: EventRow) -> tuple[str, str, Tone]:
     how = {"callback": "a callback shows it", "list": "a search of Twilio's list shows it"}
     return (
         "Started at Twilio",
-        how.get(str(event.data.get("settled_by")), "") or _with_attempt_facts("answered", event.data),
+        how.get(str(event.data.get("settled_by")), "") or _with_request_facts("answered", event.data),
         "ok",
     )
 
@@ -148,12 +149,12 @@ def _describe_not_started(event: EventRow) -> tuple[str, str, Tone]:
         return str(settled_by).capitalize(), "before it was dialled", "warning" if settled_by == "expired" else ""
     if searches := event.data.get("searches"):
         return "Taken as not started", f"{searches} searches of Twilio's list did not find it", "warning"
-    return "Not started", _with_attempt_facts(problem_in_words(event.data.get("problem")), event.data), "warning"
+    return "Not started", _with_request_facts(problem_in_words(event.data.get("problem")), event.data), "warning"
 
 
 def _describe_unknown(event: EventRow) -> tuple[str, str, Tone]:
     reason = reason_in_words(str(event.data.get("reason") or "abandoned"))
-    return "Unknown whether it has started", _with_attempt_facts(reason, event.data), "warning"
+    return "Unknown whether it has started", _with_request_facts(reason, event.data), "warning"
 
 
 def _describe_callback(event: EventRow) -> tuple[str, str, Tone]:
@@ -181,7 +182,7 @@ def _describe_price(event: EventRow) -> tuple[str, str, Tone]:
 def _describe_search(event: EventRow) -> tuple[str, str, Tone]:
     data = event.data
     result = str(data.get("result"))
-    words = [f"{noun}: {data[name]}" for name, noun in _SEARCH_NUMBER_TEXTS.items() if data.get(name) and result != "bound"]
+    words = [f"{noun}: {data[name]}" for name, noun in _SEARCH_COUNT_TEXTS.items() if data.get(name) and result != "bound"]
     words += [reason_in_words(str(data["reason"]))] if data.get("reason") else []
     return f"Search of Twilio's list {SEARCH_RESULT_TEXTS.get(result, result)}", ", ".join(words), ""
 
@@ -194,7 +195,7 @@ def _describe_correction(event: EventRow) -> tuple[str, str, Tone]:
 
 def _describe_change(event: EventRow) -> tuple[str, str, Tone]:
     data = event.data
-    title, tone = _END_TEXTS[event.type] if data.get("status") else _CHANGE_TEXTS[event.type]
+    title, tone = _CALL_END_TEXTS[event.type] if data.get("status") else _CHANGE_TEXTS[event.type]
     words = [] if data.get("status") else [str(name) for name in data.get("parameters", [])]
     words += ["the request had to wait until then"] if data.get("remembered") else []
     words += [reason_in_words(str(data["reason"]))] if data.get("reason") else []
@@ -232,7 +233,7 @@ def _receiver_answer_text(delivery: DeliveryRow) -> str:
     return error_in_words(delivery.last_error, None) or ""
 
 
-def _with_attempt_facts(text: str, data: Mapping[str, Any]) -> str:
+def _with_request_facts(text: str, data: Mapping[str, Any]) -> str:
     """Returns the text with facts about the event's requests to Twilio: their number, and how the last one was answered.
 
     `data` is the data of the event, which lists the requests in `attempts`. If there are none, returns `text` unchanged.
@@ -257,7 +258,7 @@ def _parse_time(text: object) -> datetime | None:
 _DELIVERY_TONES: Final[Mapping[str, Tone]] = {"delivered": "ok", "gave_up": "danger", "pending": ""}
 _DELETED_BY_TEXTS: Final = {"tenant": "through Callgate", "twilio": "not through Callgate"}
 _UPDATE_RESULTS: Final = {"sent": "sent to Twilio", "unknown": "it is unknown whether Twilio did it"}
-_SEARCH_NUMBER_TEXTS: Final = {"candidates": "calls that it could be", "rivals": "other requests that could have placed them"}
+_SEARCH_COUNT_TEXTS: Final = {"candidates": "calls that it could be", "rivals": "other requests that could have placed them"}
 _CHANGE_TEXTS: Final[Mapping[str, tuple[str, Tone]]] = {
     "call.updated": ("Changed through Callgate", ""),
     "call.update_remembered": ("Request to change it stored", ""),
@@ -265,13 +266,13 @@ _CHANGE_TEXTS: Final[Mapping[str, tuple[str, Tone]]] = {
     "call.update_unknown": ("Unknown whether it was changed", "warning"),
 }
 # For changes that end the call.
-_END_TEXTS: Final[Mapping[str, tuple[str, Tone]]] = {
+_CALL_END_TEXTS: Final[Mapping[str, tuple[str, Tone]]] = {
     "call.updated": ("Ended through Callgate", ""),
     "call.update_remembered": ("Request to end it stored", ""),
     "call.update_forgotten": ("Request to end it dropped", ""),
     "call.update_unknown": ("Unknown whether it was ended", "warning"),
 }
-_DESCRIBERS: Final[Mapping[str, Callable[[EventRow], tuple[str, str, Tone]]]] = {
+_DESCRIBE_BY_EVENT_TYPE: Final[Mapping[str, Callable[[EventRow], tuple[str, str, Tone]]]] = {
     "call.scheduled": _describe_scheduled,
     "call.pending": _describe_pending,
     "call.started": _describe_started,

@@ -10,8 +10,8 @@ from urllib.parse import urlencode
 from app.calls.search_plan import is_outcome_open
 from app.console.calls.curl import curl_command, missing_secrets
 from app.console.calls.member_rows import NameValueRow, parameter_rows, resource_rows
-from app.console.calls.records import CallHistory, CallLine, DeliveryRow
-from app.console.calls.search import CallListForm, CallSearch
+from app.console.calls.records import CallHistory, CallListLine, DeliveryRow
+from app.console.calls.search import CallListFilterForm, CallSearch
 from app.console.calls.summary import HistorySummary, summarize_history
 from app.console.calls.texts import duration_in_words, problem_in_words
 from app.console.calls.timeline import TimelineEntry, time_since_last_entry, timeline_entries
@@ -55,7 +55,7 @@ def duration_text(call: Any) -> str:
     return duration_in_words(timedelta(seconds=call.duration)) if call.duration and call.status in TERMINAL_STATUSES else ""
 
 
-def refusal_text(line: CallLine) -> str:
+def refusal_text(line: CallListLine) -> str:
     """Returns why a call was not started, as a text to show beside the badge; "" for any other call."""
     if line.execution != "not_started":
         return ""
@@ -64,7 +64,7 @@ def refusal_text(line: CallLine) -> str:
     return problem_in_words(line.problem)
 
 
-def time_field_value(form: CallListForm, name: str) -> str:
+def time_field_value(form: CallListFilterForm, name: str) -> str:
     """Returns the UTC time to show in the form's field `name`; "" if that field is empty or cannot be read."""
     try:
         read = read_form_time(form.texts.get(name, ""))
@@ -73,7 +73,7 @@ def time_field_value(form: CallListForm, name: str) -> str:
     return format_form_time(read) if read else ""
 
 
-def call_list_page_url(form: CallListForm, cursor: str | None) -> str | None:
+def call_list_page_url(form: CallListFilterForm, cursor: str | None) -> str | None:
     """Returns the URL of the page that begins at the cursor, with the same filters; None if there is no cursor."""
     if cursor is None:
         return None
@@ -81,7 +81,7 @@ def call_list_page_url(form: CallListForm, cursor: str | None) -> str | None:
     return f"{CALLS_PATH}?{urlencode(filters | {'cursor': cursor})}"
 
 
-def first_call_list_page_url(form: CallListForm) -> str | None:
+def first_call_list_page_url(form: CallListFilterForm) -> str | None:
     """Returns the URL of the list's first page, with the same filters; None if the current page is the first one."""
     if "cursor" not in form.texts:
         return None

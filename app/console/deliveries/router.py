@@ -46,7 +46,9 @@ async def list_deliveries(request: Request, client: ConsoleClientDep, query: Ann
 
 async def _show_overview(request: Request, *, after: str) -> Response:
     """Renders the overview: the number of waiting deliveries of each tenant whose id comes after the id `after`."""
-    backlogs, has_more = await store.list_backlogs(slot_limited_transactions(request), after=after.replace("\x00", ""))
+    backlogs, has_more = await store.summarize_waiting_by_tenant(
+        slot_limited_transactions(request), after=after.replace("\x00", "")
+    )
     return page_response(
         request,
         "deliveries/overview.html",

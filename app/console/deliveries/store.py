@@ -25,7 +25,7 @@ MAX_TENANTS: Final = 200
 
 
 @dataclass(frozen=True, slots=True)
-class TenantBacklog:
+class WaitingDeliverySummary:
     """What the overview shows about one tenant's waiting deliveries, of which at most MAX_COUNTED_DELIVERIES are counted."""
 
     tenant_id: str
@@ -129,13 +129,15 @@ async def find_call_id(database: TransactionRunner, tenant_id: str, delivery_id:
     return rows[0]["call_id"] if rows else None
 
 
-async def list_backlogs(database: TransactionRunner, *, after: str = "") -> tuple[list[TenantBacklog], bool]:
+async def summarize_waiting_by_tenant(
+    database: TransactionRunner, *, after: str = ""
+) -> tuple[list[WaitingDeliverySummary], bool]:
     """Returns what the overview shows about tenants with waiting deliveries, and whether there are more such tenants.
 
     The result has at most MAX_TENANTS tenants, in the order of their ids. It begins with the first id greater than `after`.
     """
     rows = await fetch_with_time_limit(database, _LIST_BACKLOGS, after, MAX_TENANTS + 1)
-    return [TenantBacklog(*row) for row in rows[:MAX_TENANTS]], len(rows) > MAX_TENANTS
+    return [WaitingDeliverySummary(*row) for row in rows[:MAX_TENANTS]], len(rows) > MAX_TENANTS
 
 
 async def list_waiting_deliveries(

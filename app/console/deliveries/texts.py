@@ -17,7 +17,7 @@ _ERROR_TEXTS: Final = {
 }
 
 
-class DeliveryAttemptState(Protocol):
+class DeliveryProgress(Protocol):
     """The fields of a delivery that this module reads. The data classes DeliveryRow and ListedDelivery have them.
 
     `held` says whether the delivery waits because an earlier event of its call is not delivered yet.
@@ -33,7 +33,7 @@ class DeliveryAttemptState(Protocol):
     def last_attempt_at(self) -> datetime | None: ...
 
 
-def state_and_note_in_words(delivery: DeliveryAttemptState) -> tuple[str, str]:
+def state_and_note_in_words(delivery: DeliveryProgress) -> tuple[str, str]:
     """Returns the word for the delivery's badge, such as "retrying", and a note, such as "2 attempts failed".
 
     The note says what the delivery waits for, or how it ended. It may be "".
@@ -49,7 +49,7 @@ def state_and_note_in_words(delivery: DeliveryAttemptState) -> tuple[str, str]:
     return "waiting", "for its first attempt" if delivery.last_attempt_at is None else "to be sent again"
 
 
-def can_be_sent_again(delivery: DeliveryAttemptState) -> bool:
+def can_be_sent_again(delivery: DeliveryProgress) -> bool:
     """Returns whether a person may send the delivery again.
 
     Returns True if the delivery was delivered or given up. Returns True for any other delivery if an attempt to send it has

@@ -6,7 +6,7 @@ from typing import Final
 from urllib.parse import urlencode
 from uuid import UUID
 
-from app.console.deliveries.store import MAX_COUNTED_DELIVERIES, ListedDelivery, TenantBacklog
+from app.console.deliveries.store import MAX_COUNTED_DELIVERIES, ListedDelivery, WaitingDeliverySummary
 from app.console.deliveries.texts import can_be_sent_again, error_in_words, state_and_note_in_words
 from app.console.masking import mask_url
 from app.console.times import read_form_time
@@ -122,18 +122,18 @@ class BacklogItem:
     last_error: str | None
 
     @classmethod
-    def from_backlog(cls, backlog: TenantBacklog) -> "BacklogItem":
+    def from_backlog(cls, backlog: WaitingDeliverySummary) -> "BacklogItem":
         error = backlog.last_error
         is_status = error is not None and error.isdigit()
         return cls(
             backlog.tenant_id,
-            waiting=_capped_count_text(backlog.waiting, backlog),
-            retried=_capped_count_text(backlog.retried, backlog),
+            waiting=_count_or_more_text(backlog.waiting, backlog),
+            retried=_count_or_more_text(backlog.retried, backlog),
             oldest=backlog.oldest,
             last_error=error_in_words(None, int(error)) if error and is_status else error_in_words(error, None),
         )
 
 
-def _capped_count_text(number: int, backlog: TenantBacklog) -> str:
+def _count_or_more_text(number: int, backlog: WaitingDeliverySummary) -> str:
     """Returns the number as text, with a "+" if there may be more because counting stopped at MAX_COUNTED_DELIVERIES."""
     return f"{number:,}+" if backlog.waiting >= MAX_COUNTED_DELIVERIES and number else f"{number:,}"

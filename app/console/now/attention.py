@@ -10,7 +10,7 @@ from app.console.now.store import MAX_LISTED_ROWS, NowPageFacts, RejectedCredent
 from app.console.now.texts import (
     MIN_CALLS_FOR_CONCLUSION,
     SentencePart,
-    is_only_limited_by_pace,
+    is_only_limited_by_rate,
     last_dial_time_at_pace,
     most_did_not_start,
     percent_text,
@@ -176,7 +176,7 @@ def _attention_items_about_scheduled_calls(facts: NowPageFacts, for_operator: bo
             yield AttentionItem(
                 "warning", [f"{name} is paused with {count} calls, the last until ", queue.last_ring_by, "."], advice, link
             )
-        elif end is not None and end > queue.last_ring_by and is_only_limited_by_pace(queue):
+        elif end is not None and end > queue.last_ring_by and is_only_limited_by_rate(queue):
             advice = (
                 "Those at the end expire before they are dialled. Raise the pace of the queue or its account, or cancel some."
             )

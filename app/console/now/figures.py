@@ -42,7 +42,7 @@ PeriodFigures = tuple[datetime, CallFigures | None]
 
 
 @dataclass(frozen=True, slots=True)
-class Series:
+class PlotSeries:
     """The values of one line of a plot, or of one part of each bar. `colour` is the number of a colour in console.css.
 
     `axis` "value" is the axis on the left, and "count" the axis on the right.
@@ -61,11 +61,11 @@ class Plot:
     summary: str
     unit: Literal["", "ms", "money"]
     form: Literal["bars", "lines"]
-    series: list[Series]
+    series: list[PlotSeries]
 
 
 @dataclass(frozen=True, slots=True)
-class FigureRow:
+class FigureTableRow:
     """A row of the table below the plots: the figures of the period that begins at `start`.
 
     `texts` are in the order of TABLE_COLUMNS. The list is empty if no worker has counted the figures.
@@ -138,30 +138,30 @@ def make_plots(periods: Sequence[PeriodFigures]) -> list[Plot]:
 
     sums = sum_figures([figures for _, figures in periods if figures is not None])
     calls = [
-        Series("Started", 2, values(lambda each: each.started)),
-        Series("Not dialled yet", 1, values(lambda each: each.scheduled + each.pending)),
-        Series("Unknown", 4, values(lambda each: each.unknown)),
-        Series("Not started", 3, values(lambda each: each.not_started)),
+        PlotSeries("Started", 2, values(lambda each: each.started)),
+        PlotSeries("Not dialled yet", 1, values(lambda each: each.scheduled + each.pending)),
+        PlotSeries("Unknown", 4, values(lambda each: each.unknown)),
+        PlotSeries("Not started", 3, values(lambda each: each.not_started)),
     ]
     latency = [
-        Series("Half of the calls", 1, values(lambda each: latency_quantile_ms(each.latency, 0.5))),
-        Series("95 %", 5, values(lambda each: latency_quantile_ms(each.latency, 0.95))),
+        PlotSeries("Half of the calls", 1, values(lambda each: latency_quantile_ms(each.latency, 0.5))),
+        PlotSeries("95 %", 5, values(lambda each: latency_quantile_ms(each.latency, 0.95))),
     ]
     callbacks = [
-        Series("Callbacks", 1, values(lambda each: each.callbacks)),
-        Series("Started calls without one", 4, values(lambda each: each.callback_missing)),
+        PlotSeries("Callbacks", 1, values(lambda each: each.callbacks)),
+        PlotSeries("Started calls without one", 4, values(lambda each: each.callback_missing)),
     ]
     deliveries = [
-        Series("Delivered", 2, values(lambda each: each.delivered)),
-        Series("Not delivered yet", 1, values(lambda each: each.undelivered)),
-        Series("Given up", 3, values(lambda each: each.gave_up)),
+        PlotSeries("Delivered", 2, values(lambda each: each.delivered)),
+        PlotSeries("Not delivered yet", 1, values(lambda each: each.undelivered)),
+        PlotSeries("Given up", 3, values(lambda each: each.gave_up)),
     ]
     units = sorted(sums.spent)
     money = [
-        Series(unit or "?", (2, 5, 1)[index % 3], values(lambda each, unit=unit: float(each.spent.get(unit, 0))))  # type: ignore[misc]
+        PlotSeries(unit or "?", (2, 5, 1)[index % 3], values(lambda each, unit=unit: float(each.spent.get(unit, 0))))  # type: ignore[misc]
         for index, unit in enumerate(units)
     ]
-    money.append(Series("Completed calls without a price", 4, values(lambda each: each.unpriced), "count"))
+    money.append(PlotSeries("Completed calls without a price", 4, values(lambda each: each.unpriced), "count"))
     return [
         Plot("calls", "Calls requested", _calls_summary(sums), "", "bars", calls),
         Plot("latency", "Twilio's answer", _latency_summary(sums), "ms", "lines", latency),
@@ -172,8 +172,8 @@ def make_plots(periods: Sequence[PeriodFigures]) -> list[Plot]:
     ]
 
 
-def _waiting_calls_series(periods: Sequence[PeriodFigures]) -> Series:
-    return Series("Waiting", 1, [None if figures is None else figures.waiting for _, figures in periods])
+def _waiting_calls_series(periods: Sequence[PeriodFigures]) -> PlotSeries:
+    return PlotSeries("Waiting", 1, [None if figures is None else figures.waiting for _, figures in periods])
 
 
 def _calls_summary(sums: CallFigures) -> str:
@@ -213,9 +213,9 @@ def _milliseconds_text(value: float) -> str:
     return f"{value / 1000:.1f} s" if value >= 1000 else f"{value:.0f} ms"
 
 
-def figure_table_rows(periods: Sequence[PeriodFigures]) -> list[FigureRow]:
+def figure_table_rows(periods: Sequence[PeriodFigures]) -> list[FigureTableRow]:
     """Returns the rows of the table, the newest first."""
-    return [FigureRow(start, [] if figures is None else _row_texts(figures)) for start, figures in reversed(periods)]
+    return [FigureTableRow(start, [] if figures is None else _row_texts(figures)) for start, figures in reversed(periods)]
 
 
 def _row_texts(figures: CallFigures) -> list[str]:

@@ -18,13 +18,13 @@ from app.database.heartbeats import WORKER_SUMMARY_SQL, WorkerSummary
 from app.database.pool import TransactionRunner
 from app.rollups.models import ALL_TENANTS, CANCELED_SQL, HAS_CALLBACK_SQL, callback_missing_sql
 from app.scheduling.accounts import accounts_with_rows_sql
-from app.scheduling.grant_halt_sql import MAY_GRANT_SQL
+from app.scheduling.grant_halt_sql import MAY_TAKE_GRANTS_SQL
 from app.scheduling.grant_halts import HaltReason
 
 MAX_COUNTED_ROWS: Final = 10_000
 """Maximum number of rows of one kind, such as calls whose outcome is unknown, that are counted."""
-MAX_LIVE_CALLS: Final = 1_000
-"""Maximum number of the newest calls that are read one by one, because no worker has counted them in the figures yet."""
+MAX_UNCOUNTED_CALLS_READ: Final = 1_000
+"""Maximum number of calls that are read one by one, because no worker has counted them in the figures yet."""
 MAX_LISTED_ROWS: Final = 20
 """Maximum number of credentials, and of queues, that are shown."""
 
@@ -210,8 +210,8 @@ _FIRST_UNCOUNTED_ID_SQL: Final = """(
     SELECT (lpad(to_hex((extract(epoch FROM greatest(max(rolled_until), now() - interval '1 hour')) * 1000)::bigint), 12, '0')
         || repeat('0', 20))::uuid FROM rollup_progress
 )"""
-# The figures of minutes, and up to MAX_LIVE_CALLS of the calls that were requested after the last of these minutes.
-_LAST_HOUR_SQL: Final = f"""
+# The figures of minutes, and up to MAX_UNCOUNTED_CALLS_READ of the calls that were requested after the last of these minutes.
+_LAST_HOUR_COUNTS_SQL: Final = f"""
     SELECT {_SUMS_SQL} FROM (
         SELECT {", ".join(_ROLLUP_COLUMN_SQL.get(name, name) for name in LastHourCallCounts.__dataclass_fields__)} FROM rollup
         WHERE {{figures}} AND seconds = 60 AND start >= now() - interval '1 hour'
@@ -220,7 +220,7 @@ _LAST_HOUR_SQL: Final = f"""
             ({HAS_CALLBACK_SQL})::int, ({callback_missing_sql("$1")})::int, 0
         FROM (
             SELECT execution, settled_by, callbacks_seen, parameters, account_id FROM call
-            WHERE id >= {_FIRST_UNCOUNTED_ID_SQL} {{own}} LIMIT {MAX_LIVE_CALLS}
+            WHERE id >= {_FIRST_UNCOUNTED_ID_SQL} {{own}} LIMIT {MAX_UNCOUNTED_CALLS_READ}
         ) AS live
     ) AS every
 """
@@ -257,7 +257,7 @@ def _read_facts_sql(*, of_tenant: bool) -> str:
             'has_tenants', EXISTS (SELECT FROM tenant),
             'has_calls', EXISTS (SELECT FROM call WHERE true {own}),
             'workers', (SELECT row_to_json(summary) FROM ({WORKER_SUMMARY_SQL}) AS summary),
-            'is_halted', NOT coalesce({MAY_GRANT_SQL}, true),
+            'is_halted', NOT coalesce({MAY_TAKE_GRANTS_SQL}, true),
             'halt_reason', (SELECT halt_reason FROM grant_guard WHERE id = 1),
             'unknown', {unknown},
             'pending', {pending},
@@ -274,7 +274,7 @@ def _read_facts_sql(*, of_tenant: bool) -> str:
             'gave_up', {gave_up},
             'price_given_up', {price_given_up},
             'credentials', {_json_array_sql(_REJECTED_CREDENTIALS_SQL.format(own=own))},
-            'recent', (SELECT row_to_json(sums) FROM ({_LAST_HOUR_SQL.format(figures=figures, own=own)}) AS sums),
+            'recent', (SELECT row_to_json(sums) FROM ({_LAST_HOUR_COUNTS_SQL.format(figures=figures, own=own)}) AS sums),
             'called_back_1_to_24_hours_ago', {called_back},
             'rolled_until', (SELECT rolled_until FROM rollup_progress WHERE id = 1),
             'took_s', extract(epoch FROM clock_timestamp() - now())

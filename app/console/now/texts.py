@@ -44,7 +44,7 @@ def span_text(span: timedelta) -> str:
     return f"{seconds} s"
 
 
-def is_only_limited_by_pace(queue: WaitingQueue) -> bool:
+def is_only_limited_by_rate(queue: WaitingQueue) -> bool:
     """Returns whether nothing but the maximum rate of dialling decides when the queue's calls are dialled.
 
     Returns False if the queue is paused, if its tenant is suspended, or if its calls may ring at certain hours only.
@@ -65,6 +65,6 @@ def last_dial_time_at_pace(queue: WaitingQueue, now: datetime) -> datetime | Non
 def projected_queue_end(queue: WaitingQueue, now: datetime) -> datetime | None:
     """Returns when the last waiting call of the queue will be dialled or expire; None if this is unknown."""
     last_dial_at = last_dial_time_at_pace(queue, now)
-    if last_dial_at is None or not is_only_limited_by_pace(queue):
+    if last_dial_at is None or not is_only_limited_by_rate(queue):
         return None
     return last_dial_or_expiry_time(now, last_dial_at, last_ring_by=queue.last_ring_by)

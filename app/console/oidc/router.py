@@ -14,7 +14,7 @@ import structlog
 from fastapi import Request, Response
 from starlette.responses import RedirectResponse
 
-from app.console.access import console_router, safe_redirect_path
+from app.console.access import console_router, path_after_login
 from app.console.oidc.login import LoginAttempt, ProviderFailed
 from app.console.oidc.rules import client_for_claims
 from app.console.rendering import page_response
@@ -55,7 +55,7 @@ async def begin_login(request: Request) -> Response:
         address, attempt = await provider.begin_authorization()
     except ProviderFailed as error:
         return _refuse_login(request, _FAILED_TEXT, 502, str(error))
-    next_path = safe_redirect_path(request.query_params.get("next", ""))
+    next_path = path_after_login(request.query_params.get("next", ""))
     kept = asdict(attempt) | {"wanted": next_path, "until": time.time() + _ATTEMPT_LIFETIME_S}
     keyring: Keyring = request.state.keyring
     encrypted = keyring.encrypt(json.dumps(kept), associated_data=_COOKIE_ASSOCIATED_DATA).hex()
@@ -75,7 +75,7 @@ async def finish_login(request: Request) -> Response:
     """
     provider = _provider_of(request)
     attempts: FailedAuthenticationLimiter = request.state.key_attempts
-    address = attempts.client_address_of(request.scope)
+    address = attempts.rate_limit_address(request.scope)
     attempts.require_below_failure_limit(address, _FAILED_LOGIN_COUNTER_KEY)
     kept = _login_attempt_from_cookie(request)
     query = request.query_params

@@ -12,7 +12,7 @@ from app.console.access import ConsoleActorDep, ConsoleClientDep, console_router
 from app.console.queues import store
 from app.console.queues.view import (
     QUEUES_PATH,
-    QueueItem,
+    QueueSummary,
     QueueView,
     canceled_calls_message,
     first_queue_list_page_url,
@@ -95,7 +95,7 @@ async def list_queues(
     if any("\x00" in part for part in place):
         place = ("", "")
     lines, has_more = await store.list_queue_lines(slot_limited_transactions(request), wanted or None, after=place)
-    items = [(QueueItem.from_state(line.state), waiting_calls_text(line.waiting)) for line in lines]
+    items = [(QueueSummary.from_state(line.state), waiting_calls_text(line.waiting)) for line in lines]
     return page_response(
         request,
         "queues/list.html",

@@ -70,7 +70,7 @@ def queue_calls_url(tenant_id: str, name: str) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class QueueItem:
+class QueueSummary:
     """A queue as its own page and the list of queues show it: its state, its limits, and why its next call waits."""
 
     path: str
@@ -89,7 +89,7 @@ class QueueItem:
     hours: str | None
 
     @classmethod
-    def from_state(cls, state: QueueState) -> "QueueItem":
+    def from_state(cls, state: QueueState) -> "QueueSummary":
         queue, reason = state.queue, wait_reason(state)
         return cls(
             path=queue_path(queue.tenant_id, queue.name),
@@ -108,7 +108,7 @@ class QueueItem:
 class QueueView:
     """What the page of one queue shows: the queue, the numbers of its calls, and when no call will wait any more."""
 
-    item: QueueItem
+    item: QueueSummary
     read_at: datetime
     sentence: str
     counts_by_execution: tuple[tuple[str, int], ...] | None
@@ -132,7 +132,7 @@ class QueueView:
         queue, waiting, counts = progress.state.queue, progress.waiting, progress.counts
         started = None if counts is None else counts.started_in_last_minute
         return cls(
-            item=QueueItem.from_state(progress.state),
+            item=QueueSummary.from_state(progress.state),
             read_at=progress.state.read_at,
             sentence=_progress_sentence(progress),
             counts_by_execution=None if counts is None else tuple(sorted(counts.execution.items())),
@@ -170,7 +170,7 @@ def first_queue_list_page_url(tenant: str) -> str:
     return f"{QUEUES_PATH}?{urlencode({'tenant': tenant})}" if tenant else QUEUES_PATH
 
 
-def next_queue_list_page_url(item: QueueItem, tenant: str) -> str:
+def next_queue_list_page_url(item: QueueSummary, tenant: str) -> str:
     """Returns the URL of the next page of the list of queues. `item` is the last queue on the current page.
 
     `tenant` is the tenant to which the list is limited; "" means all tenants.

@@ -13,7 +13,7 @@ from app.console.access import (
     SubmittedFormDep,
     console_router,
     current_session,
-    safe_redirect_path,
+    path_after_login,
 )
 from app.console.rendering import page_response
 from app.console.sessions.service import ConsoleSessions
@@ -35,8 +35,8 @@ _WRONG_KEY_TEXT = "This API key is unknown, expired or revoked."
 async def show_login(request: Request, next_path: Annotated[str, Query(alias="next")] = "") -> Response:
     """Shows the login page. Redirects to the path `next` if it is given and the person is logged in."""
     if next_path and await current_session(request):
-        return RedirectResponse(safe_redirect_path(next_path), status_code=303)
-    return login_page(request, next_path=safe_redirect_path(next_path))
+        return RedirectResponse(path_after_login(next_path), status_code=303)
+    return login_page(request, next_path=path_after_login(next_path))
 
 
 def login_page(
@@ -52,7 +52,7 @@ def login_page(
 @router.post("/login")
 @public
 async def log_in(request: Request, form: SubmittedFormDep) -> Response:
-    next_path = safe_redirect_path(form.first_value("next"))
+    next_path = path_after_login(form.first_value("next"))
     try:
         client = await client_of_api_key(request, form.first_value("key"))
     except Unauthorized:

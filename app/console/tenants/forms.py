@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final, Protocol
 from uuid import UUID
 
-from app.admin.problems import api_error_for_operator_error
+from app.admin.problems import api_error_for_administration_error
 from app.console.times import read_form_time
 from app.errors import (
     AlreadyExists,
@@ -74,7 +74,7 @@ def refused_form(
     Raises `error` if it is not about the form, such as DatabaseUnavailable. An AdministrationError is raised as the
     corresponding API error.
     """
-    problem = api_error_for_operator_error(error) if isinstance(error, AdministrationError) else error
+    problem = api_error_for_administration_error(error) if isinstance(error, AdministrationError) else error
     if not isinstance(problem, _ERRORS_SHOWN_IN_FORM):
         raise problem
     errors = {each.pointer.strip("/").partition("/")[0]: each for each in problem.field_errors}

@@ -34,7 +34,7 @@ ReleaseResult = Literal["bound", "unknown", "waiting"]
 
 
 @dataclass(frozen=True, slots=True)
-class CheckedAccount:
+class AccountReleaseCounts:
     """The numbers of an account's waiting calls by result: bound to a call at Twilio, `unknown`, or still waiting.
 
     If the outcome of a call arrives during the command, for example by a callback, the call counts as bound.
@@ -53,7 +53,7 @@ class ReleaseReport:
 
     since: datetime | None
     """The database has all grants from before this time. None if grants were not halted."""
-    accounts: list[CheckedAccount]
+    accounts: list[AccountReleaseCounts]
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,14 +197,14 @@ class GrantReleaseCommand:
                 )
             await record_audit_event(connection, actor, action="grants.release", tenant_id=None, subject=state.current_server)
 
-    async def _check_calls_of_account(self, audit: _AccountAudit, search: _SearchParameters) -> CheckedAccount:
+    async def _check_calls_of_account(self, audit: _AccountAudit, search: _SearchParameters) -> AccountReleaseCounts:
         """Finds out, in batches, whether the account's due calls were dialled. Returns the numbers of calls by result.
 
         Except in a dry run, updates the records of calls that were dialled or may have been dialled. If the account is skipped,
         Twilio's list is not searched, and all of the due calls become `unknown`.
         """
         account = audit.account
-        checked = CheckedAccount(account.account_sid)
+        checked = AccountReleaseCounts(account.account_sid)
         since = earliest_date_created(max(account.first_not_before, search.since))
         call_list = AccountCallList(self.directory, self.twilio, account.id, since, search.until, self.deadline_s)
         after = None
@@ -215,7 +215,7 @@ class GrantReleaseCommand:
                 candidates = _NO_SEARCH_RESULT
                 if not audit.is_skipped:
                     candidates = await self._find_candidates(call_list, waiting_call, search)
-                result = await self._settle_waiting_call(waiting_call, candidates, search, audit)
+                result = await self._resolve_waiting_call(waiting_call, candidates, search, audit)
                 checked.calls[result] += 1
             after = waiting_calls[-1].id
         return checked
@@ -239,7 +239,7 @@ class GrantReleaseCommand:
             raise CommandFailed(f"Twilio's list of account {sid} proves nothing ({doubt}): `callgate doctor` shows the clocks")
         return candidates
 
-    async def _settle_waiting_call(
+    async def _resolve_waiting_call(
         self, waiting_call: Call, candidates: CallCandidates, search: _SearchParameters, audit: _AccountAudit
     ) -> ReleaseResult:
         """Updates the record of one waiting call after a search of Twilio's list, and returns the result.

@@ -14,7 +14,7 @@ from asyncpg import LockNotAvailableError
 from sqlalchemy import func, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from app.calls.leases import account_is_none_of
+from app.calls.leases import account_id_not_in
 from app.calls.models import Call
 from app.database.engine import Database
 from app.scheduling.accounts import accounts_with_rows_sql
@@ -26,10 +26,10 @@ _ACCOUNTS_WITH_SLOTS = f"""
     {accounts_with_rows_sql("dial_slot")}
     SELECT account_id FROM account WHERE account_id IS NOT NULL
 """  # noqa: S608  # a constant
-_POSTPONE_CHECK = "UPDATE dial_slot SET ring_by = clock_timestamp() + $2::interval WHERE call_id = $1"
+_POSTPONE_RING_BY_CHECK_SQL = "UPDATE dial_slot SET ring_by = clock_timestamp() + $2::interval WHERE call_id = $1"
 # No call is dialled whose API key or workload has no row in `dial_turn`. The lock keeps other sessions from scheduling calls
 # while such rows are deleted, and the next statement sees all calls that were scheduled before the lock.
-_LOCK_TIMEOUT = "SET LOCAL lock_timeout = '100ms'"
+_SET_LOCK_TIMEOUT_SQL = "SET LOCAL lock_timeout = '100ms'"
 _LOCK_SCHEDULED = "LOCK TABLE scheduled_dial IN SHARE MODE"
 _IDLE_DIAL_TURNS = f"""
     SELECT account_id, caller_id FROM dial_turn
@@ -52,7 +52,7 @@ async def accounts_with_taken_dial_slots(database: Database) -> list[UUID]:
     return [row["account_id"] for row in await database.fetch(_ACCOUNTS_WITH_SLOTS)]
 
 
-async def claim_calls_past_deadline(
+async def claim_calls_past_ring_by(
     session: AsyncSession, *, lease: timedelta, limit: int, busy_accounts: Collection[UUID]
 ) -> Sequence[Call]:
     """Claims and returns at most `limit` calls whose `ring_by` has passed, the latest time at which a call may begin to ring.
@@ -62,7 +62,7 @@ async def claim_calls_past_deadline(
     """
     due = (
         select(DialSlot.call_id)
-        .where(DialSlot.ring_by <= func.now(), account_is_none_of(DialSlot.account_id, busy_accounts))
+        .where(DialSlot.ring_by <= func.now(), account_id_not_in(DialSlot.account_id, busy_accounts))
         .order_by(DialSlot.ring_by)
         .limit(limit)
         .with_for_update(skip_locked=True)
@@ -73,8 +73,8 @@ async def claim_calls_past_deadline(
     return (await session.scalars(select(Call).where(Call.id.in_(call_ids)))).all()
 
 
-async def postpone_deadline_check(database: Database, call_id: UUID, wait: timedelta) -> None:
-    await database.fetch(_POSTPONE_CHECK, call_id, wait)
+async def postpone_ring_by_check(database: Database, call_id: UUID, wait: timedelta) -> None:
+    await database.fetch(_POSTPONE_RING_BY_CHECK_SQL, call_id, wait)
 
 
 async def delete_idle_dial_turn_rows(database: Database, idle_for: timedelta, *, limit: int) -> int:
@@ -89,7 +89,7 @@ async def delete_idle_dial_turn_rows(database: Database, idle_for: timedelta, *,
     if not await database.fetch(_IDLE_DIAL_TURNS, idle_for, 1):
         return 0
     async with database.transaction() as connection:
-        await connection.execute(_LOCK_TIMEOUT)
+        await connection.execute(_SET_LOCK_TIMEOUT_SQL)
         try:
             async with connection.transaction():
                 await connection.execute(_LOCK_SCHEDULED)
@@ -98,5 +98,5 @@ async def delete_idle_dial_turn_rows(database: Database, idle_for: timedelta, *,
         return len(await connection.fetch(_DELETE_IDLE_TURNS, idle_for, limit))
 
 
-async def clear_deadline(database: Database, call_id: UUID) -> None:
+async def clear_ring_by(database: Database, call_id: UUID) -> None:
     await database.fetch(_CLEAR_DEADLINE, call_id)

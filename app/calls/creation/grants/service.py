@@ -14,11 +14,11 @@ from app.calls.creation.grants.store import DialGrant, DueQueue, WaitingCall
 from app.database.connection import Connection
 from app.database.engine import Database
 from app.errors import DatabaseUnavailable
-from app.scheduling.dial_slots import free_ended_slots, recount_slots_of_queues
-from app.scheduling.grant_counters import DialGrantCounters
-from app.scheduling.grant_halts import halt_for_lost_grants, record_server_or_halt_grants
+from app.scheduling.dial_slots import free_slots_of_ended_calls, recount_slots_of_queues
+from app.scheduling.grant_counters import KnownGrantCounts
+from app.scheduling.grant_halts import halt_after_lost_grants_of_account, record_server_or_halt_grants
 from app.scheduling.hours import callee_time_zones, next_time_within_hours
-from app.scheduling.schedule import MAX_TIME_AHEAD
+from app.scheduling.schedule import MAX_RING_BY_AHEAD
 
 MAX_GRANTS_PER_TRANSACTION = 16
 """The maximum number of grants in one transaction, which keeps the account's limits locked until it ends."""
@@ -45,8 +45,8 @@ async def grant_calls(
     account_id: UUID,
     *,
     limit: int,
-    counters: DialGrantCounters | None = None,
-    put_back: Callable[[DialGrant], None] | None = None,
+    counters: KnownGrantCounts | None = None,
+    make_call_wait_again: Callable[[DialGrant], None] | None = None,
 ) -> DialGrantBatch:
     """Takes grants, the right to dial waiting calls of the account: at most `limit` and at most MAX_GRANTS_PER_TRANSACTION.
 
@@ -55,10 +55,10 @@ async def grant_calls(
     counts fewer grants of the account than `counters`, the counts that this process knows. Adds the new grants to `counters`.
 
     Raises DatabaseUnavailable if the transaction failed. The caller must dial no call then. If the grants may have been
-    committed nevertheless, or if the task is canceled during the commit, first calls `put_back` with each grant. `put_back`
-    must make the grant's call wait again. Otherwise the call stays pending.
+    committed nevertheless, or if the task is canceled during the commit, first calls `make_call_wait_again` with each grant.
+    `make_call_wait_again` must make the grant's call wait again. Otherwise the call stays pending.
     """
-    counters = counters or DialGrantCounters()
+    counters = counters or KnownGrantCounts()
     grants: list[DialGrant] = []
     try:
         async with database.transaction() as connection:
@@ -69,15 +69,17 @@ async def grant_calls(
                 return DialGrantBatch([], is_last=True)
             # The row of the account is locked, so no higher count was committed after this one was read.
             if counters.is_below_known_count(account_id, account.grant_count):
-                await halt_for_lost_grants(connection, account_id, granted_at=account.granted_at)
+                await halt_after_lost_grants_of_account(connection, account_id, granted_at=account.granted_at)
                 return DialGrantBatch([], is_last=True)
-            if await free_ended_slots(connection, account_id):
+            if await free_slots_of_ended_calls(connection, account_id):
                 # Read again, with the slots that are free now.
                 account = await store.lock_account_pace(connection, account_id) or account
-            queues = {queue.id: queue for queue in await store.due_queues(connection, account_id, account.at) if queue.is_open}
+            queues = {
+                queue.id: queue for queue in await store.list_due_queues(connection, account_id, account.at) if queue.is_open
+            }
             paces = await store.lock_queue_paces(connection, queues.keys())
-            # Some slots are added without counting them. `free_ended_slots` overlooks them if the account was counted since,
-            # as a change of its pace does.
+            # Some slots are added without counting them. `free_slots_of_ended_calls` overlooks them if the account was counted
+            # since, as a change of its pace does.
             if paces and await recount_slots_of_queues(connection, paces.keys()):
                 paces = await store.lock_queue_paces(connection, queues.keys())
             # The time of the last lock. An earlier time would give tokens back to a queue for whose lock we waited.
@@ -88,9 +90,9 @@ async def grant_calls(
     except BaseException as error:
         # There are no grants before the end of the block, where the commit begins.
         is_rolled_back = isinstance(error, DatabaseUnavailable) and not error.commit_in_doubt
-        if put_back is not None and not is_rolled_back:
+        if make_call_wait_again is not None and not is_rolled_back:
             for grant in grants:
-                put_back(grant)
+                make_call_wait_again(grant)
         raise
     counters.record_count(account_id, account.grant_count._replace(grants=account.grant_count.grants + len(grants)))
     # After a grant, another round follows, which reads how long the account has to wait.
@@ -122,7 +124,7 @@ class _GrantTransaction:
         for _ in range(MAX_GRANTS_PER_TRANSACTION):
             if len(grants) >= limit:
                 return grants
-            granted = await (self._grant_within_hours if has_hours else self._grant_next)()
+            granted = await (self._grant_or_postpone_next_call if has_hours else self._grant_next)()
             if granted is None:
                 return grants
             for each in granted:
@@ -138,7 +140,7 @@ class _GrantTransaction:
         """
         return await store.grant_next_call(self.connection, self.account_id, self.at, self._queues_that_allow_calls())
 
-    async def _grant_within_hours(self) -> Sequence[DialGrant] | None:
+    async def _grant_or_postpone_next_call(self) -> Sequence[DialGrant] | None:
         """Grants the next due call if it may ring now by its calling hours, and returns what `_grant_next` would return.
 
         Otherwise postpones the call and returns None.
@@ -182,7 +184,7 @@ class _GrantTransaction:
         for each in (candidate, *due):
             zones = callee_time_zones(each.to, each.time_zone, hours)
             if zones not in openings:
-                openings[zones] = next_time_within_hours(hours, at, zones, at + MAX_TIME_AHEAD)
+                openings[zones] = next_time_within_hours(hours, at, zones, at + MAX_RING_BY_AHEAD)
             if (opening := openings[zones]) != at:
                 later[each.call_id] = min(opening or each.ring_by, each.ring_by)
         await store.postpone_scheduled_calls(self.connection, later)

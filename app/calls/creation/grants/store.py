@@ -16,13 +16,13 @@ from app.calls.models import Call
 from app.database.connection import Connection
 from app.scheduling.dial_slots import insert_slot_sql
 from app.scheduling.grant_counters import NO_GRANTS, DialGrantCount
-from app.scheduling.grant_halt_sql import MAY_GRANT_SQL, RELEASED_AT_MICROSECONDS_SQL
+from app.scheduling.grant_halt_sql import MAY_TAKE_GRANTS_SQL, RELEASED_AT_MICROSECONDS_SQL
 from app.scheduling.hours import CallingHours, parse_calling_hours
 from app.scheduling.models import NO_QUEUE, ScheduledDial
-from app.scheduling.pace import allowed_calls_sql, next_at_after_calls_sql, seconds_until_allowed_sql
-from app.scheduling.pace_store import add_missing_pace
+from app.scheduling.pace import allowed_call_count_sql, next_at_after_calls_sql, seconds_until_allowed_sql
+from app.scheduling.pace_store import insert_pace_if_missing
 from app.scheduling.refused_accounts import (
-    allowed_probes_sql,
+    allowed_probe_count_sql,
     probe_at_after_grant_sql,
     refused_since_after_grant_sql,
     seconds_until_probe_sql,
@@ -36,13 +36,13 @@ _LOCK_PACES = f"""
     ), clock AS MATERIALIZED (
         SELECT clock_timestamp() AS at FROM (SELECT count(*) FROM pace) AS locked
     )
-    SELECT subject_id, clock.at, least({allowed_calls_sql("clock.at")}, {allowed_probes_sql("clock.at")}) AS room,
+    SELECT subject_id, clock.at, least({allowed_call_count_sql("clock.at")}, {allowed_probe_count_sql("clock.at")}) AS room,
         greatest({seconds_until_allowed_sql("clock.at")}, {seconds_until_probe_sql("clock.at")}) AS wait_s{{more}}
     FROM pace, clock
 """  # noqa: S608  # constants of this module
 _LOCK_ACCOUNT_PACE = _LOCK_PACES.format(
     wait="SKIP LOCKED",
-    more=f", {MAY_GRANT_SQL} AS may_grant, {RELEASED_AT_MICROSECONDS_SQL} AS released, grants, granted_at",
+    more=f", {MAY_TAKE_GRANTS_SQL} AS may_grant, {RELEASED_AT_MICROSECONDS_SQL} AS released, grants, granted_at",
 )
 _LOCK_QUEUE_PACES = _LOCK_PACES.format(wait="", more="")
 _HAS_PACE = "SELECT EXISTS (SELECT FROM pace WHERE subject_id = $1)"
@@ -90,7 +90,7 @@ _DIAL_COLUMNS = [column.name for column in ScheduledDial.__table__.columns]
 # whose call has started: its grant was lost in a failover, and then a callback came. Such a row is deleted and costs nothing.
 # A call that is granted again may still have the slot of its earlier grant, if a job has locked that row.
 # `turn` puts the caller behind all others. After a backward step of the clock, the time now alone would put it first again.
-_GRANT = f"""
+_GRANT_SQL_TEMPLATE = f"""
     WITH due AS MATERIALIZED (
         SELECT ({{which}}) AS call_id
     ), deleted AS MATERIALIZED (
@@ -127,8 +127,8 @@ _GRANT = f"""
     FROM due LEFT JOIN (granted JOIN changed ON changed.id = granted.call_id) ON true WHERE due.call_id IS NOT NULL
 """  # noqa: S608  # column names of the models
 
-_GRANT_CALL = _GRANT.format(which="$1::uuid")
-_GRANT_NEXT = _GRANT.format(which=_NEXT_CALL_ID)
+_GRANT_CALL = _GRANT_SQL_TEMPLATE.format(which="$1::uuid")
+_GRANT_NEXT = _GRANT_SQL_TEMPLATE.format(which=_NEXT_CALL_ID)
 
 _DUE_CALLS_FROM = f"""
     SELECT {_WAITING_CALL_COLUMNS}
@@ -154,7 +154,8 @@ class LockedPace:
     at: datetime
     allowed_calls: int
     wait_s: float | None
-    # Only for an account: whether grants are allowed (MAY_GRANT_SQL), its count of grants, and the time of its last grant.
+    # Only for an account: whether grants are allowed (MAY_TAKE_GRANTS_SQL), its count of grants, and the time of its last
+    # grant.
     may_grant: bool | None = None
     grant_count: DialGrantCount = NO_GRANTS
     granted_at: datetime | None = None
@@ -205,7 +206,7 @@ async def lock_account_pace(connection: Connection, account_id: UUID) -> LockedP
     """
     found = await connection.fetch(_LOCK_ACCOUNT_PACE, [account_id])
     if not found and not await connection.fetchval(_HAS_PACE, account_id):
-        await add_missing_pace(connection, account_id)
+        await insert_pace_if_missing(connection, account_id)
         found = await connection.fetch(_LOCK_ACCOUNT_PACE, [account_id])
     if not found:
         return None
@@ -223,7 +224,7 @@ async def lock_queue_paces(connection: Connection, queue_ids: Collection[UUID]) 
     return {row["subject_id"]: LockedPace(*row[1:]) for row in found}
 
 
-async def due_queues(connection: Connection, account_id: UUID, at: datetime) -> list[DueQueue]:
+async def list_due_queues(connection: Connection, account_id: UUID, at: datetime) -> list[DueQueue]:
     """Returns an entry (NO_QUEUE) for calls in no queue, then the queues of the account's tenant with calls due at `at`."""
     rows = await connection.fetch(_DUE_QUEUES, account_id, at)
     none = DueQueue(NO_QUEUE, not rows[0]["suspended"], _parse_hours(rows[0]["tenant_hours"]))
@@ -267,7 +268,7 @@ async def grant_next_call(
 
 
 def _grants_from_rows(rows: Sequence[Mapping[str, Any]]) -> Sequence[DialGrant]:
-    """Returns the result of the statement `_GRANT` as a sequence of one grant, or an empty one if no grant was taken."""
+    """Returns the result of the statement that takes a grant, as a sequence: of one grant, or empty if none was taken."""
     if rows[0]["dial_call_id"] is None:
         return ()
     row = rows[0]

@@ -17,7 +17,7 @@ from app.calls.creation.lost.store import insert_lost_intent
 from app.calls.creation.repository import restore_lost_attempt
 from app.calls.creation.store import NewCall
 from app.calls.models import Call
-from app.calls.stored_problem import not_started_result
+from app.calls.stored_problem import not_started_reason
 from app.database.engine import Database, Session, run_after_commit
 from app.errors import DatabaseUnavailable
 from app.observability import Metrics
@@ -71,7 +71,7 @@ class LostRecordWriter:
         Returns None if the record showed no such result, or if the result was Twilio's response to an earlier attempt.
         """
         is_refutable = record.execution == "not_started" and record.settled_by != "response"
-        was = not_started_result(record.settled_by, record.problem) if is_refutable else None
+        was = not_started_reason(record.settled_by, record.problem) if is_refutable else None
         await restore_lost_attempt(session, record, call, dial_row=dial_row)
         data = {"attempt": call.attempt} | ({"was": was} if was else {})
         await repository.add_event(session, call.id, "call.pending", data)

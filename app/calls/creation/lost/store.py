@@ -4,8 +4,8 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
-from app.calls.creation.sql_parts import rows_as_json
-from app.calls.creation.store import INTENT_STATE_COLUMNS, PENDING_INTENT_VALUES, NewCall, insert_calls_sql, intent_row
+from app.calls.creation.sql_parts import rows_with_event_ids_as_json
+from app.calls.creation.store import INTENT_STATE_COLUMNS, PENDING_INTENT_ROW_MEMBERS, NewCall, insert_calls_sql, intent_row
 from app.calls.models import Call
 from app.database.engine import Database
 from app.scheduling.scheduled_dial_sql import SCHEDULED_DIAL_COLUMN_SQL, insert_slots_of_given_calls_sql
@@ -28,7 +28,9 @@ async def insert_lost_intent(
     `max_concurrent`. Returns False, and inserts nothing, if the call has a record, if another call has its idempotency key, or
     if another call is a redial of the same call.
     """
-    row = intent_row(call) | PENDING_INTENT_VALUES | {"pending_since": pending_since}
+    row = intent_row(call) | PENDING_INTENT_ROW_MEMBERS | {"pending_since": pending_since}
     return bool(
-        await database.fetch(_INSERT_LOST_INTENTS, rows_as_json([row if dial_row is None else row | {"dial": dial_row}]))
+        await database.fetch(
+            _INSERT_LOST_INTENTS, rows_with_event_ids_as_json([row if dial_row is None else row | {"dial": dial_row}])
+        )
     )

@@ -17,7 +17,7 @@ from app.database.batcher import LOCKED, Batcher, RowLocked
 from app.database.engine import Database, Session, driver_connection
 from app.errors import DatabaseUnavailable, PaceExceeded
 from app.scheduling.admission import PaceRefusal, admit_reopened_call
-from app.scheduling.dial_slots import free_ended_slots, lock_and_free_ended_slots
+from app.scheduling.dial_slots import free_slots_of_ended_calls, lock_pace_and_free_slots
 
 # Retry-After for an account with as many concurrent calls as it may have. It is not known when one of them will end.
 _RETRY_AFTER_IF_FULL_S = 5
@@ -38,7 +38,7 @@ class PacedIntentWriter:
             self._write_intents, max_batch=MAX_ROWS_PER_STATEMENT, lock_retry_max_delay_s=_LOCK_RETRY_MAX_DELAY_S
         )
         self._slot_releases = Batcher(
-            self._free_ended_slots, max_batch=MAX_ROWS_PER_STATEMENT, lock_retry_max_delay_s=_LOCK_RETRY_MAX_DELAY_S
+            self._free_slots_in_batch, max_batch=MAX_ROWS_PER_STATEMENT, lock_retry_max_delay_s=_LOCK_RETRY_MAX_DELAY_S
         )
 
     async def submit(self, call: NewCall) -> datetime | None:
@@ -70,7 +70,7 @@ class PacedIntentWriter:
         written = await insert_paced_intents(self._database, calls)
         return [written.get(call.id) for call in calls]
 
-    async def _free_ended_slots(self, account_ids: Sequence[UUID]) -> Sequence[int | RowLocked]:
+    async def _free_slots_in_batch(self, account_ids: Sequence[UUID]) -> Sequence[int | RowLocked]:
         """Frees the dial slots of ended calls in these accounts.
 
         Returns, for each account, the number of freed slots, or LOCKED if another session has locked the account's pace.
@@ -84,7 +84,7 @@ class PacedIntentWriter:
         Returns 0 if another session keeps the limits of a queue locked, and LOCKED if it has locked those of the account.
         """
         try:
-            freed = await lock_and_free_ended_slots(self._database, account_id)
+            freed = await lock_pace_and_free_slots(self._database, account_id)
         except DatabaseUnavailable as error:
             if not error.is_lock_timeout:
                 raise
@@ -102,7 +102,7 @@ async def reopen_paced_call(session: Session, call: Call, new_intent: NewCall) -
     await lock_pace_in_session(session, new_intent.account_id)
     connection = await driver_connection(session)
     # This includes the slot of the call's earlier attempt.
-    await free_ended_slots(connection, new_intent.account_id)
+    await free_slots_of_ended_calls(connection, new_intent.account_id)
     reopened = await reopen_call(session, call, new_intent)
     if reopened and (refusal := await admit_reopened_call(connection, new_intent.account_id, call.id)):
         raise pace_exceeded_error(refusal, call)

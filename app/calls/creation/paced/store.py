@@ -11,25 +11,25 @@ from uuid import UUID
 from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from app.calls.creation.sql_parts import rows_as_json
+from app.calls.creation.sql_parts import rows_with_event_ids_as_json
 from app.calls.creation.store import (
     IDEMPOTENCY_KEY_CONFLICT_TARGET,
     INTENT_STATE_COLUMNS,
-    PENDING_INTENT_VALUES,
+    PENDING_INTENT_ROW_MEMBERS,
     NewCall,
     insert_calls_sql,
     intent_row,
 )
 from app.database.batcher import LOCKED, RowLocked
 from app.database.engine import Database
-from app.scheduling.admission import ADMISSION_CTES_SQL, ADMISSION_RESULT_SQL, PaceRefusal
+from app.scheduling.admission import COUNT_ADMITTED_CALLS_SQL, SELECT_ADMITTED_CALLS_CTES_SQL, PaceRefusal
 from app.scheduling.models import Pace
 
 _INSERT_PACED_INTENTS = insert_calls_sql(
     INTENT_STATE_COLUMNS,
     on_conflict=IDEMPOTENCY_KEY_CONFLICT_TARGET,
-    ctes_before=ADMISSION_CTES_SQL,
-    final_select=ADMISSION_RESULT_SQL,
+    ctes_before=SELECT_ADMITTED_CALLS_CTES_SQL,
+    final_select=COUNT_ADMITTED_CALLS_SQL,
 )
 
 
@@ -40,7 +40,7 @@ async def insert_paced_intents(database: Database, calls: Sequence[NewCall]) -> 
     LOCKED if another session has locked the account's pace. Leaves out a call if another call has its idempotency key.
     """
     rows = await database.fetch(
-        _INSERT_PACED_INTENTS, rows_as_json([intent_row(call) | PENDING_INTENT_VALUES for call in calls])
+        _INSERT_PACED_INTENTS, rows_with_event_ids_as_json([intent_row(call) | PENDING_INTENT_ROW_MEMBERS for call in calls])
     )
     return {row["id"]: LOCKED if row["is_locked"] else row["updated_at"] or PaceRefusal.from_row(row) for row in rows}
 

@@ -47,9 +47,10 @@ class _CallInsert:
 
 
 class _InsertResult(NamedTuple):
-    """The result of one insert on a Postgres `server`. `at` is the time of the write, or None if nothing was inserted."""
+    """The result of one insert on a Postgres `server`. `written_at` is the time of the write, or None if nothing was
+    inserted."""
 
-    at: datetime | None
+    written_at: datetime | None
     server: str
 
 
@@ -82,7 +83,7 @@ class ScheduledIntentWriter:
         """
         call, intent = scheduled.call, _CallInsert(scheduled, monotonic_seconds())
         try:
-            written_at = (await self._intents.submit(intent)).at
+            written_at = (await self._intents.submit(intent)).written_at
         except DatabaseUnavailable as error:
             if not error.commit_in_doubt:
                 raise
@@ -109,7 +110,9 @@ class ScheduledIntentWriter:
         only_on = {each.scheduled.call.id: each.server for each in intents if each.is_in_doubt}
         for each in intents:
             each.server = each.server or self._server
-        server, written_at = await insert_scheduled_calls(self._database, [each.scheduled for each in intents], only_on=only_on)
+        server, written_at = await insert_scheduled_calls(
+            self._database, [each.scheduled for each in intents], only_on_server=only_on
+        )
         self._server = server
         return [_InsertResult(written_at.get(each.scheduled.call.id), server) for each in intents]
 
@@ -123,7 +126,7 @@ class ScheduledIntentWriter:
             logger.error("scheduled_call_given_up", call_id=str(call.id))
             return
         written = await self._intents.submit(intent)
-        if written.at is not None or written.server == intent.server:
+        if written.written_at is not None or written.server == intent.server:
             return
         # There is a record, or a worker may have dialled the call before a failover that has lost its record. Then the call is
         # not dialled any more. Like a pending call whose process died, it becomes unknown, and is searched for at Twilio. No

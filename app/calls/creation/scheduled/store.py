@@ -15,7 +15,7 @@ from pydantic_core import to_json
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from app.calls.creation.sql_parts import rows_as_json
+from app.calls.creation.sql_parts import rows_with_event_ids_as_json
 from app.calls.creation.store import NewCall, insert_calls_sql, intent_row
 from app.calls.outbox import delivery_for_outcome
 from app.calls.record_change import RecordChange
@@ -141,18 +141,18 @@ _ANY_EXPIRED_CALL = "SELECT FROM scheduled_dial WHERE ring_by <= now() LIMIT 1"
 
 
 async def insert_scheduled_calls(
-    database: Database, calls: Sequence[ScheduledCall], *, only_on: Mapping[UUID, str | None] = MappingProxyType({})
+    database: Database, calls: Sequence[ScheduledCall], *, only_on_server: Mapping[UUID, str | None] = MappingProxyType({})
 ) -> InsertedCalls:
     """Inserts scheduled calls with their events and their rows of `scheduled_dial`.
 
     Leaves out a call that has been inserted already, or whose idempotency key another call has.
 
-    `only_on` has the ids of calls whose earlier insert may have been committed, with the Postgres server of that insert (None:
-    it was not sent). On another server, such a call is inserted only if its `not_before` is more than a minute ahead: otherwise
-    a worker may have dialled the call before a failover that has lost its record.
+    `only_on_server` has the ids of calls whose earlier insert may have been committed, with the Postgres server of that insert
+    (None: it was not sent). On another server, such a call is inserted only if its `not_before` is more than a minute ahead:
+    otherwise a worker may have dialled the call before a failover that has lost its record.
     """
-    rows = [call.row_to_insert() | {"only_on": only_on.get(call.call.id)} for call in calls]
-    found = await database.fetch(_INSERT_SCHEDULED_CALLS, rows_as_json(rows))
+    rows = [call.row_to_insert() | {"only_on": only_on_server.get(call.call.id)} for call in calls]
+    found = await database.fetch(_INSERT_SCHEDULED_CALLS, rows_with_event_ids_as_json(rows))
     return InsertedCalls(found[0]["server"], {row["id"]: row["updated_at"] for row in found if row["id"] is not None})
 
 
