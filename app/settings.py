@@ -186,7 +186,7 @@ class Settings(ConsoleSettings):
     workload_keys_token_file: Path | None = Field(
         None, description="The file with the bearer token for that URL; the Kubernetes API server asks for one."
     )
-    worker_poll_interval: float = seconds_setting(1.0, "Seconds that the worker waits if there is no work.", maximum=60)
+    worker_poll_interval: float = seconds_setting(1.0, "Seconds between two looks for due work.", maximum=60)
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="The lowest level that is logged.")
     log_format: Literal["auto", "json", "text"] = Field(
         "auto", description="`json` or `text`; `auto` writes text to a terminal and JSON elsewhere."

@@ -1,4 +1,6 @@
-"""The check of `callgate doctor` whether workers may dial scheduled calls. The right to dial one such call is a grant.
+"""The check of `callgate doctor` whether the database lets workers dial scheduled calls.
+
+The right to dial one such call is a grant.
 
 The result also warns if Postgres hides its timeline, by which a failover to another server is noticed.
 """

@@ -1,4 +1,4 @@
-"""Checks the settings of this process, without the database and Twilio."""
+"""Checks the settings of this process, and the folders and files that they name, without the database and Twilio."""
 
 from collections.abc import Iterator
 

@@ -1,28 +1,26 @@
-"""Reads and validates the Idempotency-Key header, and declares the header for the OpenAPI document."""
+"""Reads the Idempotency-Key header, and declares it for the OpenAPI document. Valid keys: idempotency_key_rules.py."""
 
 from typing import Annotated, Any
 
 from fastapi import Depends, Header, Request
-from pydantic import StringConstraints, TypeAdapter, ValidationError
 
 from app.errors import FieldError, InvalidRequest
+from app.http.idempotency_key_rules import IDEMPOTENCY_KEY_RULES, validate_idempotency_key
 
 IDEMPOTENCY_KEY_HEADER = "Idempotency-Key"
 REPLAYED_HEADER = "Idempotent-Replayed"
 """A response header with the value `true`: the body describes the call that an earlier request with the same key created."""
-_KEY_RULES: dict[str, Any] = {"min_length": 1, "max_length": 255, "pattern": r"^[\x20-\x7e]+$"}
-_KEY_ADAPTER = TypeAdapter[str](Annotated[str, StringConstraints(**_KEY_RULES)])
 
 
 def idempotency_key_header(description: str, *, examples: list[str] | None = None) -> Any:
     """Returns a FastAPI parameter that declares the header for OpenAPI, with `description` and the rules for valid keys."""
-    return Header(alias=IDEMPOTENCY_KEY_HEADER, description=description, examples=examples, **_KEY_RULES)
+    return Header(alias=IDEMPOTENCY_KEY_HEADER, description=description, examples=examples, **IDEMPOTENCY_KEY_RULES)
 
 
 async def read_idempotency_key(request: Request) -> str | None:
     """Returns the value of the Idempotency-Key header, or None if the request has no such header.
 
-    Raises InvalidRequest if the header is repeated, or if its value is not 1 to 255 printable ASCII characters.
+    Raises InvalidRequest if the header is repeated, or if its value is no valid key.
     """
     values = request.headers.getlist(IDEMPOTENCY_KEY_HEADER)
     if not values:
@@ -37,16 +35,6 @@ async def refuse_idempotency_key(request: Request) -> None:
     if IDEMPOTENCY_KEY_HEADER in request.headers:
         text = "is not supported: a repetition of this request would be carried out again"
         raise InvalidRequest(field_errors=(FieldError(IDEMPOTENCY_KEY_HEADER, "not_supported", text),))
-
-
-def validate_idempotency_key(value: Any, pointer: str) -> str:
-    """Returns the value if it is a valid Idempotency-Key. Otherwise raises InvalidRequest, whose errors have this `pointer`."""
-    try:
-        return _KEY_ADAPTER.validate_python(value)
-    except ValidationError as error:
-        raise InvalidRequest(
-            field_errors=tuple(FieldError(pointer, detail["type"], detail["msg"]) for detail in error.errors())
-        ) from None
 
 
 IdempotencyKeyDep = Annotated[str | None, Depends(read_idempotency_key)]

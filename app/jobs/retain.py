@@ -1,8 +1,8 @@
-"""Deletes data that is older than the retention period, without slowing down requests.
+"""Deletes data older than the settings `retention_days` and `audit_retention_days`, without slowing down requests.
 
 Calls are deleted in small batches. After each batch the job pauses for a multiple of the batch's duration, so it deletes fewer
 calls while the database is busy. Events, deliveries and audit events are deleted by dropping monthly partitions, which is
-cheap. The period is the setting `retention_days`, and for audit events `audit_retention_days`. An idempotency key is kept as
+cheap. The setting `audit_retention_days` is for audit events. An idempotency key is kept as
 long as its call.
 """
 

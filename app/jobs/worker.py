@@ -1,6 +1,7 @@
-"""Runs a worker: waits until the process is ready, and then repeats the jobs. Ends when the process is to stop.
+"""Runs a worker: repeats the jobs, each with its own pause between two runs, and looks for due work of some of them.
 
-If a job fails, the error is logged and the job is repeated; the other jobs go on.
+A worker begins when the process is ready, and ends when the process is to stop. If a job fails, the error is logged and the job
+is repeated; the other jobs go on.
 """
 
 import asyncio

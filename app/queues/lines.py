@@ -4,7 +4,7 @@ Each line is a JSON object with the parameters of one call to create, and `key`,
 """
 
 from app.errors import CallgateError, FieldError, InvalidRequest
-from app.http.idempotency_key import validate_idempotency_key
+from app.http.idempotency_key_rules import validate_idempotency_key
 from app.http.json_objects import parse_json_object
 from app.http.limits import MAX_BODY_BYTES
 from app.http.request_body import body_too_large_error

@@ -9,6 +9,7 @@ from typing_extensions import TypeAliasType
 
 from app.calls.parameters import CallRequest
 from app.calls.schemas import Execution
+from app.http.idempotency_key_rules import MAX_IDEMPOTENCY_KEY_LENGTH
 from app.http.openapi import drop_null_types
 from app.http.problems import Problem
 from app.queues.progress import QueueProgress
@@ -129,7 +130,7 @@ class CancelAnswer(BaseModel):
 class BulkCall(CallRequest):
     """A line of a bulk request: the body of a creation and its key. `queue` may be left out."""
 
-    key: str = Field(min_length=1, max_length=255, description="The Idempotency-Key of the creation.")
+    key: str = Field(min_length=1, max_length=MAX_IDEMPOTENCY_KEY_LENGTH, description="The Idempotency-Key of the creation.")
 
 
 class BulkAnswer(BaseModel):

@@ -1,7 +1,4 @@
-"""Generates API keys in two formats, and computes the public part of a key, which identifies it.
-
-Also defines the default lifetime of a key.
-"""
+"""API keys: their two formats, their default lifetime, and the public part of a key, which identifies it."""
 
 import hashlib
 import re

@@ -1,4 +1,6 @@
-"""Applies changed calling hours, the pause of a queue, or the suspension of a tenant to scheduled calls that already wait.
+"""Makes changed calling hours, the pause of a queue, or the suspension of a tenant effective for calls that already wait.
+
+Whether a waiting call may be dialled is decided in `app.calls.creation.grants`.
 
 Uses asyncpg without SQLAlchemy, as `administration_store` does.
 

@@ -35,6 +35,7 @@ from app.errors import (
 from app.http.authentication import authenticate_caller, bearer_scheme
 from app.http.bodies import JSON_BODY_ERRORS, read_json_object
 from app.http.idempotency_key import REPLAYED_HEADER, idempotency_key_header, read_idempotency_key
+from app.http.idempotency_key_rules import MAX_IDEMPOTENCY_KEY_LENGTH
 from app.http.openapi import header_references, json_request_body
 from app.http.problems import CREATION_PATH, UnknownOutcomeResponse, error_responses
 from app.http.query import query_parameter_errors
@@ -60,8 +61,8 @@ async def idempotency_key(
     _: Annotated[
         str | None,
         idempotency_key_header(
-            "Identifies one creation for as long as its record is kept (1–255 printable ASCII characters). A "
-            "repetition with the same key never places a second call.",
+            f"Identifies one creation for as long as its record is kept (1–{MAX_IDEMPOTENCY_KEY_LENGTH} printable ASCII "
+            "characters). A repetition with the same key never places a second call.",
             examples=["order-4711"],
         ),
     ] = None,

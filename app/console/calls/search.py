@@ -13,6 +13,7 @@ from app.calls.phone_numbers import parse_phone_number, stored_address_variants
 from app.calls.schemas import Status
 from app.console.times import read_form_time
 from app.errors import error_classes_by_slug
+from app.http.idempotency_key_rules import IDEMPOTENCY_KEY_CHARACTER, MAX_IDEMPOTENCY_KEY_LENGTH
 from app.tenants.names import RESOURCE_NAME_PATTERN
 from app.twilio.schemas import CALL_SID_PATTERN
 
@@ -43,7 +44,7 @@ _MIN_UNTIL = datetime.min.replace(tzinfo=UTC) + PROBLEM_SEARCH_SPAN
 _MAX_SEARCH_LENGTH = 2048
 _UUID_PATTERN = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
 _CALL_ID_UUID_VERSION = 7  # ids of calls have it; UUIDs that clients use as idempotency keys are mostly random
-_KEY_PATTERN = re.compile(r"[\x20-\x7e]{1,255}")
+_KEY_PATTERN = re.compile(f"{IDEMPOTENCY_KEY_CHARACTER}{{1,{MAX_IDEMPOTENCY_KEY_LENGTH}}}")
 _TENANT_PATTERN = re.compile(r"[^\x00]{1,255}")
 _SCHEME_PATTERN = re.compile(r"(sips?|client):.", re.IGNORECASE | re.ASCII | re.DOTALL)
 _PREFIX_PATTERN = re.compile(r"(to|from|key): ?(.+)", re.DOTALL)

@@ -1,4 +1,6 @@
-"""SQL for grants, and for the order in which calls are dialled. A grant is a worker's right to dial one scheduled call.
+"""SQL for grants: which waiting calls may be dialled now (pace, pauses, suspension, hours), and in which order.
+
+A grant is a worker's right to dial one scheduled call.
 
 Every transaction that grants calls of an account first locks the account's row of `pace`, the table of dialling limits. So two
 workers never grant calls of one account at the same time: limits are never exceeded, and API keys and workloads take turns.
