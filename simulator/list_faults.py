@@ -15,9 +15,9 @@ AccountSid = Annotated[str, StringConstraints(pattern=f"^{ACCOUNT_SID_PATTERN.pa
 
 
 class ListFaults(BaseModel):
-    """The faults of all lists (`PUT /_simulator/listing`). By default a list shows all calls in their current state.
+    """Settings that make lists of calls wrong or late, as Twilio's can be. `PUT /_simulator/listing` sets them.
 
-    All times are seconds of the simulator's clock.
+    By default, a list shows all calls in their current state. All times are seconds of the simulator's clock.
     """
 
     model_config = ConfigDict(extra="forbid")

@@ -263,7 +263,7 @@ class Declaration(DeclarationModel):
 
 
 class _SchemaGenerator(GenerateJsonSchema):
-    """Generates the JSON Schema without `default` and `null`. `declaration_json_schema` adds `null` where it is accepted."""
+    """Leaves out `default` and `null`, which Pydantic adds for omittable members. `declaration_json_schema` adds `null`s."""
 
     def nullable_schema(self, schema: core_schema.NullableSchema) -> JsonSchemaValue:
         return self.generate_inner(schema["schema"])

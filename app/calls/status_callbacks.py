@@ -75,16 +75,17 @@ def status_callbacks_for_creation(
 def changed_callback_columns(
     recorded: Mapping[str, Any], callbacks: StatusCallbackSettings, *, events_with_delivery: Collection[str]
 ) -> dict[str, Any]:
-    """Returns the callback columns to change when a scheduled call is dialled with `callbacks`, and their new values.
+    """Returns the callback columns that change when a scheduled call is dialled with the settings `callbacks`.
 
-    `recorded` has the columns of the call's record, and `events_with_delivery` names the events that have a delivery. The
-    settings of Callgate and the tenant may have changed since the call was scheduled. The columns change in two cases:
+    The result maps columns to new values. It is empty unless the settings of Callgate or of the tenant have changed, since the
+    call was scheduled, in one of two ways:
 
-    - Callgate and Twilio have changed roles as sender of the status callbacks, because Callgate's public URL or the account's
-      auth token was added or removed.
+    - Status callbacks are now sent by Callgate instead of Twilio or the other way round, because Callgate's public URL or the
+      account's auth token was added or removed.
     - Callgate was to deliver none of Twilio's events, but the tenant's default events now include some.
 
-    In all other cases the result is empty: the recorded columns stay, because an update or a redial may have set them.
+    Other differences do not count, because an update or a redial may have set the columns. `recorded` has the columns of the
+    call's record. `events_with_delivery` names the events for which a delivery was written.
     """
     if _has_twilio_events(recorded["status_callback_events"]):
         has_sender_changed = not callbacks.sent_to_callgate

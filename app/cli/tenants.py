@@ -83,7 +83,7 @@ def create_tenant(
 ) -> None:
     """Create a tenant.
 
-    A command that was cut off can be repeated: a tenant that exists with this name is shown, and nothing is changed.
+    A command that was cut off can be repeated: if the tenant ID exists with this NAME, it is shown, and nothing is changed.
     """
     show_values(
         _tenant_row(run_with_tenant_administration(lambda service: service.create_tenant(tenant, name=name))), as_json=as_json

@@ -62,9 +62,9 @@ class RehearsalLineReader:
             yield call, scheduled
 
     def _scheduled_call_of_body(self, call: RehearsedCall, body: dict[str, Any]) -> ScheduledCall:
-        """Returns the call to store in the database for the `body` of a line. Raises a CallgateError if the body is not valid.
+        """Validates the `body` of a line, and returns the call to store. Raises a CallgateError if the body is not valid.
 
-        Also sets the times and the priority of `call`, which is the call in the report.
+        Also sets the times and the priority of `call`, the entry of the report for this line.
         """
         request = validate_call(body).request
         schedule = make_schedule(request, self.stored_queue, _REHEARSAL_CALLER_ID, now=self.start)

@@ -153,9 +153,9 @@ def _make_otlp_provider() -> TracerProvider:
 
 
 class TimedSpan:
-    """A context manager that measures the time of a part of a request: `with TimedSpan("database"):`.
+    """A context manager that adds the time of its block to a part of the current request: `with TimedSpan("database"):`.
 
-    Inside a trace, it also creates a span.
+    The times of the parts are in the log line of the request. Inside a trace, also creates a span for the block.
     """
 
     __slots__ = ("_attributes", "_began", "_name", "_part", "_scope", "_span")

@@ -267,7 +267,7 @@ def _split_lines(body: bytes) -> list[tuple[int, bytes]]:
     """Returns the lines that are not empty, each with its number in the body. The first line has the number 1.
 
     Raises InvalidRequest if all lines are empty. Raises BodyTooLarge if more than MAX_BULK_LINES lines are not empty, or if the
-    body has more than twice as many lines in all.
+    body has more than 2 * MAX_BULK_LINES line breaks.
     """
     if body.count(b"\n") > 2 * MAX_BULK_LINES:  # before the body is split, which takes a second for millions of lines
         raise BodyTooLarge(f"The body has more lines than the limit of {MAX_BULK_LINES}.")

@@ -78,8 +78,8 @@ SEVERITIES: Final[Mapping[str, Severity]] = MappingProxyType(
 class FindingReport(list[Finding]):
     """The list of the findings of one validation. It keeps the first MAX_FINDINGS findings, to bound the work.
 
-    If none of them is an error, the first later error replaces the last one. So a list that is cut off never makes an address
-    look valid. If `is_closed` is true, the report is complete, and `add` ignores further findings.
+    If none of them is an error, the first error after them replaces the last of them. So a list that is cut off never makes an
+    address look valid. If `is_closed` is true, the report is complete, and `add` ignores further findings.
     """
 
     is_closed = False

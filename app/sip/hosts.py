@@ -124,10 +124,11 @@ def _report_non_public(start: int, end: int, report: FindingReport) -> None:
 
 
 def _check_twilio_host(labels: list[str], start: int, end: int, has_user: bool, report: FindingReport) -> None:
-    """Checks a host below twilio.com, and adds findings to `report` (<https://www.twilio.com/docs/api/errors/32220> and 32223).
+    """Adds a finding to `report` if Twilio does not dial this host below twilio.com, or only for old registrations.
 
-    `labels` are the labels of the host without the last one, `com`. `has_user` says whether the URI has a user, which Twilio's
-    SIP domains (`….sip.twilio.com`) need.
+    The rules are those of Twilio's errors 32220 and 32223 (<https://www.twilio.com/docs/api/errors/32220>). `labels` are the
+    labels of the host without the last one, `com`. `start` and `end` are the host's position in the URI. `has_user` says
+    whether the URI has a user, which Twilio's SIP domains (`….sip.twilio.com`) need.
     """
     match labels[:-1]:
         case [_, "sip"]:

@@ -17,7 +17,10 @@ async def _get_addresses(host: str, port: int) -> Addresses:
 
 
 class NameLookup:
-    """Looks up addresses and caches them for ten seconds. A failure is not cached, but is raised in every waiting caller."""
+    """Looks up the IP addresses of host names, and caches them for `ttl_s` seconds (ten by default).
+
+    Concurrent lookups of one name share a request. If it fails, the error is raised in each of them, and nothing is cached.
+    """
 
     def __init__(
         self, get_addresses: Callable[[str, int], Awaitable[Addresses]] = _get_addresses, *, ttl_s: float = _CACHE_TTL_S

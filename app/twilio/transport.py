@@ -115,7 +115,10 @@ async def acquire_connection_slot(slots: asyncio.Semaphore, timeout_s: float | N
 
 
 class _Connector(aiohttp.TCPConnector):
-    """A connector of aiohttp that raises an httpx error for every failure to connect, which proves that nothing was sent."""
+    """A connector of aiohttp that raises httpx.ConnectTimeout, ProxyError or ConnectError if it cannot connect.
+
+    Each of these errors proves that nothing was sent.
+    """
 
     def __init__(self, **settings: Any) -> None:
         super().__init__(**settings)

@@ -52,9 +52,9 @@ class InFlightLimiter:
 
 
 class InFlightSlot:
-    """Context manager for the slot of one creation: `with InFlightSlot(slots, tenant_id) as slot: slot.take(own_limit)`.
+    """A context manager for the slot of one request to create a call. Frees the slot at the end of the block.
 
-    At the end of the block the slot is freed, if it was taken.
+    Does not take the slot itself: `with InFlightSlot(slots, tenant_id) as slot: slot.take(own_limit)`.
     """
 
     __slots__ = ("_is_taken", "_slots", "_tenant_id")

@@ -19,7 +19,10 @@ MAX_REMEMBERED_ACCOUNTS: Final = 10_000
 
 
 class TwilioQueueWatch:
-    """Counts the calls that Twilio has queued, and logs at most one warning per account and minute."""
+    """Counts in a metric the calls that Twilio put into its own queue, because they came faster than it dials for the account.
+
+    Also logs a warning for such a call, at most one per account and minute.
+    """
 
     def __init__(self, metrics: TwilioMetrics, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._metrics = metrics

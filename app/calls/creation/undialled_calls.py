@@ -27,10 +27,10 @@ _MAX_QUEUED_WITHDRAWALS = 10_000
 
 @dataclass(frozen=True, slots=True)
 class _UndialledAttempt:
-    """A further attempt to dial an existing call, in which nothing will be sent. Its outcome must become `not_started`.
+    """A further attempt to dial an existing call. This process gave it up before it sent anything to Twilio.
 
-    The transaction that made the record pending again also wrote the event with the id `event_id`. If this event exists, the
-    transaction was committed.
+    It is not known whether the transaction that began the attempt was committed. If it was, it also wrote the event with the id
+    `event_id`, and the outcome of the attempt must be recorded as `not_started`.
     """
 
     call_id: UUID

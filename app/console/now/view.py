@@ -62,10 +62,11 @@ def _main_sentence(facts: NowPageFacts) -> tuple[Level, list[SentencePart]]:
 
 
 def _dialling_clause(facts: NowPageFacts) -> tuple[list[SentencePart], str]:
-    """Returns a clause that says whether calls are dialled, and the word that joins a clause about a problem to it.
+    """Returns a clause that says whether calls are dialled, and the word with which a clause about a problem is joined to it.
 
-    The word is "but" or "and". `facts.recent` counts only calls that were requested in the last hour. Scheduled calls may have
-    been requested earlier, so `facts.last_grant_at` (when a worker last took the right to dial one) is checked, too.
+    The word is "but" if calls are dialled, and "and" if not. `facts.recent` counts only calls that were requested in the last
+    hour. Scheduled calls may have been requested earlier, so `facts.last_grant_at` (when a worker last took the right to dial
+    one) is checked, too.
     """
     recent, granted_at = facts.recent, facts.last_grant_at
     if recent.started:

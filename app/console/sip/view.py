@@ -143,7 +143,11 @@ def _highest_severity(findings: Sequence[Finding], numbers: Sequence[int]) -> Se
 
 
 def _excerpt(text: str, found: Finding, password: tuple[int, int] | None) -> str:
-    """Returns at most _EXCERPT_LENGTH characters of what the finding is about, with the password masked."""
+    """Returns the part of the address `text` to which the finding points, with the password masked.
+
+    Escapes invisible characters, and cuts the part off after _EXCERPT_LENGTH characters. `password` is the start and the end of
+    the password in `text`; None if there is none.
+    """
     start, end = found.start, found.end
     if password is None or end <= password[0] or start >= password[1]:
         shown = _mark_spaces(escape_invisible(text[start:end]))

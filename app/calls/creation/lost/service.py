@@ -31,14 +31,15 @@ def is_same_attempt(record: Call, call: Call | NewCall) -> bool:
 
 
 def is_attempt_lost(record: Call, call: Call | NewCall, outcome: Outcome) -> bool:
-    """Returns whether Postgres has lost the attempt of `call`, so that the attempt must be written to `record` again.
+    """Returns whether Postgres has lost an attempt to dial, for example in a failover, so that it must be written again.
 
-    Returns False if the record is `started`. Otherwise the result depends on the outcome of the attempt.
+    `call` is this process's copy of the call in that attempt. `record` is the row in Postgres. An attempt is earlier if its
+    `pending_since` is. The result depends on the record and on the outcome of the attempt:
 
-    If the attempt has or may have started a call, returns True if the record shows an earlier attempt or is `scheduled`.
-
-    If the attempt has started no call, returns True only if the record is `not_started` in an earlier attempt, and the call was
-    neither canceled nor expired. A `scheduled` record is left to the command `callgate queues release`.
+    - The record is `started`: False.
+    - The attempt has started a call, or may have: True if the record shows an earlier attempt or is `scheduled`.
+    - The attempt has started no call: True only if the record is `not_started` in an earlier attempt with a lower number, and
+      was neither canceled nor expired. A `scheduled` record is left to the command `callgate queues release`.
     """
     if record.execution == "started":
         return False
