@@ -33,7 +33,7 @@ FROM python:3.11-slim-bookworm
 
 LABEL org.opencontainers.image.title="Callgate" \
       org.opencontainers.image.description="A gateway in front of Twilio's Calls resource: one request, at most one ring." \
-      org.opencontainers.image.version="0.1.0" \
+      org.opencontainers.image.version="0.2.0" \
       org.opencontainers.image.licenses="MIT"
 
 # The base has pip and setuptools, which are not needed at run time, and a standard library without bytecode, which a

@@ -1,3 +1,3 @@
 """Callgate: a gateway in front of Twilio's Calls resource. One request places at most one call."""
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
