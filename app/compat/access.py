@@ -1,9 +1,9 @@
 """Authenticates requests to Twilio's paths with HTTP Basic, as Twilio does, or with Bearer.
 
-The password, or the Bearer token, is a Callgate API key or the token of a Kubernetes service account.
-Only the key decides for which tenant the request acts. The user name gives no rights, but must be one of these: any account SID
-(`AC…`), any SID of a Twilio API key (`SK…`), or the id or the public prefix of the Callgate key. An invalid key or user
-name gives Twilio's error 20003. An account that does not belong to the key's tenant gives 20404, whether or not it exists.
+The password, or the Bearer token, is a Callgate API key or the token of a Kubernetes service account. It alone decides for
+which tenant the request acts. The user name of HTTP Basic gives no rights, but must be one of these: any account SID (`AC…`),
+any SID of a Twilio API key (`SK…`), or the id or the public prefix of the Callgate key. An invalid password or user name gives
+Twilio's error 20003. If the account in the path is not the tenant's, the error is 20404, whether or not the account exists.
 """
 
 import base64

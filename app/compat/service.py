@@ -1,4 +1,4 @@
-"""Reads calls that Twilio has created for Callgate: the current state of a call, and pages of call ids.
+"""Reads started calls for Twilio's paths: one call, updated from Twilio first, and pages of call ids from Callgate's database.
 
 Does not import FastAPI.
 """

@@ -132,7 +132,7 @@ def mask_json(value: Any, name: str = "") -> Any:
     """
     match value:
         case str():
-            return _mask_json_text(value, name.replace("_", "").lower())
+            return _mask_member_text(value, name.replace("_", "").lower())
         case Mapping():
             return {key: mask_json(item, key) for key, item in value.items()}
         case list() | tuple():
@@ -140,7 +140,7 @@ def mask_json(value: Any, name: str = "") -> Any:
     return value
 
 
-def _mask_json_text(text: str, name: str) -> str:
+def _mask_member_text(text: str, name: str) -> str:
     if _ID_OR_TIME.fullmatch(text) or not text:
         return text
     if name in _ADDRESS_MEMBERS:

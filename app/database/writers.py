@@ -22,17 +22,17 @@ async def wait_for_writers(database: TransactionRunner, table: str, *, max_wait_
 
     Transactions of all database roles count. Returns True when they have ended, and False after `max_wait_s` seconds.
     """
-    before = await _open_writer_transactions(database, table)
+    before = await _find_open_writers(database, table)
     try:
         async with asyncio.timeout(max_wait_s):
-            while before & await _open_writer_transactions(database, table):  # noqa: ASYNC110  # Postgres has no event for it
+            while before & await _find_open_writers(database, table):  # noqa: ASYNC110  # Postgres has no event for it
                 await asyncio.sleep(_WRITER_POLL_INTERVAL_S)
     except TimeoutError:
         return False
     return True
 
 
-async def _open_writer_transactions(database: TransactionRunner, table: str) -> set[tuple[int, str]]:
+async def _find_open_writers(database: TransactionRunner, table: str) -> set[tuple[int, str]]:
     """Returns the pid and the virtual id of each open transaction that has written `table` or locked rows of it."""
     async with database.transaction() as connection:
         return {(row["pid"], row["virtualtransaction"]) for row in await connection.fetch(_FIND_WRITERS_SQL, table)}

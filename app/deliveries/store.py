@@ -23,7 +23,7 @@ MAX_ATTEMPTS_HOLDING_LATER_EVENTS: Final = 2
 _HELD_RECHECK_AFTER = timedelta(seconds=30)
 # A delivery waits for an earlier one of its call only if both were written within this time, as those of one call normally are.
 # This limits the partitions that are read.
-_MAX_DELIVERY_SPAN_OF_CALL = timedelta(days=30)
+_ORDERED_DELIVERIES_WITHIN = timedelta(days=30)
 # The statements of this module have months as constants, so that Postgres leaves other partitions out when it plans a
 # statement, once for each connection. The number of partitions then costs nothing.
 #
@@ -125,11 +125,11 @@ def _claim_deliveries_sql(months: MonthRange | None) -> str:
     - $3: the maximum number of rows for each tenant. $4: the maximum number of rows in all. $4 also limits the number of
       tenants that are read, because each of them costs a scan of every partition.
     - $5: the lease, the time until a claimed delivery is due again. $6: the same time for a held delivery.
-    - $7: deliveries that were delivered or given up, which is not recorded yet. $8: _MAX_DELIVERY_SPAN_OF_CALL.
+    - $7: deliveries that were delivered or given up, which is not recorded yet. $8: _ORDERED_DELIVERIES_WITHIN.
     """
     due_months = months.condition_sql("at") if months else "true"
     # The months of the other deliveries of the same calls.
-    all_months = months.with_earlier_start(_MAX_DELIVERY_SPAN_OF_CALL).condition_sql("at") if months else "true"
+    all_months = months.with_earlier_start(_ORDERED_DELIVERIES_WITHIN).condition_sql("at") if months else "true"
     return f"""
         WITH RECURSIVE {tenants_with_pending_deliveries_sql(due_months)}, due AS (
             SELECT own.call_id, own.id, own.at, own.position
@@ -237,7 +237,7 @@ async def claim_deliveries(
         lease,
         _HELD_RECHECK_AFTER,
         list(finished_delivery_ids),
-        _MAX_DELIVERY_SPAN_OF_CALL,
+        _ORDERED_DELIVERIES_WITHIN,
     )
     rows = await database.fetch(statement, *given)
     return [_claimed_delivery(row) for row in rows]
@@ -253,7 +253,7 @@ async def record_attempts(
     """
     concerned = [*held, *(attempt.delivery for attempt in attempts)]
     times = [delivery.at for delivery in concerned]
-    months = MonthRange.from_first_to_last(min(times) - _MAX_DELIVERY_SPAN_OF_CALL, max(times) + _MAX_DELIVERY_SPAN_OF_CALL)
+    months = MonthRange.from_first_to_last(min(times) - _ORDERED_DELIVERIES_WITHIN, max(times) + _ORDERED_DELIVERIES_WITHIN)
     calls = list({delivery.call_id for delivery in concerned})
     given = to_json([attempt.result_row() for attempt in attempts]).decode()
     (row,) = await database.fetch(_record_attempts_sql(months), given, calls)

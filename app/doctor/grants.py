@@ -9,7 +9,7 @@ from collections.abc import Mapping
 
 from app.database.engine import Database
 from app.doctor.results import CheckResult
-from app.scheduling.grant_halts import HIDDEN_ID_PART_PLACEHOLDER, SERVER_START_TIME_PREFIX, HaltReason, read_grant_halt_state
+from app.scheduling.grant_halts import HIDDEN_SERVER_ID_PART, SERVER_START_TIME_PREFIX, HaltReason, read_grant_halt_state
 
 _CHECK_NAME = "grants"
 _HALT_EXPLANATIONS: Mapping[HaltReason, str] = {
@@ -36,5 +36,5 @@ async def check_dial_grants(database: Database) -> CheckResult:
         return CheckResult(
             _CHECK_NAME, "warning", found, "run `callgate queues release` then; see docs/operations.md, Lost grants"
         )
-    where = "" if system == HIDDEN_ID_PART_PLACEHOLDER else f"system {system}, "
+    where = "" if system == HIDDEN_SERVER_ID_PART else f"system {system}, "
     return CheckResult(_CHECK_NAME, "ok", f"are made on {where}timeline {timeline}")

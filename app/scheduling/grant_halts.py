@@ -23,7 +23,7 @@ from app.scheduling.grant_halt_sql import CURRENT_SERVER_SQL, RELEASED_AT_MICROS
 
 logger = structlog.stdlib.get_logger(__name__)
 
-HIDDEN_ID_PART_PLACEHOLDER: Final = "-"
+HIDDEN_SERVER_ID_PART: Final = "-"
 """The text that the SQL function callgate_server() returns for a part of the server's identity that Postgres hides."""
 SERVER_START_TIME_PREFIX: Final = "started "
 """The prefix of the server's start time, which callgate_server() returns in place of a timeline that Postgres hides."""

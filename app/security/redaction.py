@@ -17,12 +17,12 @@ from app.security.sip_secrets import find_sip_secrets
 
 MAX_USERINFOS: Final = 8
 """The maximum number of different user names and passwords in the URLs of one text or form. Searching for each takes time."""
-MAX_SIP_SECRETS: Final = 20
+MAX_SIP_SECRETS_IN_TWIML: Final = 20
 """The maximum number of different SIP user names and passwords in TwiML: a <Dial> has at most ten <Sip>, each with both."""
 MAX_USERINFO_LENGTH: Final = 128
 TOO_MANY_USERINFOS_MESSAGE: Final = (
-    f"must have at most {MAX_USERINFOS} different user names and passwords in URLs, at most {MAX_SIP_SECRETS} different SIP "
-    f"user names and passwords in TwiML, and none of more than {MAX_USERINFO_LENGTH} characters"
+    f"must have at most {MAX_USERINFOS} different user names and passwords in URLs, at most {MAX_SIP_SECRETS_IN_TWIML} "
+    f"different SIP user names and passwords in TwiML, and none of more than {MAX_USERINFO_LENGTH} characters"
 )
 
 _REDACTED = "***"
@@ -203,12 +203,12 @@ def mask_userinfo(text: str) -> str:
 def has_too_many_userinfos(*texts: str) -> bool:
     """Returns whether the texts have too many different user names and passwords in URLs or for SIP, or one that is too long.
 
-    The texts are counted together. The limits are MAX_USERINFOS, MAX_SIP_SECRETS and MAX_USERINFO_LENGTH.
+    The texts are counted together. The limits are MAX_USERINFOS, MAX_SIP_SECRETS_IN_TWIML and MAX_USERINFO_LENGTH.
     """
     found = {text[start:end] for text in texts for start, end in _find_userinfos(text)}
     of_sip = {text[start:end] for text in texts for start, end in find_sip_secrets(text)}
     is_one_too_long = any(len(each) > MAX_USERINFO_LENGTH for each in found | of_sip)
-    return len(found) > MAX_USERINFOS or len(of_sip) > MAX_SIP_SECRETS or is_one_too_long
+    return len(found) > MAX_USERINFOS or len(of_sip) > MAX_SIP_SECRETS_IN_TWIML or is_one_too_long
 
 
 def secrets_in_text(text: str) -> Iterator[str]:

@@ -144,7 +144,7 @@ def streaming_response(answer: StreamedResponse) -> Response:
     return StreamingResponse(chunks(), answer.status, answer.headers)
 
 
-def _read_endpoint(operation: SubresourceOperation) -> Callable[..., Awaitable[Response]]:
+def _make_read_endpoint(operation: SubresourceOperation) -> Callable[..., Awaitable[Response]]:
     @needs(Scope.READ)
     async def read(
         request: Request,
@@ -162,7 +162,7 @@ def _read_endpoint(operation: SubresourceOperation) -> Callable[..., Awaitable[R
     return read
 
 
-def _change_endpoint(operation: SubresourceOperation) -> Callable[..., Awaitable[Response]]:
+def _make_change_endpoint(operation: SubresourceOperation) -> Callable[..., Awaitable[Response]]:
     @needs(Scope.CALL)
     async def change(
         request: Request,
@@ -213,7 +213,7 @@ for _operation in SUBRESOURCE_OPERATIONS:
     _path = f"/{path_name_of(_operation.subresource)}" + ("/{sid}" if _operation.targets_item else "")
     router.add_api_route(
         _path,
-        _change_endpoint(_operation) if _operation.is_change else _read_endpoint(_operation),
+        _make_change_endpoint(_operation) if _operation.is_change else _make_read_endpoint(_operation),
         methods=[_METHODS_BY_ACTION[_operation.action]],
         # A read passes its query to Twilio and checks the parameter names itself.
         dependencies=[Depends(refuse_unknown_parameters)] if _operation.is_change else None,

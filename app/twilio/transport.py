@@ -115,10 +115,7 @@ async def acquire_connection_slot(slots: asyncio.Semaphore, timeout_s: float | N
 
 
 class _Connector(aiohttp.TCPConnector):
-    """A connector of aiohttp that raises httpx.ConnectTimeout, ProxyError or ConnectError if it cannot connect.
-
-    Each of these errors proves that nothing was sent.
-    """
+    """A connector of aiohttp. Its httpx.ConnectTimeout, ProxyError and ConnectError prove that nothing was sent."""
 
     def __init__(self, **settings: Any) -> None:
         super().__init__(**settings)

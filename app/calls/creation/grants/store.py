@@ -1,9 +1,7 @@
 """SQL for grants: which waiting calls may be dialled now (pace, pauses, suspension, hours), and in which order.
 
-A grant is a worker's right to dial one scheduled call.
-
-Every transaction that grants calls of an account first locks the account's row of `pace`, the table of dialling limits. So two
-workers never grant calls of one account at the same time: limits are never exceeded, and API keys and workloads take turns.
+A grant is a worker's right to dial one scheduled call. Every transaction that grants calls of an account first locks the
+account's row of `pace`, so limits are never exceeded, and API keys and workloads take turns.
 """
 
 import json
@@ -284,7 +282,7 @@ def _grants_from_rows(rows: Sequence[Mapping[str, Any]]) -> Sequence[DialGrant]:
 async def list_due_calls_from(
     connection: Connection, account_id: UUID, call: WaitingCall, at: datetime, *, limit: int
 ) -> Sequence[WaitingCall]:
-    """Returns at most `limit` calls with the queue and priority of `call` that are due from its due time to `at`, in order."""
+    """Returns `call` and the calls of its account, queue and priority that are due after it and until `at`, in this order."""
     rows = await connection.fetch(_DUE_CALLS_FROM, account_id, call.queue_id, call.priority, call.due_at, at, limit)
     return [WaitingCall(**row) for row in rows]
 
