@@ -34,7 +34,7 @@ NEVER_DIALLED_SQL = text("(execution = 'scheduled' OR settled_by IN ('canceled',
 
 
 class Call(LastTwilioAnswerMixin, Base):
-    """The record of one request to create a call, and of its outcome.
+    """The record of one creation of a call, by a request or as a redial, and of its outcome.
 
     `id` is Callgate's id, a UUIDv7, so ids are ordered by time. `sid` is Twilio's CallSid.
 

@@ -239,8 +239,8 @@ async def lock_call(session: AsyncSession, call_id: UUID) -> Call | None:
 async def mark_deleted(session: AsyncSession, call: Call, *, by: str) -> None:
     """Records that the call was deleted at Twilio. `by` names who deleted it. The record is no longer refreshed from Twilio.
 
-    One more refresh follows if the tenant requested the event `completed` and it has no delivery yet: this refresh writes the
-    delivery. The caller must have locked the call's row.
+    One more refresh follows if the call has ended, the tenant requested the event `completed`, and it has no delivery yet: this
+    refresh writes the delivery. The caller must have locked the call's row.
     """
     now = await transaction_start_time(session)
     events = progress.apply_deletion(call, by=by, now=now)

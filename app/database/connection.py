@@ -84,7 +84,7 @@ class Connector:
         """Parses the URL; does not connect. Raises DatabaseURLError if the URL is invalid.
 
         `settings` are the Postgres settings for all connections. A statement that takes longer than `statement_timeout_s` is
-        canceled. If `statement_timeout_s` is None, there is no limit.
+        canceled. If `statement_timeout_s` is None, only a `statement_timeout` in `settings` limits it.
         """
         self.url = DatabaseURL.parse(url)
         self._settings = settings

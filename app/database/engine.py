@@ -44,7 +44,7 @@ def make_engine(
     """Returns a SQLAlchemy engine whose pool opens connections with a Connector. Raises DatabaseURLError if the URL is invalid.
 
     `session_settings` has the Postgres settings of each session, by name. A statement that takes longer than
-    `statement_timeout_s` is canceled; with None, there is no limit.
+    `statement_timeout_s` is canceled; with None, only a `statement_timeout` in `session_settings` limits it.
     """
     connector = Connector(url, session_settings, statement_timeout_s=statement_timeout_s)
     adapted: dict[str, object] = {"async_creator_fn": connector.connect}

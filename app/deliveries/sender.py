@@ -204,7 +204,7 @@ def _reuse_tracer() -> aiohttp.TraceConfig:
 
 
 class _SizeLimitedConnector(aiohttp.TCPConnector):
-    """A connector of aiohttp whose connections are closed if an answer is longer than MAX_ANSWER_BYTES."""
+    """A connector of aiohttp whose connections are closed if they receive more than MAX_ANSWER_BYTES for a request."""
 
     def __init__(self, **settings: Any) -> None:
         super().__init__(**settings)

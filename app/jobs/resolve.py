@@ -177,12 +177,13 @@ class OutcomeResolver:
     ) -> None:
         """Records the result of a search for `call`, and plans the next search if one is needed.
 
-        Writes nothing if the outcome became known meanwhile, or if another worker has begun to search. `candidates` is None if
-        the request to Twilio failed. `clock_offset` is Twilio's clock minus Postgres's; None if unknown.
+        Writes nothing if the outcome became known meanwhile, or if the result of another search was recorded, which changes
+        `search_at`. `candidates` is None if the request to Twilio failed. `clock_offset` is Twilio's clock minus Postgres's;
+        None if unknown.
         """
         async with self.database.begin() as session:
             locked = await repository.lock_call(session, call.id)
-            # The call was settled meanwhile, or another worker has claimed it after the lease ended.
+            # The call was settled meanwhile, or another worker has searched for it after the lease ended.
             if locked is None or not _is_searchable(locked) or locked.search_at != call.search_at:
                 return
             result: SearchResult | Literal["failed"] = "failed"

@@ -93,7 +93,7 @@ class QueueService:
         """Returns the progress of the queue. A count that takes longer than 1.5 seconds is None.
 
         Each count is its own statement, so that a slow count does not affect the other one. Raises NoSuchResource if the tenant
-        has no queue of this name, and Overloaded if too many counts are running.
+        has no queue of this name, and Overloaded if too many counts and lists are being read.
         """
         async with self.read_limit.admit_request(tenant_id), self.database.transaction() as connection:
             state = await find_queue_state(connection, tenant_id=tenant_id, name=name)

@@ -12,10 +12,7 @@ from app.scheduling.grant_halts import halt_grants
 
 @dataclass(frozen=True, slots=True)
 class HaltResult:
-    """The result of `callgate queues halt`: since when grants (rights to dial scheduled calls) are halted.
-
-    If `is_complete` is false, a transaction that began before the halt may still take a grant.
-    """
+    """The result of `callgate queues halt`, which halts all grants (rights to dial scheduled calls)."""
 
     since: datetime
     """When the halt began. If `was_halted` is true, this is the beginning of the earlier halt."""
@@ -34,7 +31,7 @@ class GrantHaltCommand:
         """Halts all grants (rights to dial scheduled calls). Then waits for transactions that may still be taking grants.
 
         `is_complete` of the result is False if one of these transactions is still open after `max_wait_s` seconds. Writes an
-        audit event even if grants are halted already: a `callgate queues release` that is running fails in this case, too.
+        audit event even if grants are halted already, because a `callgate queues release` that is running then fails.
         """
         async with self.database.transaction() as connection:
             halted = await halt_grants(connection)

@@ -11,10 +11,10 @@ from app.scheduling.models import ScheduledDial
 _COLUMNS_EXCEPT_DUE_AT = [column.name for column in ScheduledDial.__table__.columns if column.name != "due_at"]
 
 SCHEDULED_DIAL_COLUMN_SQL: Final = "given -> 'dial' AS dial"
-"""SQL for the column `dial` of the CTE `given`, which the SQL of `insert_scheduled_dials_sql` and
-`insert_slots_of_given_calls_sql` reads.
+"""SQL for the column `dial` of the CTE `given`.
 
-The column has a row of `scheduled_dial` (the table of waiting calls) as JSON, or null for a call that is not scheduled.
+`insert_scheduled_dials_sql` and `insert_slots_of_given_calls_sql` return SQL that reads it. The column has a row of
+`scheduled_dial` (the table of waiting calls) as JSON, or null for a call that is not scheduled.
 """
 
 

@@ -107,7 +107,7 @@ def make_http_client(
     user_agent: str,
     keepalive: float = 2.0,
 ) -> HttpClient:
-    """Makes a client without redirects and retries. Times are in seconds; `keepalive` is how long a connection may be idle."""
+    """Makes a client that neither follows redirects nor retries. Times are in seconds; `keepalive` is for idle connections."""
     return HttpClient(
         DirectTransport(max_connections=max_connections, keepalive_s=keepalive),
         timeout=httpx.Timeout(connect=connect_timeout, read=read_timeout, write=read_timeout, pool=pool_timeout),

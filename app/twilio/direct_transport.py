@@ -26,9 +26,10 @@ _Origin = tuple[str, str, int]
 
 
 class DirectTransport(httpx.AsyncBaseTransport):
-    """A transport that takes less CPU time than `AiohttpTransport`. It leaves large, streamed and proxied requests to that one.
+    """A transport that takes less CPU time than `AiohttpTransport`.
 
-    Sends each request at most once, with the same timeouts and errors as `AiohttpTransport`.
+    Leaves HEAD requests and large, streamed and proxied requests to that transport. Sends each request at most once, with the
+    same timeouts and errors as `AiohttpTransport`.
     """
 
     def __init__(self, *, max_connections: int, keepalive_s: float, tls: ssl.SSLContext | None = None) -> None:

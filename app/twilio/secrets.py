@@ -55,7 +55,8 @@ def redact_document(document: Any, secrets: SecretRedactor, addresses: Iterable[
     """Returns `document`, the JSON of an answer or one text of it, with `***` in place of each secret.
 
     Does not change texts that can contain a short secret only by chance: names of members, Twilio's own values, SIDs, links to
-    Twilio's documentation, and texts that are equal to one of `addresses` (the call's `to` and `from`).
+    Twilio's documentation, and texts that are equal to one of `addresses` (the call's `to` and `from`), in any form in which
+    Twilio may write it.
     """
     shown_addresses = {spelling for address in addresses for spelling in address_spellings(address)}
 

@@ -39,9 +39,9 @@ _NEXT_CREDENTIAL_DETAIL = "Twilio refused a credential of the account, and the a
 class DialTimeBudget:
     """Time limits in seconds for the creation of one call.
 
-    `attempt_s` is the limit for one request to Twilio. `connect_s` is the limit for connecting: a request that cannot be sent
-    within this time is not sent. `total_s` is the limit for all requests and the waits between them. It also includes the time
-    in which the call's first record is committed.
+    `total_s` is the limit for all requests and the waits between them. It includes the time in which the call's first record is
+    committed. A request is repeated only if `attempt_s` is left of it. `connect_s` is the limit for connecting: a request that
+    cannot be sent within this time is not sent.
     """
 
     total_s: float

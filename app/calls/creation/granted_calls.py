@@ -69,9 +69,9 @@ class GrantedCallDialer:
             await self.placer.place(call, account, prepared)
 
     async def _update_callbacks(self, call: NewCall, callbacks: StatusCallbackSettings) -> None:
-        """Updates the callback columns of the call's record, if the sender of status callbacks to the tenant has changed.
+        """Updates the callback columns of the call's record, if settings have changed since the call was scheduled.
 
-        The sender, Callgate or Twilio, was chosen when the call was scheduled. `callbacks` has the present choice.
+        `callbacks` has the present settings. `changed_callback_columns` says which changes count.
         """
         recorded = {name: getattr(call, name) for name in callbacks.columns}
         if changed := changed_callback_columns(recorded, callbacks, events_with_delivery=call.deliveries_written):

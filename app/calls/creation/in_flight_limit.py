@@ -33,10 +33,9 @@ class InFlightLimiter:
             raise Overloaded(retry_after_s=1)
 
     def take_slot(self, tenant_id: str, own_limit: int | None) -> None:
-        """Takes a slot. Raises Overloaded if the process or the tenant has none left, and ShuttingDown after
-        `refuse_new_creations`.
+        """Takes a slot. `own_limit` is the tenant's limit, or None for the default limit.
 
-        `own_limit` is the tenant's limit, or None for the default limit.
+        Raises Overloaded if the process or the tenant has none left, and ShuttingDown after `refuse_new_creations`.
         """
         self.require_free_slot()
         if self._taken[tenant_id] >= (own_limit or self._limit_per_tenant):

@@ -207,7 +207,7 @@ class CallPlacer:
         """Commits `change`, which records `outcome`, and returns the record.
 
         Uses `_commit_to_nonpending_record` if the record is missing or not pending any more. `dial_row` is a scheduled call's
-        row for `scheduled_dial` (`RequeueValues.row`), and None for any other call.
+        row for `scheduled_dial` (`RequeueValues.dial_row`), and None for any other call.
         """
         try:
             changed_at = await self._outcomes.submit((call, change))

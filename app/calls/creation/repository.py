@@ -66,8 +66,8 @@ async def restore_lost_attempt(
     """Restores, in a call's record, an attempt to dial that Postgres has lost, for example in a failover.
 
     The call is then pending in that attempt. `call` is this process's copy of the call in the attempt; `record` is the locked
-    row, which shows an older state. `dial_row` is a scheduled call's row for `scheduled_dial` (`RequeueValues.row`), and None
-    for any other call.
+    row, which shows an older state. `dial_row` is a scheduled call's row for `scheduled_dial` (`RequeueValues.dial_row`), and
+    None for any other call.
 
     A scheduled call also gets a dial slot, so that it counts toward `max_concurrent`. Its row in `scheduled_dial`, which may be
     there again, is deleted, so that the call is not dialled again. The caller must have locked that row

@@ -47,7 +47,7 @@ router = APIRouter(tags=["calls"], route_class=ScopedRoute)
 
 
 def require_capacity_unless_keyed(scope: ASGIScope) -> None:
-    """Raises Overloaded or ShuttingDown if no creation can begin now. Is called before the body is read, and again after it.
+    """Raises Overloaded or ShuttingDown if no creation can begin now. Called before and after the body is read.
 
     A request with an idempotency key passes: it may be a repetition, and a refusal would hide the call of the first request.
     """

@@ -37,7 +37,8 @@ ReleaseResult = Literal["bound", "unknown", "waiting"]
 class AccountReleaseCounts:
     """The numbers of an account's waiting calls by result: bound to a call at Twilio, `unknown`, or still waiting.
 
-    If the outcome of a call arrives during the command, for example by a callback, the call counts as bound.
+    If the outcome of a call arrives during the command, for example by a callback, the call counts as bound. A call that is
+    canceled or expires during the command counts as waiting.
     """
 
     account_sid: str
@@ -246,7 +247,8 @@ class GrantReleaseCommand:
 
         If Twilio has no such call, the call keeps waiting. If Twilio certainly has the call, the record is bound to it. If the
         result is uncertain, the record becomes `unknown`. If the outcome of the call has arrived meanwhile, the result is
-        "bound". A dry run changes nothing.
+        "bound"; if the call does not wait any more, for example because it was canceled, the result is "waiting". A dry run
+        changes nothing.
         """
         if candidates.is_complete and not candidates.calls:
             return "waiting"

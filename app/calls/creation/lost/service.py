@@ -54,7 +54,7 @@ def is_attempt_lost(record: Call, call: Call | NewCall, outcome: Outcome) -> boo
 class LostRecordWriter:
     """Writes again the records of calls and attempts that Postgres has lost, and counts and logs each loss.
 
-    In the methods, `dial_row` is a scheduled call's row for the table `scheduled_dial` (`RequeueValues.row`), or None.
+    In the methods, `dial_row` is a scheduled call's row for the table `scheduled_dial` (`RequeueValues.dial_row`), or None.
     """
 
     database: Database

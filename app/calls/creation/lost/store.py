@@ -24,7 +24,7 @@ async def insert_lost_intent(
     """Inserts the record of a call as pending again after Postgres has lost it. The call is not dialled again.
 
     `pending_since` is the earliest time at which the call may have been dialled. `dial_row` is a scheduled call's row for
-    `scheduled_dial` (`RequeueValues.row`), or None. With `dial_row`, the call gets a dial slot, so that it counts toward
+    `scheduled_dial` (`RequeueValues.dial_row`), or None. With `dial_row`, the call gets a dial slot, so that it counts toward
     `max_concurrent`. Returns False, and inserts nothing, if the call has a record, if another call has its idempotency key, or
     if another call is a redial of the same call.
     """

@@ -47,8 +47,7 @@ class _CallInsert:
 
 
 class _InsertResult(NamedTuple):
-    """The result of one insert on a Postgres `server`. `written_at` is the time of the write, or None if nothing was
-    inserted."""
+    """The result of an insert on a Postgres `server`. `written_at` is the time of the write; None if nothing was inserted."""
 
     written_at: datetime | None
     server: str

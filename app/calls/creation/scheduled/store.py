@@ -147,9 +147,10 @@ async def insert_scheduled_calls(
 
     Leaves out a call that has been inserted already, or whose idempotency key another call has.
 
-    `only_on_server` has the ids of calls whose earlier insert may have been committed, with the Postgres server of that insert
-    (None: it was not sent). On another server, such a call is inserted only if its `not_before` is more than a minute ahead:
-    otherwise a worker may have dialled the call before a failover that has lost its record.
+    `only_on_server` has the ids of calls whose earlier insert may have been committed, with the Postgres server of that insert.
+    If this is None, the earlier insert was not sent, and any server will do. Otherwise, on another server, the call is inserted
+    only if its `not_before` is more than a minute ahead: a worker may have dialled the call before a failover that has lost its
+    record.
     """
     rows = [call.row_to_insert() | {"only_on": only_on_server.get(call.call.id)} for call in calls]
     found = await database.fetch(_INSERT_SCHEDULED_CALLS, rows_with_event_ids_as_json(rows))
