@@ -18,7 +18,7 @@ from simulator.background import BackgroundTaskSet
 from simulator.callback_client import CallbackClient
 from simulator.callback_faults import CallbackFaultSettings
 from simulator.config import SimulatorConfig, utc_now
-from simulator.deliveries import DeliveryLog
+from simulator.deliveries import CallbackSender
 from simulator.planned_callback import PlannedCallback, planned_callbacks
 from simulator.store import Call
 from simulator.subscription import CallEvent
@@ -52,7 +52,7 @@ class CallbackScheduler:
         self._sending = BackgroundTaskSet()
         self._client = CallbackClient()
         self.fault_settings = CallbackFaultSettings()
-        self.deliveries = DeliveryLog(config.clock, config.max_calls)
+        self.deliveries = CallbackSender(config.clock, config.max_calls)
 
     @property
     def waiting_call_count(self) -> int:

@@ -52,7 +52,7 @@ class Delivery:
     delivered: Annotated[bool, Field(description="Whether a 2xx was received.")] = False
 
 
-class DeliveryLog:
+class CallbackSender:
     """Sends callbacks, and keeps the newest `max_kept` deliveries (records of what was sent and answered).
 
     `begun_count` counts all deliveries, including older ones that were deleted.

@@ -21,7 +21,7 @@ MAX_QUEUE_TIME_S = 86_400
 class AccountLimits(BaseModel):
     """The limits of an account (`PUT /_simulator/accounts/{sid}/limits`). By default an account has no limits.
 
-    All times are seconds of the simulator's clock. `SimulatorConfig.speed` does not change them.
+    All times are seconds of the simulator's clock. The simulator's speed does not change them.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)

@@ -57,7 +57,7 @@ async def list_subresources(call: CallDep, kind: KindDep, request: Request, stat
 @router.post(_CALL_PATH + _LIST_PATH, include_in_schema=False)
 @router.post(_CALL_PATH + _LIST_PATH + ".json", summary="Start a recording, a stream, a payment …")
 async def create_subresource(call: CallDep, kind: KindDep, request: Request, state: StateDep) -> JSONResponse:
-    """Creates a subresource of a call in progress. Raises error 21220 for any other call."""
+    """Creates a subresource of a call in progress. Answers 21220 for any other call."""
     _require_supported_kind(kind, KINDS_BY_SEGMENT.keys() - {"Events", "Notifications"})
     form = await read_form(request)
     return JSONResponse(state.subresources.create(kind, call, form, state.now()), kind.status)

@@ -43,9 +43,9 @@ from app.tenants.errors import AdministrationError
 
 Model = TypeVar("Model", bound=BaseModel)
 
-ADMIN_READ_ERRORS = (InvalidRequest, InternalError, DatabaseUnavailable(UNCHANGED_DETAIL), Overloaded)
+SLOT_LIMITED_READ_ERRORS = (InvalidRequest, InternalError, DatabaseUnavailable(UNCHANGED_DETAIL), Overloaded)
 """The errors that a route may raise if it reads through SlotLimitedTransactions."""
-CHANGE_ERRORS = (TenantSuspended, *ADMIN_READ_ERRORS)
+CHANGE_ERRORS = (TenantSuspended, *SLOT_LIMITED_READ_ERRORS)
 """The errors that a route may raise if it changes something."""
 BODY_ERRORS = (*JSON_BODY_ERRORS, *CHANGE_ERRORS)
 """The error classes that a route may raise if it changes something and takes a JSON body."""

@@ -95,14 +95,14 @@ class CallbackService:
         (`UntaggedCallAccounts`). For any other call, a missing tag also raises CallbackForged.
         """
         if not has_signature_format(signature):
-            raise self._count_forged_callback("unsigned")
+            raise self._count_and_make_forged_error("unsigned")
         tag = callback_tag_in_query(query)
         if tag is None:
             account_id = await self._untagged.account_of_untagged_call(call_id)
         else:
             account_id = self._urls.account_id_in_valid_tag(call_id, tag) if self._urls else None
         if account_id is None:
-            raise self._count_forged_callback("untagged")
+            raise self._count_and_make_forged_error("untagged")
         return account_id
 
     async def verify_and_apply(self, received: ReceivedCallback) -> None:
@@ -121,7 +121,7 @@ class CallbackService:
             )
         if token is None:
             logger.warning("callback_forged", call_id=str(received.call_id))
-            raise self._count_forged_callback("forged")
+            raise self._count_and_make_forged_error("forged")
         self._on_use(token)
         applied = await self._batcher.submit(received)
         if not isinstance(applied, _AppliedCallback):
@@ -131,7 +131,7 @@ class CallbackService:
         bind_log_fields(tenant_id=applied.tenant_id, call_id=str(received.call_id), call_sid=applied.call_sid)
         self._metrics.callbacks.received.labels(applied.result).inc()
 
-    def _count_forged_callback(self, result: str) -> CallbackForged:
+    def _count_and_make_forged_error(self, result: str) -> CallbackForged:
         """Counts the refused callback under the metric label `result`. Returns the error to raise."""
         self._metrics.callbacks.received.labels(result).inc()
         bind_log_fields(callback=result)

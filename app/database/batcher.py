@@ -93,7 +93,7 @@ class Batcher(Generic[Item, Result]):
         self._slow_after_s = slow_after_s
         self._lock_retry_max_delay_s = lock_retry_max_delay_s
         self._gather_s = gather_s
-        self._gather_up_to = gather_max_items if gather_s else 1
+        self._gather_max_items = gather_max_items if gather_s else 1
         self._gathering: asyncio.TimerHandle | None = None
         self._max_batch = max_batch
         self._queue_slots = asyncio.Semaphore(max_queue)
@@ -120,7 +120,7 @@ class Batcher(Generic[Item, Result]):
 
     def _enqueue(self, waiting: _PendingItem[Item, Result]) -> None:
         self._waiting.append(waiting)
-        if len(self._waiting) >= self._gather_up_to:
+        if len(self._waiting) >= self._gather_max_items:
             self._start_writer()
         elif self._gathering is None:
             self._gathering = asyncio.get_running_loop().call_later(self._gather_s, self._stop_gathering)

@@ -17,8 +17,8 @@ _JOBS_WITH_DUE_WORK = """
         EXISTS (SELECT FROM delivery WHERE next_attempt_at <= now()) AS deliver
 """
 
-# An address with a percent escape has a second key, which is not stored (app.twilio.addresses.address_keys). Rows written by an
-# older version have no key.
+# An address with a percent escape has a second key, which is not stored (app.twilio.addresses.possible_address_keys). Rows
+# written by an older version have no key.
 _MATCHING_RECORDS = f"""
     SELECT (SELECT min(created_at) FROM twilio_account WHERE account_sid = $1) AS account_added_at,
         ARRAY(SELECT sid FROM call WHERE sid = ANY ($2::text[])) AS sids,

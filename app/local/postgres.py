@@ -33,7 +33,7 @@ from app.local.folders import create_replacement_folder, is_open_to_all_users, i
 NOBODY_UID = 65534
 START_TIMEOUT_S = 60  # recovery from a crash included
 STOP_TIMEOUT_S = 10
-MAX_START_ATTEMPTS = 5
+MAX_OTHER_PORTS = 5
 LOOPBACK_OPTIONS = ("--listen_addresses=127.0.0.1", "--unix_socket_directories=")
 NOT_DURABLE_OPTIONS = ("--fsync=off", "--synchronous_commit=off", "--full_page_writes=off")
 # The complete environment of the server: no PG* or LD_* variable of ours may change which PostgreSQL runs, or how.
@@ -182,7 +182,7 @@ class EmbeddedPostgres:
         # PostgreSQL takes that process for the server of this folder and refuses to start.
         pid_file.unlink(missing_ok=True)
         options = [*LOOPBACK_OPTIONS, "--max_connections=200", *(() if self._durable else NOT_DURABLE_OPTIONS)]
-        for port in (self._port, *[0] * MAX_START_ATTEMPTS):  # after a restart, clients find it at the same port
+        for port in (self._port, *[0] * MAX_OTHER_PORTS):  # after a restart, clients find it at the same port
             with suppress(OSError), socket.create_server(("127.0.0.1", port)) as probe:
                 self._port = probe.getsockname()[1]
             command = ("postgres", "-D", self._home / "data", "-p", self._port, *options)

@@ -14,7 +14,7 @@ from fastapi.responses import StreamingResponse
 from pydantic_core import to_json
 from starlette.types import Scope as ASGIScope
 
-from app.admin.access import ADMIN_READ_ERRORS, BODY_ERRORS, ActorDep, AdminRoute, TransactionsDep, parse_body
+from app.admin.access import BODY_ERRORS, SLOT_LIMITED_READ_ERRORS, ActorDep, AdminRoute, TransactionsDep, parse_body
 from app.admin.pages import PageDep
 from app.admin.problems import NOTHING_CHANGED_DETAIL
 from app.errors import (
@@ -95,7 +95,7 @@ QueueName = Annotated[str, Path(description=_NAME_DESCRIPTION, examples=[example
     summary="List queues",
     responses={
         200: {"content": json_example_references("queues")},
-        **error_responses(*ADMIN_READ_ERRORS, instance=_PREFIX),
+        **error_responses(*SLOT_LIMITED_READ_ERRORS, instance=_PREFIX),
     },
 )
 @needs(Scope.READ)
@@ -112,7 +112,7 @@ async def list_queues(caller: CallerDep, service: QueueServiceDep, page: PageDep
     summary="Get a queue and how far it is",
     responses={
         200: {"content": json_example_references("queue_details")},
-        **error_responses(QueueNotFound, *ADMIN_READ_ERRORS, instance=_EXAMPLE_QUEUE_PATH),
+        **error_responses(QueueNotFound, *SLOT_LIMITED_READ_ERRORS, instance=_EXAMPLE_QUEUE_PATH),
     },
 )
 @needs(Scope.READ)
@@ -171,7 +171,7 @@ async def queue_cancellation(request: Request, queues: QueueServiceDep) -> Queue
     responses={
         200: {"content": json_example_references("queue_canceled")},
         **error_responses(
-            QueueNotFound, *NO_BODY_ERRORS, *ADMIN_READ_ERRORS, method="POST", instance=f"{_EXAMPLE_QUEUE_PATH}/cancel"
+            QueueNotFound, *NO_BODY_ERRORS, *SLOT_LIMITED_READ_ERRORS, method="POST", instance=f"{_EXAMPLE_QUEUE_PATH}/cancel"
         ),
     },
 )

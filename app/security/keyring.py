@@ -30,7 +30,7 @@ class SecretUnreadable(Exception):
     """An encrypted secret cannot be decrypted: its key is not configured, or it belongs to another row, or it was changed."""
 
 
-class _DerivedKeys:
+class _MasterKey:
     """A master key from CALLGATE_SECRET_KEYS, with a derived key for each purpose, such as encryption."""
 
     def __init__(self, master: bytes) -> None:
@@ -52,7 +52,7 @@ class _DerivedKeys:
         return _derive_key(self._master, b"token")
 
     @cached_property
-    def mac_key(self) -> bytes:
+    def tag_key(self) -> bytes:
         return _derive_key(self._master, b"tag")
 
 
@@ -63,15 +63,15 @@ def _derive_key(master: bytes, purpose: bytes) -> bytes:
     return HKDF(algorithm=SHA256(), length=32, salt=None, info=b"callgate " + purpose).derive(master)
 
 
-def _compute_mac(key: _DerivedKeys, value: bytes) -> bytes:
-    return hmac.digest(key.mac_key, value, "sha256")[:_TAG_BYTES]
+def _compute_mac(key: _MasterKey, value: bytes) -> bytes:
+    return hmac.digest(key.tag_key, value, "sha256")[:_TAG_BYTES]
 
 
 class Keyring:
     """The configured keys, newest first. Encrypts and hashes with the newest, decrypts and compares with any."""
 
     def __init__(self, master_keys: list[bytes]) -> None:
-        keys = [_DerivedKeys(master) for master in master_keys]
+        keys = [_MasterKey(master) for master in master_keys]
         self._newest = keys[0]
         self._by_id = {key.id: key for key in keys}
 

@@ -62,7 +62,7 @@ class SecretRedactor:
         self._encoded = [spelling.encode("utf-8", "surrogatepass") for spelling in self._spellings]
 
     def __repr__(self) -> str:
-        return "Secrets(***)"
+        return "SecretRedactor(***)"
 
     def may_occur_in(self, body: bytes) -> bool:
         """Returns whether a JSON body may contain a secret. True for each body with a backslash: escapes may hide a secret."""

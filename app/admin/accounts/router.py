@@ -7,10 +7,10 @@ from uuid import UUID
 from fastapi import Depends, Path, Request, Response
 
 from app.admin.access import (
-    ADMIN_READ_ERRORS,
     BODY_ERRORS,
     CHANGE_ERRORS,
     EXAMPLE_TENANT_ID,
+    SLOT_LIMITED_READ_ERRORS,
     ActorDep,
     TenantAdministrationDep,
     TenantIdDep,
@@ -74,7 +74,7 @@ PaceAdministrationDep = Annotated[PaceAdministration, Depends(pace_administratio
     summary="List a tenant's Twilio accounts",
     responses={
         200: {"content": json_example_references("accounts")},
-        **error_responses(TenantNotFound, *ADMIN_READ_ERRORS, instance=_EXAMPLE_PATH),
+        **error_responses(TenantNotFound, *SLOT_LIMITED_READ_ERRORS, instance=_EXAMPLE_PATH),
     },
 )
 @needs(Scope.ADMIN, clients="any", operator_scope=Scope.READ)

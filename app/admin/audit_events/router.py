@@ -4,7 +4,7 @@ from typing import Annotated, Any
 
 from fastapi import Query
 
-from app.admin.access import ADMIN_READ_ERRORS, EXAMPLE_TENANT_ID, TransactionsDep, admin_router
+from app.admin.access import EXAMPLE_TENANT_ID, SLOT_LIMITED_READ_ERRORS, TransactionsDep, admin_router
 from app.admin.audit_events.schemas import AuditEventPage, AuditEventRecord
 from app.admin.pages import unknown_cursor_error
 from app.audit.service import AUDIT_CURSOR_PATTERN, AuditLog, decode_audit_cursor
@@ -45,7 +45,7 @@ AUDIT_EVENT_EXAMPLES: dict[str, Any] = {
     summary="List who changed what, newest first",
     responses={
         200: {"content": json_example_references("audit_events")},
-        **error_responses(TenantNotFound, *ADMIN_READ_ERRORS, instance=f"{ADMIN_PREFIX}/audit-events"),
+        **error_responses(TenantNotFound, *SLOT_LIMITED_READ_ERRORS, instance=f"{ADMIN_PREFIX}/audit-events"),
     },
 )
 @needs(Scope.ADMIN, clients="any", operator_scope=Scope.READ)

@@ -5,10 +5,10 @@ from typing import Annotated
 from fastapi import Depends, Path, Response
 
 from app.admin.access import (
-    ADMIN_READ_ERRORS,
     BODY_ERRORS,
     CHANGE_ERRORS,
     EXAMPLE_TENANT_ID,
+    SLOT_LIMITED_READ_ERRORS,
     TenantAdministrationDep,
     TenantIdDep,
     admin_router,
@@ -53,7 +53,7 @@ async def document_idempotency_header(
     summary="List a tenant's API keys",
     responses={
         200: {"content": json_example_references("keys")},
-        **error_responses(TenantNotFound, *ADMIN_READ_ERRORS, instance=_EXAMPLE_PATH),
+        **error_responses(TenantNotFound, *SLOT_LIMITED_READ_ERRORS, instance=_EXAMPLE_PATH),
     },
 )
 @needs(Scope.ADMIN, clients="any", operator_scope=Scope.READ)

@@ -5,10 +5,10 @@ from typing import Annotated
 from fastapi import Depends, Path, Response
 
 from app.admin.access import (
-    ADMIN_READ_ERRORS,
     BODY_ERRORS,
     CHANGE_ERRORS,
     EXAMPLE_TENANT_ID,
+    SLOT_LIMITED_READ_ERRORS,
     TenantAdministrationDep,
     TenantIdDep,
     admin_router,
@@ -44,7 +44,7 @@ CredentialName = Annotated[
     summary="List a tenant's SIP credentials",
     responses={
         200: {"content": json_example_references("sip_credentials")},
-        **error_responses(TenantNotFound, *ADMIN_READ_ERRORS, instance=_EXAMPLE_PATH),
+        **error_responses(TenantNotFound, *SLOT_LIMITED_READ_ERRORS, instance=_EXAMPLE_PATH),
     },
 )
 @needs(Scope.ADMIN, clients="any", operator_scope=Scope.READ)

@@ -6,9 +6,9 @@ from typing import Annotated
 from fastapi import Depends, Header, Request, Response
 
 from app.admin.access import (
-    ADMIN_READ_ERRORS,
     BODY_ERRORS,
     EXAMPLE_TENANT_ID,
+    SLOT_LIMITED_READ_ERRORS,
     TenantAdministrationDep,
     TenantIdDep,
     admin_router,
@@ -90,7 +90,7 @@ async def if_match_etags(
     summary="List tenants",
     responses={
         200: {"content": json_example_references("tenants")},
-        **error_responses(*ADMIN_READ_ERRORS, instance=_TENANTS_PATH),
+        **error_responses(*SLOT_LIMITED_READ_ERRORS, instance=_TENANTS_PATH),
     },
 )
 @needs(Scope.ADMIN, clients="any", operator_scope=Scope.READ)
@@ -148,7 +148,7 @@ async def create_tenant(
     summary="Get a tenant",
     responses={
         200: {"headers": header_references("ETag"), "content": json_example_references("tenant")},
-        **error_responses(TenantNotFound, *ADMIN_READ_ERRORS, instance=_EXAMPLE_TENANT_PATH),
+        **error_responses(TenantNotFound, *SLOT_LIMITED_READ_ERRORS, instance=_EXAMPLE_TENANT_PATH),
     },
 )
 @needs(Scope.ADMIN, clients="any", operator_scope=Scope.READ)

@@ -6,10 +6,10 @@ from uuid import UUID
 from fastapi import Depends, Path, Request, Response
 
 from app.admin.access import (
-    ADMIN_READ_ERRORS,
     BODY_ERRORS,
     CHANGE_ERRORS,
     EXAMPLE_TENANT_ID,
+    SLOT_LIMITED_READ_ERRORS,
     TenantAdministrationDep,
     TenantIdDep,
     admin_router,
@@ -42,7 +42,7 @@ _EXAMPLE_PATH = f"{ADMIN_PREFIX}/tenants/{EXAMPLE_TENANT_ID}/workloads"
     summary="List a tenant's workloads",
     responses={
         200: {"content": json_example_references("workloads")},
-        **error_responses(TenantNotFound, *ADMIN_READ_ERRORS, instance=_EXAMPLE_PATH),
+        **error_responses(TenantNotFound, *SLOT_LIMITED_READ_ERRORS, instance=_EXAMPLE_PATH),
     },
 )
 @needs(Scope.ADMIN, clients="any", operator_scope=Scope.READ)

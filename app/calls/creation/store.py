@@ -153,10 +153,10 @@ _INSERT_UNDIALLED_CALLS = insert_calls_sql(
 )
 
 
-def _write_outcomes_sql(*, with_dials: bool) -> str:
+def _write_outcomes_sql(*, complete: bool) -> str:
     """Returns SQL that writes the outcomes of calls, with one event each. The outcomes are rows of a JSON array.
 
-    With `with_dials`, the SQL also inserts what a row has in two members: `delivery`, a webhook request, and
+    With `complete`, the SQL also inserts what a row has in two members: `delivery`, a webhook request, and
     `dial`, the row of `scheduled_dial` with which a call waits to be dialled again.
 
     Changes a call only if it is pending in the attempt of the row. An attempt is identified by its number and `pending_since`,
@@ -171,7 +171,7 @@ def _write_outcomes_sql(*, with_dials: bool) -> str:
     written = ", deliveries_written = coalesce(given.deliveries_written, call.deliveries_written)"
     return f"""
         WITH given AS MATERIALIZED (
-            {json_rows_sql(*times, DELIVERY_COLUMN_SQL, SCHEDULED_DIAL_COLUMN_SQL) if with_dials else json_rows_sql(*times)}
+            {json_rows_sql(*times, DELIVERY_COLUMN_SQL, SCHEDULED_DIAL_COLUMN_SQL) if complete else json_rows_sql(*times)}
         ), locked AS MATERIALIZED (
             SELECT id, attempt, pending_since, execution FROM call
             WHERE id IN (SELECT id FROM given) ORDER BY id FOR UPDATE SKIP LOCKED
@@ -181,21 +181,21 @@ def _write_outcomes_sql(*, with_dials: bool) -> str:
         ), changed AS (
             UPDATE call SET ({quoted_columns_sql(_OUTCOME_COLUMNS)}) = ROW ({quoted_columns_sql(_OUTCOME_COLUMNS, "given.")}),
                 {", ".join(f"{name} = now() + given.{name}_in" for name in _OUTCOME_TIME_COLUMNS)},
-                updated_at = now(){written if with_dials else ""}
+                updated_at = now(){written if complete else ""}
             FROM given JOIN pending USING (event_id) WHERE call.id = given.id
             RETURNING event_id, call.updated_at AS changed_at
         ), new_event AS (
             INSERT INTO call_event (id, call_id, at, type, data)
             SELECT event_id, id, clock_timestamp(), event, data FROM {changed_rows}
-        ){more if with_dials else ""}
+        ){more if complete else ""}
         SELECT given.id, given.attempt, given.pending_since, changed_at,
             CASE WHEN locked.id IS NULL THEN EXISTS (SELECT FROM call WHERE call.id = given.id) ELSE false END AS is_locked
         FROM given LEFT JOIN locked ON locked.id = given.id LEFT JOIN changed USING (event_id)
     """  # noqa: S608  # column names from this module
 
 
-_WRITE_OUTCOMES = _write_outcomes_sql(with_dials=False)
-_WRITE_COMPLETE_OUTCOMES = _write_outcomes_sql(with_dials=True)
+_WRITE_OUTCOMES = _write_outcomes_sql(complete=False)
+_WRITE_COMPLETE_OUTCOMES = _write_outcomes_sql(complete=True)
 
 
 @dataclass(frozen=True, slots=True)
