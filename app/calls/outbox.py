@@ -47,11 +47,11 @@ class CallForDelivery(Protocol):
 def delivery_for_outcome(
     call: CallForDelivery, settlement: Mapping[str, Any], *, events_with_delivery: Collection[str] = ()
 ) -> NewDelivery | None:
-    """Returns the delivery (a status callback) that tells the tenant whether the call was started, or None if none is needed.
+    """Returns the delivery (a status callback) with the outcome of a creation. Returns None if no delivery is needed.
 
-    No delivery is needed if it is not certain yet whether the call was started, if the tenant has not requested the event
-    `settled`, or if an earlier delivery has reported the same outcome. The event is `settled`. It is `corrected` if an earlier
-    `settled` reported `not_started`, but the call has started after all.
+    The delivery says whether the call was started. No delivery is needed if it is not certain yet whether the call was started,
+    if the tenant has not requested the event `settled`, or if an earlier delivery has reported the same outcome. The event is
+    `settled`. It is `corrected` if an earlier `settled` reported `not_started`, but the call has started after all.
 
     `settlement` has the columns that record the outcome. `events_with_delivery` names the events that already have a delivery.
     The caller must add the event of the returned delivery to the call's `deliveries_written`.

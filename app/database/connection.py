@@ -161,7 +161,7 @@ class Connector:
     async def _configure_session(self, connection: Connection) -> int:
         """Detects a pooler. Without a pooler, applies the settings to the session. Returns the pid of the Postgres backend.
 
-        There is a pooler if this pid is not the one that the connection was told when it was opened.
+        There is a pooler if this pid differs from the one that the server sent when the connection was opened.
         """
         pid = connection.get_server_pid()
         settings = _set_config_sql(

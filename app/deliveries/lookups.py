@@ -30,8 +30,8 @@ def resolve_by_system(host: str) -> Sequence[str]:
 class HostResolver:
     """Looks up IP addresses of hosts in its own threads. Blocked lookups would otherwise hold all threads of the event loop.
 
-    A thread cannot be stopped. So a lookup counts for its tenant until the thread is free again, even if nobody waits for the
-    result any more. A tenant whose name servers do not answer holds at most MAX_LOOKUPS_PER_TENANT threads.
+    Python cannot stop a thread. A lookup therefore counts toward its tenant's limit, MAX_LOOKUPS_PER_TENANT, until its thread
+    has finished, even if the delivery has timed out. So a tenant with silent name servers cannot take all threads.
     """
 
     def __init__(self, resolve: ResolveHost) -> None:

